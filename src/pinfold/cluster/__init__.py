@@ -1,0 +1,4 @@
+"""The map, the row log (groups), blob placement and extent sessions.
+
+May import device, rpc and below.
+"""

@@ -1,0 +1,1 @@
+"""Bytes to bytes: record formats, checksums, name encoding. Pure; may import model."""

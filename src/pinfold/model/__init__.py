@@ -1,0 +1,1 @@
+"""Nouns, errors, limits and settings: frozen values without I/O. Everyone may import it."""

@@ -1,0 +1,57 @@
+"""Every named limit that is part of a format or protocol, with its unit and reason.
+
+Limits an operator may tune live in `settings.py`.
+"""
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+OBJECT_NAME_BYTES: Final = 1024
+"""Longest object name, UTF-8 bytes: S3's and Swift's own limit."""
+
+BUCKET_NAME_MIN: Final = 3
+BUCKET_NAME_MAX: Final = 63
+"""Characters in a bucket name: S3's rule."""
+
+INLINE_BYTES: Final = 1 * KIB
+"""Payloads up to this stay in their row: a blob would cost more than it holds."""
+
+JOURNAL_BLOB_BYTES: Final = 64 * KIB
+"""Blobs up to this ride in the journal (one flush); larger ones stream straight into a pack."""
+
+SEGMENT_BYTES: Final = 16 * MIB
+"""Largest blob an object is cut into: it is held in memory until durable."""
+
+BLOB_CHECK_BYTES: Final = 64 * KIB
+"""Unit of a blob's checksum table, so that a range read verifies only what it touches."""
+
+EXTENT_BYTES: Final = 4 * MIB
+"""A volume's unit of placement."""
+
+BLOCK_BYTES: Final = 4 * KIB
+"""Unit of a volume's checksums; smaller writes read, patch and write a whole block."""
+
+OBJECT_BYTES: Final = 5 * 1024 * GIB
+"""Largest object, S3's own limit (5 TiB)."""
+
+PUT_BYTES: Final = 5 * GIB
+"""Largest single PUT or part, S3's own limit."""
+
+PART_NUMBER_MAX: Final = 10_000
+PART_BYTES_MIN: Final = 5 * MIB
+"""Multipart rules of S3: parts 1 to 10,000, each but the last at least 5 MiB."""
+
+LISTING_PAGE_MAX: Final = 1000
+"""Keys in one page of a listing, S3's own limit."""
+
+METADATA_BYTES: Final = 2 * KIB
+"""User metadata of one object, names and values together: S3's own limit."""
+
+VOLUME_BYTES_MAX: Final = 64 * 1024 * GIB
+"""Largest volume (64 TiB): 16 Mi extents."""
+
+NBD_REQUEST_BYTES: Final = 32 * MIB
+"""Largest NBD payload: what the protocol's baseline promises to clients."""

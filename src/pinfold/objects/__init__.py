@@ -1,0 +1,1 @@
+"""Objects and buckets as use cases, without HTTP. May import cluster and below."""

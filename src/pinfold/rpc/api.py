@@ -1,0 +1,101 @@
+"""What callers and handlers of the rpc layer see.
+
+The rule of this file: types only. Bodies are msgpack-able values (lists, ints, bytes, str, None);
+bulk bytes travel as payload beside the body and are never copied through msgpack.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pinfold.env.api import Buffer
+from pinfold.model.ids import Boot, NodeName
+
+Body = Any
+"""A msgpack-able value; tuples arrive as lists."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as a handler gets it."""
+
+    peer: NodeName
+    peer_boot: Boot
+    operation: str
+    body: Body
+    payload: memoryview
+    """Owned by the request: it stays valid and unchanged as long as it is referenced."""
+    deadline: float
+    """Absolute, on this process's monotonic clock."""
+    epoch: int
+    """The sender's map epoch."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """A successful answer: a body and any number of payload buffers, sent as they are."""
+
+    body: Body = None
+    payload: Sequence[Buffer] = ()
+
+
+@dataclass(slots=True)
+class Answer:
+    """A reply as the caller gets it."""
+
+    body: Body
+    payload: memoryview
+
+
+HandlerResult = Reply | asyncio.Future[Reply] | Coroutine[Any, Any, Reply]
+Handler = Callable[[Request], HandlerResult]
+"""Answers one operation. A plain `Reply` is the fast path (no task); a Future costs a callback;
+a coroutine becomes a task. Handlers of one connection are *called* in the order the requests were
+sent, so a handler that does its ordering work before its first await keeps the sender's order.
+A `PinfoldError` raised (or set) travels to the caller as the same class."""
+
+
+class Peers(Protocol):
+    """Calls to other nodes by name, and to this node itself without a socket."""
+
+    def call(
+        self,
+        node: NodeName,
+        operation: str,
+        body: Body = None,
+        payload: Sequence[Buffer] = (),
+        *,
+        deadline: float,
+    ) -> asyncio.Future[Answer]:
+        """Send a request; the future fails with a PinfoldError.
+
+        Everything sent in one loop tick to one peer leaves in one write, in call order. A lost
+        connection fails every call in flight with Unavailable: whether the peer acted is unknown.
+        Over the peer's byte limit the call fails with Busy at once. Payload buffers must not be
+        changed until the future is done.
+        """
+        ...
+
+    def tell(self, node: NodeName, operation: str, body: Body = None) -> None:
+        """Send a message that expects no answer; dropped when there is no connection."""
+        ...
+
+    def connected(self, node: NodeName) -> bool:
+        """Whether a session to the node is established at this moment."""
+        ...
+
+    def watch(self, callback: Callable[[NodeName, bool, Boot], None]) -> None:
+        """Hear of sessions established (True) and lost (False), with the peer's boot."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """The operations that this process answers."""
+
+    def bind(self, operation: str, handler: Handler) -> None:
+        """Answer `operation` with `handler`; binding twice is a programmer's error."""
+        ...
+
+
+AsyncCloser = Callable[[], Awaitable[None]]
