@@ -6,12 +6,15 @@ The rule of this file: nothing here does anything. `real.py` touches the machine
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 Buffer = bytes | bytearray | memoryview
 T = TypeVar("T")
+
+OFFLOAD_JOBS: Final = 16_384
+"""Functions waiting in one lane, in all: several seconds of the fastest disk; more is a stall."""
 
 
 class Clock(Protocol):
@@ -66,6 +69,14 @@ class File(Protocol):
         ...
 
 
+class Lock(Protocol):
+    """A lock held; the system gives it back when the process ends, however it ends."""
+
+    def close(self) -> None:
+        """Give it back. Idempotent."""
+        ...
+
+
 class Disk(Protocol):
     """A file system. Paths are absolute strings; every call may raise OSError and may block."""
 
@@ -95,6 +106,13 @@ class Disk(Protocol):
         """Remove a file; no error if it is absent."""
         ...
 
+    def lock(self, path: str) -> Lock:
+        """Take the exclusive lock on a file, made if absent; BlockingIOError when it is held.
+
+        It excludes other processes and other holders within this one.
+        """
+        ...
+
     def sync_dir(self, path: str) -> None:
         """Make the directory's entries durable."""
         ...
@@ -116,7 +134,11 @@ class Net(Protocol):
     """
 
     async def listen(self, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> "Listener":
-        """Accept connections, one fresh protocol for each."""
+        """Accept connections, one fresh protocol for each.
+
+        Raises OSError(EADDRINUSE) when somebody answers there; the socket file of a process that
+        died is replaced.
+        """
         ...
 
     async def connect(
@@ -143,11 +165,15 @@ class Offload(Protocol):
     """Runs blocking functions off the loop. The function touches only what it is given."""
 
     def __call__(self, function: Callable[..., T], /, *arguments: Any) -> Awaitable[T]:
-        """Run `function(*arguments)`; functions of one Offload run one at a time, in order."""
+        """Run `function(*arguments)`; functions of one Offload run one at a time, in order.
+
+        What it raises comes out of the future. Giving up on the future does not stop the function.
+        Raises Busy at once, and runs nothing, when `OFFLOAD_JOBS` are waiting already.
+        """
         ...
 
     def close(self) -> None:
-        """Finish what was accepted and stop."""
+        """Finish what was accepted and stop. Blocks until then: for the end of a process."""
         ...
 
 
@@ -157,7 +183,8 @@ class Env:
 
     clock: Clock
     rng: random.Random
-    """Seeded from the system in production; not for secrets' sake alone, so 256 bits of seed."""
+    """The system's own generator in production: keys are drawn from it and challenges show it to
+    strangers, so earlier outputs must not tell later ones. Seeded in the simulator."""
     disk: Disk
     net: Net
     new_offload: Callable[[str], Offload]
