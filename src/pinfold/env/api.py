@@ -164,7 +164,7 @@ class Listener(Protocol):
 class Offload(Protocol):
     """Runs blocking functions off the loop. The function touches only what it is given."""
 
-    def __call__(self, function: Callable[..., T], /, *arguments: Any) -> Awaitable[T]:
+    def __call__(self, function: Callable[..., T], /, *arguments: Any) -> asyncio.Future[T]:
         """Run `function(*arguments)`; functions of one Offload run one at a time, in order.
 
         What it raises comes out of the future. Giving up on the future does not stop the function.
