@@ -1,0 +1,53 @@
+"""What only the machine's own files can show."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from pinfold.env.osdisk import OsDisk
+
+
+def test_a_punch_gives_space_back(tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    file = OsDisk().open(path, create=True)
+    file.pwritev([b"x" * (1 << 20)], 0)
+    file.datasync()
+    before = os.stat(path).st_blocks
+    file.punch(0, 1 << 19)
+    assert os.stat(path).st_blocks <= before - (1 << 18) // 512
+    file.close()
+
+
+@pytest.mark.parametrize("written", range(10))
+def test_a_short_write_is_finished(tmp_path: Path, written: int) -> None:
+    batch = [b"ab", b"", b"cdefg", b"hi"]
+    file = OsDisk().open(str(tmp_path / "f"), create=True)
+    file.pwritev([b"".join(batch)[:written]], 3)
+    file._write_rest(batch, 3, written)
+    assert file.pread(20, 3) == b"abcdefghi"
+    file.close()
+
+
+def test_errors_of_the_system_come_out(tmp_path: Path) -> None:
+    file = OsDisk().open(str(tmp_path / "f"), create=True)
+    with pytest.raises(OSError) as caught:
+        file.punch(0, 0)
+    assert caught.value.errno == errno.EINVAL
+    file.close()
+    with pytest.raises(OSError):
+        file.pread(1, 0)
+
+
+def test_a_failed_write_file_leaves_the_old_content(tmp_path: Path) -> None:
+    disk = OsDisk()
+    disk.mkdir(f"{tmp_path}/f")
+    with pytest.raises(OSError):
+        disk.write_file(f"{tmp_path}/f", b"over a directory")
+    assert disk.list(str(tmp_path)) == ["f"]
+
+
+def test_files_are_the_owners_alone(tmp_path: Path) -> None:
+    OsDisk().write_file(f"{tmp_path}/secret", b"s")
+    assert os.stat(tmp_path / "secret").st_mode & 0o077 == 0
