@@ -1,0 +1,54 @@
+"""What the admin API needs from the use cases, as protocols the node layer fulfils.
+
+Values are plain JSON-able mappings: the admin API passes them on and interprets none of them
+but the names.
+"""
+
+from typing import Any, Protocol
+
+View = dict[str, Any]
+"""A volume or user as shown to operators."""
+
+
+class VolumeAdmin(Protocol):
+    """Volumes by name. NotFound, Conflict (exists, attached), Invalid (name, size)."""
+
+    async def create(self, name: str, size_bytes: int) -> View: ...  # noqa: D102
+
+    async def list(self) -> list[View]:
+        """All volumes in name order."""
+        ...
+
+    async def show(self, name: str) -> View: ...  # noqa: D102
+
+    async def resize(self, name: str, size_bytes: int, *, force: bool) -> View:
+        """Grow; shrink only with `force`."""
+        ...
+
+    async def delete(self, name: str, *, force: bool) -> None:
+        """Refused while attached unless `force`."""
+        ...
+
+
+class UserAdmin(Protocol):
+    """Users and their access keys. NotFound, Conflict (id or key taken), Invalid."""
+
+    async def create(
+        self,
+        user_id: str,
+        *,
+        display_name: str,
+        email: str,
+        access_key: str | None,
+        secret_key: str | None,
+    ) -> View:
+        """A user with one key pair, drawn when not given; the only answer with the secret."""
+        ...
+
+    async def list(self) -> list[View]:
+        """All users, without secrets."""
+        ...
+
+    async def delete(self, user_id: str) -> None:
+        """Remove a user and its keys. Conflict while it owns buckets."""
+        ...

@@ -1,0 +1,35 @@
+"""The bodies of admin requests, checked as they are decoded."""
+
+from typing import Annotated
+
+import msgspec
+
+from pinfold.model.limits import VOLUME_BYTES_MAX
+
+Size = Annotated[int, msgspec.Meta(gt=0, le=VOLUME_BYTES_MAX)]
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Text = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class NewVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/volumes."""
+
+    name: Word
+    size_bytes: Size
+
+
+class ResizeVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PATCH /v1/volumes/NAME."""
+
+    size_bytes: Size
+    force: bool = False
+
+
+class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/users. Keys are drawn when not given."""
+
+    id: Word
+    display_name: Text = ""
+    email: Text = ""
+    access_key: Word | None = None
+    secret_key: Word | None = None

@@ -1,0 +1,211 @@
+"""The admin HTTP server: routes, the token, the error table. JSON in and out.
+
+`/healthz` (this process), `/readyz` (the cluster serves) and `/metrics` need no token; all else
+does. Errors are `{"error": {"code", "message"}}` with the code of `model.errors`.
+"""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from pinfold.admin import requests as wanted
+from pinfold.admin.api import UserAdmin, VolumeAdmin
+from pinfold.admin.gather import Gatherer, volumes_or_none
+from pinfold.admin.gauges import cluster_gauges
+from pinfold.admin.merge import merge
+from pinfold.admin.report import Report, report, waiting_for
+from pinfold.cluster.map import MapStore
+from pinfold.model.errors import (
+    Busy,
+    Conflict,
+    Fenced,
+    Full,
+    Invalid,
+    NotFound,
+    PinfoldError,
+    Unavailable,
+    Unsupported,
+)
+
+BODY_BYTES_MAX: Final = 64 << 10
+"""Largest request body; every admin request is a few fields."""
+
+STATUS_OF: Final[tuple[tuple[type[PinfoldError], int], ...]] = (
+    (NotFound, 404),
+    (Conflict, 409),
+    (Fenced, 409),
+    (Invalid, 400),
+    (Busy, 503),
+    (Unavailable, 503),
+    (Full, 507),
+    (Unsupported, 501),
+    (PinfoldError, 500),
+)
+"""The first class that fits gives the HTTP status."""
+
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""For load balancers and Prometheus, which hold no token. They name no object and no user."""
+
+PROMETHEUS_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminParts:
+    """What the service stands on."""
+
+    map: MapStore
+    gatherer: Gatherer
+    volumes: VolumeAdmin
+    users: UserAdmin
+    token: str
+    version: str
+    log: FilteringBoundLogger
+
+
+class AdminService:
+    """One admin endpoint."""
+
+    def __init__(self, parts: AdminParts) -> None:
+        self._parts = parts
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; OSError when the port is taken."""
+        self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port, shutdown_timeout=2.0).start()
+
+    async def close(self) -> None:
+        """Stop listening and let requests in flight finish (2 s at most)."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        application = web.Application(
+            client_max_size=BODY_BYTES_MAX, middlewares=[self._answer_errors, self._check_token]
+        )
+        application.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/v1/status", self._status),
+                web.get("/v1/volumes", self._volumes_list),
+                web.post("/v1/volumes", self._volumes_create),
+                web.get("/v1/volumes/{name}", self._volumes_show),
+                web.patch("/v1/volumes/{name}", self._volumes_resize),
+                web.delete("/v1/volumes/{name}", self._volumes_delete),
+                web.get("/v1/users", self._users_list),
+                web.post("/v1/users", self._users_create),
+                web.delete("/v1/users/{id}", self._users_delete),
+            ]
+        )
+        return application
+
+    @web.middleware
+    async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except PinfoldError as error:
+            status = next(status for kind, status in STATUS_OF if isinstance(error, kind))
+            return _error(status, error.code, error.message)
+        except web.HTTPException as error:
+            return _error(
+                error.status, "invalid", f"{error.reason}: {request.method} {request.path}"
+            )
+
+    @web.middleware
+    async def _check_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in OPEN_PATHS:
+            given = request.headers.get("Authorization", "")
+            expected = f"Bearer {self._parts.token}"
+            if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
+                return _error(401, "unauthorized", "the admin token is missing or wrong")
+        return await handler(request)
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return _json({"ok": True})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        waiting = waiting_for(await self._report([]))
+        return _json({"ready": not waiting, "waiting": waiting}, status=503 if waiting else 200)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        texts = dict(await self._parts.gatherer.metrics())
+        volumes = await volumes_or_none(self._parts.volumes)
+        content = merge(texts) + cluster_gauges(await self._report(volumes))
+        return web.Response(body=content.encode(), headers={"Content-Type": PROMETHEUS_TEXT})
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        return _json(await self._report(await volumes_or_none(self._parts.volumes)))
+
+    async def _report(self, volumes: list[dict[str, Any]]) -> Report:
+        answers = await self._parts.gatherer.statuses()
+        return report(self._parts.map.get(), answers, volumes, version=self._parts.version)
+
+    async def _volumes_list(self, _request: web.Request) -> web.Response:
+        return _json({"volumes": await self._parts.volumes.list()})
+
+    async def _volumes_create(self, request: web.Request) -> web.Response:
+        new = await _body(request, wanted.NewVolume)
+        return _json(await self._parts.volumes.create(new.name, new.size_bytes), status=201)
+
+    async def _volumes_show(self, request: web.Request) -> web.Response:
+        return _json(await self._parts.volumes.show(request.match_info["name"]))
+
+    async def _volumes_resize(self, request: web.Request) -> web.Response:
+        change = await _body(request, wanted.ResizeVolume)
+        name = request.match_info["name"]
+        return _json(await self._parts.volumes.resize(name, change.size_bytes, force=change.force))
+
+    async def _volumes_delete(self, request: web.Request) -> web.Response:
+        await self._parts.volumes.delete(request.match_info["name"], force=_forced(request))
+        return web.Response(status=204)
+
+    async def _users_list(self, _request: web.Request) -> web.Response:
+        return _json({"users": await self._parts.users.list()})
+
+    async def _users_create(self, request: web.Request) -> web.Response:
+        new = await _body(request, wanted.NewUser)
+        user = await self._parts.users.create(
+            new.id,
+            display_name=new.display_name or new.id,
+            email=new.email,
+            access_key=new.access_key,
+            secret_key=new.secret_key,
+        )
+        return _json(user, status=201)
+
+    async def _users_delete(self, request: web.Request) -> web.Response:
+        await self._parts.users.delete(request.match_info["id"])
+        return web.Response(status=204)
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    """The decoded JSON body; Invalid names the field."""
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"request body: {error}") from error
+
+
+def _forced(request: web.Request) -> bool:
+    return request.query.get("force") == "true"
+
+
+def _json(value: Any, *, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json"
+    )
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    return _json({"error": {"code": code, "message": message}}, status=status)
