@@ -1,0 +1,45 @@
+"""From an error to what the operator reads and the status the shell gets."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from pinfold.model.errors import PinfoldError
+
+EXIT_FAILED: Final = 1
+EXIT_UNREACHABLE: Final = 3
+"""Usage errors (2) are click's own."""
+
+NEXT_STEP: Final = {
+    "not-found": "check the name; the `list` command of the same group shows what there is",
+    "conflict": "nothing was changed",
+    "busy": "try again in a moment",
+    "unavailable": "`pinfold status` shows what is down",
+    "deadline": "`pinfold status` shows what is down; whether it happened, `list` tells",
+    "full": "free space or add devices; `pinfold status` shows which device is full",
+    "unreachable": "start the cluster with `pinfold up`, or name it with --data or --admin",
+    "unauthorized": "set PINFOLD_TOKEN to the token in the cluster's cluster.json",
+    "corrupt": 'see docs/operating.md, "A checksum failed"',
+}
+"""What to try, by error code, when the message alone does not say it."""
+
+
+def run_reporting(command: Callable[[], Any]) -> Any:
+    """Run a command; a PinfoldError ends the process with its message and status."""
+    try:
+        return command()
+    except PinfoldError as error:
+        _print(error)
+        sys.exit(EXIT_UNREACHABLE if error.code == "unreachable" else EXIT_FAILED)
+
+
+def _print(error: PinfoldError) -> None:
+    step = NEXT_STEP.get(error.code)
+    if "--json" in sys.argv:
+        document = {"code": error.code, "message": error.message, "do": step}
+        print(json.dumps({"error": document}), file=sys.stderr)
+        return
+    print(f"pinfold: {error.message}", file=sys.stderr)
+    if step:
+        print(f"  next: {step}", file=sys.stderr)

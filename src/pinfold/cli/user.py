@@ -1,0 +1,74 @@
+"""`pinfold user`: S3 users and their keys."""
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from pinfold.admin.client import AdminClient
+from pinfold.cli.cluster import cluster_command, echo
+from pinfold.cli.tables import print_table
+
+
+@click.group(epilog="Example: pinfold user create alice --display-name 'Alice A.'")
+def user() -> None:
+    """S3 users and their access keys."""
+
+
+@user.command(
+    epilog="Example: pinfold user create --id alice --access-key AKALICE --secret-key s3cr3t"
+)
+@click.argument("name", required=False)
+@click.option("--id", "user_id", help="The same as NAME; the canonical owner id in S3 answers.")
+@click.option("--display-name", default="", help="Shown in listings; the id when not given.")
+@click.option("--email", default="", help="Kept with the user.")
+@click.option("--access-key", help="Chosen access key; drawn when not given.")
+@click.option("--secret-key", help="Chosen secret key; drawn when not given.")
+@cluster_command
+def create(
+    client: AdminClient,
+    as_json: bool,
+    name: str | None,
+    user_id: str | None,
+    display_name: str,
+    email: str,
+    access_key: str | None,
+    secret_key: str | None,
+) -> None:
+    """Create the user NAME with one key pair. The secret is shown this once."""
+    if (name is None) == (user_id is None):
+        raise click.UsageError("give the user's id once: `pinfold user create alice`")
+    body = {"id": name or user_id, "display_name": display_name, "email": email}
+    keys = {"access_key": access_key, "secret_key": secret_key}
+    made = client.call("POST", "/v1/users", {**body, **keys})
+    echo(as_json, made, lambda: _print_new(made))
+
+
+@user.command("list", epilog="Example: pinfold user list --json")
+@cluster_command
+def list_(client: AdminClient, as_json: bool) -> None:
+    """List users and their access keys (never the secrets)."""
+    users = client.get("/v1/users")["users"]
+    rows = [
+        [u["id"], u["display_name"], u.get("email", ""), ", ".join(u["access_keys"])] for u in users
+    ]
+    echo(
+        as_json,
+        users,
+        lambda: print_table("users", ["id", "display name", "email", "access keys"], rows),
+    )
+
+
+@user.command(epilog="Example: pinfold user delete alice")
+@click.argument("user_id", metavar="ID")
+@cluster_command
+def delete(client: AdminClient, as_json: bool, user_id: str) -> None:
+    """Delete the user ID and its keys. Refused while it owns buckets."""
+    client.call("DELETE", f"/v1/users/{quote(user_id, safe='')}")
+    echo(as_json, {"deleted": user_id}, lambda: click.echo(f"deleted {user_id}"))
+
+
+def _print_new(made: dict[str, Any]) -> None:
+    click.echo(f"created {made['id']}")
+    click.echo(f"  access key  {made['access_key']}")
+    click.echo(f"  secret key  {made['secret_key']}")

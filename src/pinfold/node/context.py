@@ -1,0 +1,65 @@
+"""What a role gets from its process, and what it gives back."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+from structlog.typing import FilteringBoundLogger
+
+from pinfold.cluster.map import MapStore
+from pinfold.env.api import Env
+from pinfold.env.tasks import TaskScope
+from pinfold.model.ids import Boot, NodeName
+from pinfold.node.access import Access
+from pinfold.node.layout import Layout
+from pinfold.node.settings import NodeSettings
+from pinfold.rpc.dispatch import Dispatcher
+from pinfold.rpc.peers import PeerTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a front end listens."""
+
+    host: str
+    port: int
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeContext:
+    """A running process, ready for its role."""
+
+    name: NodeName
+    boot: Boot
+    env: Env
+    layout: Layout
+    settings: NodeSettings
+    access: Access
+    """Root keys and the admin token."""
+    map: MapStore
+    peers: PeerTable
+    dispatcher: Dispatcher
+    scope: TaskScope
+    """For tasks that live as long as the process; a failure there is logged."""
+    metrics: CollectorRegistry
+    log: FilteringBoundLogger
+    listen: Endpoint | None
+    """For front ends; storage nodes have only their rpc address."""
+
+
+class Role(Protocol):
+    """A started role."""
+
+    def status(self) -> dict[str, Any]:
+        """What `node.status` adds for this role: msgpack-able. Cheap, never fails."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop taking work, finish what was accepted, close. Called once."""
+        ...
+
+
+StartRole = Callable[[NodeContext], Awaitable[Role]]
+"""Bind the role's rpc handlers and start it. What it promises holds when it returns: front ends
+listen, devices are open. Peers may not be reachable yet."""

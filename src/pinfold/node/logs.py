@@ -1,0 +1,88 @@
+"""JSON log lines, one file per process, bounded in size.
+
+Levels: debug (off), info (something began or ended), warning (handled, but an operator may care),
+error (a promise to somebody was not kept). Times are UTC from the env's clock.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from pinfold.env.api import Clock
+from pinfold.node.settings import Level
+
+LOG_BYTES_MAX: Final = 64 << 20
+"""A log file is turned over at this size; days of normal running."""
+
+LOG_GENERATIONS: Final = 3
+"""Old log files kept beside the current one."""
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class LogFile:
+    """Appends lines and turns the file over at `limit` bytes. Lines are whole and never lost
+    by a kill: each is one write to the page cache.
+    """
+
+    def __init__(self, path: Path, *, limit: int = LOG_BYTES_MAX) -> None:
+        self._path = path
+        self._limit = limit
+        self._open()
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._size = os.fstat(self._file).st_size
+
+    def write(self, line: str) -> None:
+        """Append one line and its newline."""
+        content = line.encode("utf-8", "backslashreplace") + b"\n"
+        if self._size + len(content) > self._limit and self._size:
+            self._turn_over()
+        self._size += os.write(self._file, content)
+
+    def _turn_over(self) -> None:
+        os.close(self._file)
+        for number in range(LOG_GENERATIONS, 0, -1):
+            older = self._path if number == 1 else _generation(self._path, number - 1)
+            if older.exists():
+                older.rename(_generation(self._path, number))
+        self._open()
+
+    # What structlog's filtering logger calls on us.
+    debug = info = warning = error = critical = write
+
+
+def open_log(
+    path: Path, node: str, level: Level, clock: Clock
+) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry the node's name and UTC time."""
+
+    def stamp(_logger: Any, _method: str, event: structlog.typing.EventDict) -> Any:
+        event["time"] = datetime.fromtimestamp(clock.wall(), UTC).isoformat(timespec="milliseconds")
+        event["node"] = node
+        return event
+
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        LogFile(path),
+        processors=[
+            structlog.processors.add_log_level,
+            stamp,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_serialise),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+    )
+    return logger.bind()
+
+
+def _generation(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _serialise(event: dict[str, Any], **_options: Any) -> str:
+    return msgspec.json.encode(event, enc_hook=repr).decode()

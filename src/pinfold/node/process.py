@@ -1,0 +1,190 @@
+"""One process: one node with one role, from settings to a clean stop.
+
+Order of the start: lock and boot, log, map, rpc, role, registration, ready. The stop goes the
+other way. A step that fails takes down what was started before it and names its reason.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import uvloop
+from structlog.typing import FilteringBoundLogger
+
+from pinfold import __version__
+from pinfold.cluster.embedded_map import EmbeddedMap
+from pinfold.cluster.map import MapStore, NodeEntry
+from pinfold.env.api import Env
+from pinfold.env.real import real_env
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import PinfoldError
+from pinfold.model.ids import Boot, NodeName
+from pinfold.node.access import read_access
+from pinfold.node.boot import hold, next_boot
+from pinfold.node.context import Endpoint, NodeContext, Role
+from pinfold.node.layout import Layout
+from pinfold.node.lifeline import Lifeline, Report
+from pinfold.node.logs import open_log
+from pinfold.node.metrics import new_registry, render
+from pinfold.node.roles import starter_of
+from pinfold.node.settings import NodeSettings, read_settings
+from pinfold.rpc.api import Reply, Request
+from pinfold.rpc.dispatch import Dispatcher
+from pinfold.rpc.peers import PeerTable
+
+EXIT_OK: Final = 0
+EXIT_REFUSED: Final = 1
+EXIT_BROKEN: Final = 70
+"""An assertion failed: sysexits' EX_SOFTWARE."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a process is started."""
+
+    name: NodeName
+    layout: Layout
+    listen: Endpoint | None = None
+    lifeline: int | None = None
+    """Descriptor of the socket to the supervisor."""
+
+
+def run_process(launch: Launch) -> int:
+    """Run until told to stop; returns the exit status. Blocks; call it on the main thread."""
+    assert __debug__, "Pinfold does not run under -O: its assertions are part of its safety"
+    lifeline = Lifeline(launch.lifeline) if launch.lifeline is not None else None
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Process(launch, lifeline).run())
+    except (PinfoldError, OSError) as error:
+        if lifeline is not None:
+            lifeline.report(Report(state="failed", message=str(error)))
+        print(f"{launch.name}: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+class _Process:
+    """The steps, and what is running."""
+
+    def __init__(self, launch: Launch, lifeline: Lifeline | None) -> None:
+        self._launch = launch
+        self._lifeline = lifeline
+        self._stop = asyncio.Event()
+        self._status = EXIT_OK
+        self._log: FilteringBoundLogger | None = None
+
+    async def run(self) -> int:
+        """Start, wait for the stop, stop."""
+        env = real_env()
+        settings = read_settings(self._launch.layout, self._launch.name)
+        sys.setswitchinterval(settings.process.switch_interval_s)
+        self._listen_for_stop(settings)
+        async with AsyncExitStack() as stack:
+            role = await self._start(env, settings, stack)
+            if self._lifeline is not None:
+                self._lifeline.report(Report(state="ready"))
+            await self._stop.wait()
+            await self._drain(role, settings.process.drain_timeout_s)
+        return self._status
+
+    def _listen_for_stop(self, settings: NodeSettings) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        if self._lifeline is not None:
+            self._lifeline.watch(self._stop.set, settings.process.drain_timeout_s)
+
+    async def _start(self, env: Env, settings: NodeSettings, stack: AsyncExitStack) -> Role:
+        name, layout = self._launch.name, self._launch.layout
+        home = layout.node(name)
+        env.disk.mkdir(str(home))
+        lock = hold(env.disk, home / "lock", f"the node {name} is running already")
+        stack.callback(lock.close)
+        boot = next_boot(env.disk, home)
+        log = self._log = open_log(layout.log(name), name, settings.process.log_level, env.clock)
+        log.info("starting", boot=boot, pid=os.getpid(), version=__version__)
+        map_store = EmbeddedMap(env, str(layout.map), self._on_error)
+        stack.push_async_callback(map_store.close)
+        entry = map_store.get().node(name)
+
+        scope = TaskScope(self._on_error)
+        stack.push_async_callback(scope.close)
+        dispatcher, peers = self._rpc(env, boot, map_store)
+        stack.push_async_callback(peers.close)
+        context = NodeContext(
+            name=name,
+            boot=boot,
+            env=env,
+            layout=layout,
+            settings=settings,
+            access=read_access(env.disk, layout),
+            map=map_store,
+            peers=peers,
+            dispatcher=dispatcher,
+            scope=scope,
+            metrics=new_registry(),
+            log=log,
+            listen=self._launch.listen,
+        )
+        role = await starter_of(entry.role)(context)
+        _answer_operators(context, entry, role)
+        await self._register(context, entry)
+        log.info("ready")
+        return role
+
+    def _rpc(self, env: Env, boot: Boot, map_store: MapStore) -> tuple[Dispatcher, PeerTable]:
+        raise NotImplementedError
+
+    async def _register(self, context: NodeContext, entry: NodeEntry) -> None:
+        """Listen for peers, then tell them where."""
+        address = context.layout.rpc_address(context.name)
+        await context.peers.listen(address)
+        registered = NodeEntry(role=entry.role, address=address, boot=context.boot)
+        await context.map.update(lambda current: current.with_node(context.name, registered))
+
+    async def _drain(self, role: Role, timeout_s: float) -> None:
+        assert self._log is not None, "a process that started has a log"
+        self._log.info("stopping")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await role.stop()
+        except TimeoutError:
+            self._log.warning("stop cut short", after_s=timeout_s)
+        self._log.info("stopped")
+
+    def _on_error(self, error: BaseException) -> None:
+        """A background task failed: log it; a broken assertion stops the process."""
+        if self._log is not None:
+            self._log.error("background failure", error=repr(error), exc_info=error)
+        if isinstance(error, AssertionError):
+            self._status = EXIT_BROKEN
+            self._stop.set()
+
+
+def _answer_operators(context: NodeContext, entry: NodeEntry, role: Role) -> None:
+    """Bind `node.status` and `node.metrics`."""
+    started = context.env.clock.monotonic()
+
+    def status(_request: Request) -> Reply:
+        return Reply(
+            {
+                "name": context.name,
+                "role": entry.role,
+                "boot": context.boot,
+                "pid": os.getpid(),
+                "version": __version__,
+                "uptime_s": context.env.clock.monotonic() - started,
+                "map_version": context.map.get().version,
+                **role.status(),
+            }
+        )
+
+    def metrics(_request: Request) -> Reply:
+        return Reply(None, [render(context.metrics)])
+
+    context.dispatcher.bind("node.status", status)
+    context.dispatcher.bind("node.metrics", metrics)

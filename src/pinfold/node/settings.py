@@ -1,0 +1,57 @@
+"""A node's settings: one typed tree, read once, defaults and bounds on the fields.
+
+The file is DATA/nodes/NAME.toml; what it does not name has its default, and what it names must be
+known and in range. Parts of the tree are handed to the layers that own them.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from pinfold.model.errors import Invalid, NotFound
+from pinfold.model.ids import NodeName
+from pinfold.model.settings import BlobSettings
+from pinfold.node.layout import Layout
+
+Level = Literal["debug", "info", "warning", "error"]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+
+
+class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every process has, whatever its role."""
+
+    log_level: Level = "info"
+    switch_interval_s: Annotated[float, msgspec.Meta(ge=1e-6, le=0.1)] = 0.0005
+    """How long a busy thread keeps the interpreter from a waiting one. CPython's 5 ms would be
+    added to every flush that a writer lane reports while the loop is busy."""
+    drain_timeout_s: Seconds = 8.0
+    """A stop that takes longer is cut short; nothing acknowledged is lost by that."""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole tree."""
+
+    process: ProcessSettings = ProcessSettings()
+    blobs: BlobSettings = BlobSettings()
+
+
+TEMPLATE: Final = """\
+# Settings of the Pinfold process "{name}", read when it starts. Written once, never overwritten.
+# Everything has a default; docs/operating.md lists what can be set. For example:
+#
+# [process]
+# log_level = "debug"
+"""
+
+
+def read_settings(layout: Layout, node: NodeName) -> NodeSettings:
+    """The node's settings; Invalid names the file, the field and what is wrong with it."""
+    path = layout.settings(node)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{path} does not exist: the node {node!r} was never set up here") from None
+    try:
+        return msgspec.toml.decode(content, type=NodeSettings)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Invalid(f"{path}: {error}") from error

@@ -1,0 +1,221 @@
+"""Runs the processes of one machine: starts them, starts them again, stops them in order.
+
+Front ends stop before storage nodes, so that requests being answered still find their data.
+Each process holds one end of a socket pair (see `lifeline`), which ends when the supervisor does.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import FileIO
+from typing import Final
+
+import msgspec
+
+from pinfold.env.api import Clock
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Unavailable
+from pinfold.model.ids import NodeName
+from pinfold.node.lifeline import LINE_BYTES_MAX, State, decode_report
+from pinfold.node.restarts import RestartPolicy
+
+KILL_AFTER_S: Final = 12.0
+"""A process told to stop is killed after this: longer than its own drain time."""
+
+OnEvent = Callable[[str, NodeName, str], None]
+"""(event, process, detail): started, ready, failed, ended, restarting, killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """A process to run. `stop_rank`: lower ranks are stopped first, equal ones together."""
+
+    name: NodeName
+    command: Sequence[str]
+    """The lifeline's descriptor is appended as the last argument."""
+    output: str
+    """File that gets what the process prints: a trace, if it dies of one."""
+    stop_rank: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """A supervised process and what is known of it."""
+
+    spec: ChildSpec
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    process: Process | None = None
+    state: State | None = None
+    """What it last reported; None while it is starting or down."""
+    message: str = ""
+    starts: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is down and will not be started again."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process."""
+        return self.process.pid if self.process is not None else None
+
+
+class Supervisor:
+    """The processes of one machine. Use: start, ready, (wait for a signal), stop."""
+
+    def __init__(
+        self, clock: Clock, specs: Sequence[ChildSpec], on_event: OnEvent, *, restart: bool = True
+    ) -> None:
+        self._clock = clock
+        self._on_event = on_event
+        self._restart = restart
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._scope = TaskScope(self._broken)
+        self._error: BaseException | None = None
+        self.children = {spec.name: Child(spec=spec) for spec in specs}
+
+    def start(self) -> None:
+        """Start every process; `ready` tells how it went."""
+        for child in self.children.values():
+            self._scope.start(self._keep(child), name=f"keep {child.spec.name}")
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return when every process has reported ready.
+
+        Unavailable with the process's own words as soon as one says that it cannot start, or
+        with the names of those still silent after `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while waiting := [c for c in self.children.values() if c.state != "ready"]:
+                    self._raise_failed(waiting)
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            names = ", ".join(child.spec.name for child in waiting)
+            raise Unavailable(f"not ready after {timeout_s:.0f} s: {names}") from None
+
+    async def stop(self) -> None:
+        """Stop all processes, rank by rank. Never fails; a deaf process is killed."""
+        self._stopping.set()
+        for rank in sorted({child.spec.stop_rank for child in self.children.values()}):
+            ranked = [c for c in self.children.values() if c.spec.stop_rank == rank]
+            for child in ranked:
+                _signal(child, signal.SIGTERM)
+            await self._all_ended(ranked)
+        await self._scope.close()
+
+    async def _all_ended(self, ranked: list[Child]) -> None:
+        deadline = self._clock.monotonic() + KILL_AFTER_S
+        for child in ranked:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await child.ended.wait()
+            except TimeoutError:
+                self._on_event("killed", child.spec.name, "it did not stop in time")
+                _signal(child, signal.SIGKILL)
+                await child.ended.wait()
+
+    def _raise_failed(self, waiting: list[Child]) -> None:
+        if self._error is not None:
+            raise self._error
+        for child in waiting:
+            if child.state == "failed":
+                raise Unavailable(f"{child.spec.name} cannot start: {child.message}")
+            if child.ended.is_set():
+                raise Unavailable(
+                    f"{child.spec.name} ended while starting: see {child.spec.output}"
+                )
+
+    async def _keep(self, child: Child) -> None:
+        """Keep one process running until told to stop."""
+        try:
+            while not self._stopping.is_set():
+                started = self._clock.monotonic()
+                status = await self._run_once(child)
+                if self._stopping.is_set():
+                    self._on_event("ended", child.spec.name, _describe(status))
+                    return
+                if not self._restart:
+                    self._on_event("ended", child.spec.name, f"{_describe(status)}; left down")
+                    return
+                delay = child.policy.on_exit(self._clock.monotonic() - started)
+                detail = f"{_describe(status)}; starting again in {delay:.1f} s"
+                self._on_event("restarting", child.spec.name, detail)
+                await self._pause(delay)
+        finally:
+            child.ended.set()
+            self._changed.set()
+
+    async def _pause(self, delay_s: float) -> None:
+        """Sleep, but not past a stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
+
+    async def _run_once(self, child: Child) -> int:
+        """Start the process, follow its reports, return its exit status."""
+        ours, theirs = socket.socketpair()
+        with theirs, _appending(child.spec.output) as output:
+            process = await asyncio.create_subprocess_exec(
+                *child.spec.command,
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is the supervisor's to pass on, in order
+            )
+        child.process = process
+        child.starts += 1
+        self._on_event("started", child.spec.name, f"pid {process.pid}")
+        if self._stopping.is_set():  # the stop came while it was being started
+            _signal(child, signal.SIGTERM)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES_MAX)
+        try:
+            await self._follow(child, reader)
+            return await process.wait()
+        finally:
+            child.process = None
+            child.state = None if child.state == "ready" else child.state
+            writer.close()
+
+    async def _follow(self, child: Child, reader: asyncio.StreamReader) -> None:
+        """Take the process's reports until it closes its end."""
+        while line := await reader.readline():
+            try:
+                report = decode_report(line)
+            except msgspec.MsgspecError:
+                continue  # not from our code: its exit status will tell
+            child.state, child.message = report.state, report.message
+            self._on_event(report.state, child.spec.name, report.message)
+            self._changed.set()
+
+    def _broken(self, error: BaseException) -> None:
+        """Keeping a process failed in itself (no memory to start one, say)."""
+        self._error = error
+        self._on_event("failed", NodeName("supervisor"), repr(error))
+        self._changed.set()
+
+
+def _appending(path: str) -> FileIO:
+    return open(path, "ab", buffering=0)
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    if child.process is not None and child.process.returncode is None:
+        try:
+            os.kill(child.process.pid, number)
+        except ProcessLookupError:
+            return  # it ended by itself; its keeper will see
+
+
+def _describe(status: int) -> str:
+    """An exit status in words."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exited with status {status}"
