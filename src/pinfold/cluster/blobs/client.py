@@ -1,0 +1,252 @@
+"""Store and fetch blobs from any node: the async shell around `tally`.
+
+A put sends the whole payload to every primary at once and answers after W durable
+acknowledgements; the copies still under way finish behind. A read asks one device and hedges:
+when it is slow or fails, the next is asked, until one returns bytes that verify.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+from pinfold.cluster.api import BlobRef
+from pinfold.cluster.blobs.tally import Verdict, WriteTally
+from pinfold.cluster.placement import Placement
+from pinfold.codec.checks import payload_checks
+from pinfold.env.api import Buffer, Env
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Corrupt, Full, NotFound, PinfoldError, Unavailable
+from pinfold.model.ids import BlobId, DeviceId, NodeName
+from pinfold.model.limits import JOURNAL_BLOB_BYTES, SEGMENT_BYTES
+from pinfold.model.settings import BlobSettings
+from pinfold.rpc.api import Answer, Peers
+
+
+class BlobClient:
+    """`cluster.api.Blobs` over the rpc layer. `placement()` is the newest ring's."""
+
+    def __init__(
+        self,
+        env: Env,
+        peers: Peers,
+        placement: Callable[[], Placement],
+        settings: BlobSettings,
+        scope: TaskScope,
+    ) -> None:
+        self._env = env
+        self._scope = scope
+        self._peers = peers
+        self._placement = placement
+        self._settings = settings
+
+    async def put(self, payload: Sequence[Buffer]) -> BlobRef:
+        """See `cluster.api.Blobs`. Full when a device refused for room and W was out of reach."""
+        length = sum(map(len, payload))
+        assert 0 < length <= SEGMENT_BYTES, "a blob is one segment"
+        checks = payload_checks(payload)
+        blob = self._new_id()
+        deadline = self._env.clock.monotonic() + self._settings.put_timeout_s
+        while True:
+            attempt = _Put(self, blob, payload, length, checks, deadline)
+            try:
+                devices = await attempt.start()
+            except Unavailable:
+                pause = self._settings.retry_pause_s
+                if self._env.clock.monotonic() + pause >= deadline:
+                    raise
+                await asyncio.sleep(pause)
+                continue
+            return BlobRef(id=blob, length=length, devices=devices)
+
+    async def read(self, ref: BlobRef, offset: int, length: int) -> list[Buffer]:
+        """See `cluster.api.Blobs`."""
+        assert offset >= 0, "a range starts within the blob"
+        assert offset + length <= ref.length, "a range ends within the blob"
+        return await _Read(self, ref, offset, length).start()
+
+    async def discard(self, refs: Sequence[BlobRef]) -> None:
+        """See `cluster.api.Blobs`. Devices that do not answer keep their copy for the collector."""
+        by_device: dict[DeviceId, list[bytes]] = {}
+        placement = self._placement()
+        for ref in refs:
+            for device in dict.fromkeys((*ref.devices, *placement.primaries(ref.id))):
+                by_device.setdefault(DeviceId(device), []).append(ref.id)
+        deadline = self._env.clock.monotonic() + self._settings.put_timeout_s
+        failed: PinfoldError | None = None
+        calls = [
+            self._peers.call(
+                placement.node_of(device), "blob.delete", (device, blobs), deadline=deadline
+            )
+            for device, blobs in by_device.items()
+        ]
+        for call in calls:
+            try:
+                await call
+            except PinfoldError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _new_id(self) -> BlobId:
+        stamp = int(self._env.clock.wall() * 1000) & ((1 << 48) - 1)
+        return BlobId(stamp.to_bytes(6, "big") + self._env.rng.randbytes(10))
+
+
+class _Put:
+    """One attempt to store one blob on W devices."""
+
+    def __init__(
+        self,
+        client: BlobClient,
+        blob: BlobId,
+        payload: Sequence[Buffer],
+        length: int,
+        checks: Sequence[int],
+        deadline: float,
+    ) -> None:
+        self._peers = client._peers
+        self._scope = client._scope
+        self._placement = client._placement()
+        self._blob = blob
+        self._payload = payload
+        self._length = length
+        self._checks = checks
+        self._deadline = deadline
+        primaries = self._placement.primaries(blob)
+        self._primaries = primaries
+        self._tally = WriteTally.start(
+            client._settings.quorum(len(primaries)), primaries, self._placement.handoffs(blob)
+        )
+        self._result: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        self._last_error: PinfoldError | None = None
+
+    def start(self) -> asyncio.Future[tuple[int, ...]]:
+        """The devices that acknowledged, W of them or more."""
+        for device in self._primaries:
+            self._send(device)
+        return self._result
+
+    def _send(self, device: DeviceId) -> None:
+        node = self._placement.node_of(device)
+        if not self._peers.connected(node):
+            self._failed(Unavailable(f"no session to {node}"))
+            return
+        body = (device, self._blob, self._length, self._checks)
+        if self._length > JOURNAL_BLOB_BYTES:
+            self._scope.start(self._stream(device, node, body))
+            return
+        call = self._peers.call(node, "blob.put", body, self._payload, deadline=self._deadline)
+        call.add_done_callback(lambda answer: self._answered(device, answer))
+
+    async def _stream(self, device: DeviceId, node: NodeName, body: object) -> None:
+        try:
+            stream = self._peers.open(node, "blob.stream", body, deadline=self._deadline)
+            for buffer in self._payload:
+                await stream.write(buffer)
+            await stream.finish()
+        except PinfoldError as error:
+            self._failed(error)
+        else:
+            self._acknowledged(device)
+
+    def _answered(self, device: DeviceId, answer: "asyncio.Future[Answer]") -> None:
+        if answer.cancelled():
+            self._failed(Unavailable("the call was cancelled"))
+            return
+        error = answer.exception()
+        if error is None:
+            self._acknowledged(device)
+        elif isinstance(error, PinfoldError):
+            self._failed(error)
+        elif not self._result.done():
+            self._result.set_exception(error)
+
+    def _acknowledged(self, device: DeviceId) -> None:
+        if self._tally.on_ack(device) is Verdict.DONE and not self._result.done():
+            self._result.set_result(tuple(self._tally.acknowledged))
+
+    def _failed(self, error: PinfoldError) -> None:
+        if self._last_error is None or isinstance(error, Full):
+            self._last_error = error
+        verdict, handoff = self._tally.on_failure()
+        if handoff is not None:
+            self._send(handoff)
+        elif verdict is Verdict.LOST and not self._result.done():
+            cause = self._last_error
+            lost = cause if isinstance(cause, Full) else Unavailable(f"blob not stored: {cause}")
+            self._result.set_exception(lost)
+
+
+class _Read:
+    """One read, hedged over the devices that may hold the blob."""
+
+    def __init__(self, client: BlobClient, ref: BlobRef, offset: int, length: int) -> None:
+        self._peers = client._peers
+        self._settings = client._settings
+        self._deadline = client._env.clock.monotonic() + client._settings.read_timeout_s
+        self._placement = client._placement()
+        self._ref = ref
+        self._offset = offset
+        self._length = length
+        self._loop = asyncio.get_running_loop()
+        self._result: asyncio.Future[list[Buffer]] = self._loop.create_future()
+        self._candidates = self._order()
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: PinfoldError = NotFound("no device holds the blob")
+
+    def _order(self) -> Iterator[DeviceId]:
+        """Acknowledged holders first (turned by the id, to spread load), then the ring's."""
+        holders = self._ref.devices
+        turn = self._ref.id[15] % len(holders) if holders else 0
+        order = dict.fromkeys(
+            (*holders[turn:], *holders[:turn], *self._placement.primaries(self._ref.id))
+        )
+        live: list[DeviceId] = []
+        rest: list[DeviceId] = []
+        for device in order:
+            node = self._placement.node_of(DeviceId(device))
+            (live if self._peers.connected(node) else rest).append(DeviceId(device))
+        return iter(live + rest)
+
+    def start(self) -> asyncio.Future[list[Buffer]]:
+        self._next()
+        return self._result
+
+    def _next(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._result.done():
+            return
+        device = next(self._candidates, None)
+        if device is None:
+            if self._waiting == 0:
+                self._result.set_exception(self._error)
+            return
+        self._waiting += 1
+        call = self._peers.call(
+            self._placement.node_of(device),
+            "blob.read",
+            (device, self._ref.id, self._offset, self._length),
+            deadline=self._deadline,
+        )
+        call.add_done_callback(self._answered)
+        self._timer = self._loop.call_later(self._settings.hedge_s, self._next)
+
+    def _answered(self, answer: "asyncio.Future[Answer]") -> None:
+        self._waiting -= 1
+        if self._result.done() or answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            payload = answer.result().payload
+            assert len(payload) == self._length, "a device answers what was asked"
+            self._result.set_result([payload])
+        elif isinstance(error, PinfoldError):
+            if not isinstance(error, NotFound) and not isinstance(self._error, Corrupt):
+                self._error = error
+            self._next()
+        else:
+            self._result.set_exception(error)
