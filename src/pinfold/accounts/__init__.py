@@ -1,1 +1,1 @@
-"""Users and their keys. May import cluster and below."""
+"""Accounts: who may sign requests, with which keys, and what they are called."""

@@ -5,6 +5,8 @@ Read once by the node layer and passed down as the part needed. `for_tests()` ma
 
 import msgspec
 
+from pinfold.model.limits import GIB, KIB, MIB
+
 
 class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How replicated blobs are written and read."""
@@ -21,3 +23,179 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
     def quorum(self, copies: int) -> int:
         """W of N copies: 2 of 3, 3 of 5."""
         return copies // 2 + 1
+
+
+class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a front end moves objects' bytes."""
+
+    segment_bytes: int = 16 << 20
+    """An object is cut into blobs of this size; at most SEGMENT_BYTES, which tests shrink."""
+    write_memory_bytes: int = 64 << 20
+    """Bytes of uploads that all requests of the process hold together; at least one segment."""
+    read_memory_bytes: int = 64 << 20
+    """Bytes read ahead of slow clients by all requests together; at least two read chunks."""
+    read_chunk_bytes: int = 1 << 20
+    """Read from a blob at a time: enough that a round trip hides behind the one before."""
+    memory_waiting_max: int = 1024
+    """Requests that may wait for memory; more are Busy."""
+    memory_timeout_s: float = 20.0
+    """A request that got no memory by then is Busy: clients wait about a minute for an answer."""
+    bucket_cache_s: float = 5.0
+    """How long another gateway's change of a bucket's owner or ACL may go unseen. What a bucket
+    holds and whether it exists is never answered from the cache alone."""
+    bucket_cache_max: int = 10_000
+    """Buckets remembered, about 500 bytes each."""
+
+
+class AccountSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How long what is known of access keys is believed."""
+
+    cache_s: float = 5.0
+    """A key that was deleted may work this much longer at other gateways."""
+    negative_cache_s: float = 1.0
+    """A key that was unknown is looked up again after this."""
+    cache_max: int = 10_000
+    """Keys remembered, about 500 bytes each; more empties the cache."""
+
+
+class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The S3 front end."""
+
+    region: str = "us-east-1"
+    """The region that requests must be signed for and that new buckets say they are in."""
+    other_regions: tuple[str, ...] = ("default",)
+    """LocationConstraint values accepted besides the region's own name."""
+    domain: str = ""
+    """If set, `BUCKET.domain` in Host names the bucket; otherwise it is the path's first part."""
+    body_timeout_s: float = 60.0
+    """A client that sends or takes no byte for so long is dropped: it holds memory."""
+    header_bytes_max: int = 16 << 10
+    """Longest request line and longest header; S3's own limit is 8 KiB of headers."""
+    requests_in_flight_max: int = 1024
+    """More requests at once are answered 503 SlowDown."""
+    read_buffer_bytes: int = 256 << 10
+    """Bytes of a request's body taken from its socket before they are asked for."""
+    objects: ObjectSettings = ObjectSettings()
+    accounts: AccountSettings = AccountSettings()
+
+
+class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a volume's holder treats its devices and its lease."""
+
+    copies: int = 3
+    """Devices that hold each extent."""
+    min_in_sync: int = 2
+    """Members below which writes wait instead of completing."""
+    silence_s: float = 1.5
+    """A device that has not answered a write by then is claimed again: above any stall of a busy
+    machine, below what a guest notices."""
+    recover_s: float = 1.0
+    """Time a failed device has to answer a claim before it is put out of sync."""
+    claim_s: float = 2.0
+    """Deadline of one claim: it includes a flush."""
+    flush_s: float = 5.0
+    """Deadline of a flush: a saturated disk takes its time."""
+    retry_s: float = 0.1
+    """Pause between attempts to reach a failed device."""
+    rejoin_s: float = 1.0
+    """Pause between attempts to bring back a device that is out of sync."""
+    hedge_s: float = 0.3
+    """A read that a device has not answered by then is asked elsewhere."""
+    retained_bytes: int = 64 << 20
+    """Unflushed writes the holder keeps to resend; half of it starts a flush, all of it waits."""
+    retained_s: float = 5.0
+    """Oldest unflushed write before a flush is started."""
+    window_bytes: int = 16 << 20
+    """Writes sent and not yet taken by all members: about 10 ms of 10 Gbit/s."""
+    batches_max: int = 4
+    """Write messages in flight per volume; more requests wait and share the next one."""
+    beat_s: float = 2.0
+    """How often the holder confirms its row."""
+    trust_s: float = 8.0
+    """A holder that could not confirm its row for this long stops serving."""
+    takeover_s: float = 12.0
+    """Silence after which another gateway may take the volume: above trust_s by any clock drift."""
+    linger_s: float = 5.0
+    """How long the lease is kept when the last connection has gone."""
+    copy_bytes_per_s: int = 200 << 20
+    """Pace of resynchronisation, so that guests keep most of the devices."""
+
+    @staticmethod
+    def for_tests() -> "VolumeSettings":
+        """Small enough that every limit bites within a few requests."""
+        return VolumeSettings(
+            retained_bytes=256 << 10, window_bytes=64 << 10, batches_max=2, retained_s=0.5
+        )
+
+
+class NbdSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one NBD front end takes on."""
+
+    connections_max: int = 1024
+    """Connections served at once; further ones are closed."""
+    requests_max: int = 256
+    """Unanswered requests of one connection before it is not read any more."""
+    connection_bytes: int = 64 << 20
+    """Payload of one connection's unanswered requests: two of the largest the protocol allows."""
+    total_bytes: int = 512 << 20
+    """Payload of all connections' unanswered requests."""
+    handshake_s: float = 30.0
+    """Time a client has to finish the handshake."""
+
+
+class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one device keeps its files, and how much it takes on before it says Busy or Full."""
+
+    index_engine: str = "lmdb"
+    """`lmdb`, or `ordered`: an index held in memory beside a log, for worlds without mmap."""
+    index_map_bytes: int = 1 * GIB
+    """LMDB's first map size; it doubles when it is full."""
+    segment_bytes: int = 16 * MIB
+    """A journal file. Twice the largest record at least (see `record_bytes`)."""
+    batch_bytes: int = 4 * MIB
+    """Most that one write and flush of the journal carries."""
+    kick_bytes: int = 1 * MIB
+    """Appends nobody waits for are written once so many have gathered."""
+    journal_retain_bytes: int = 64 * MIB
+    """Applied journal kept so that a restarted device can still supply recent log entries."""
+    unapplied_bytes: int = 128 * MIB
+    """Journal not yet applied, which is also held in memory: beyond it writes are Busy."""
+    apply_bytes: int = 16 * MIB
+    """So much unapplied starts the applier at once, before `apply_interval_s` has passed."""
+    apply_interval_s: float = 0.1
+    """Longest wait of a change for the applier: long enough that neighbours merge."""
+    log_tail_bytes: int = 64 * MIB
+    """Log entries of all groups held in memory; applied ones beyond it are trimmed."""
+    pack_bytes: int = 1 * GIB
+    """A pack is sealed at this size. 1 TB of packs is then 1,000 files."""
+    open_packs: int = 256
+    """Pack files held open, below the usual limit of 1,024 descriptors."""
+    read_lanes: int = 4
+    """Threads that read what is not in the page cache: the device's read queue depth."""
+    reserve_bytes: int = 512 * MIB
+    """Free space below which blobs and extents are refused (Full); rows are at half of it."""
+
+    @property
+    def record_bytes(self) -> int:
+        """Largest payload of one journal record."""
+        return self.segment_bytes // 2
+
+    @classmethod
+    def for_tests(cls) -> "DeviceSettings":
+        """Small enough that segments wrap, packs roll and limits are reached in a short test."""
+        return cls(
+            index_engine="ordered",
+            index_map_bytes=64 * KIB,
+            segment_bytes=256 * KIB,
+            batch_bytes=64 * KIB,
+            kick_bytes=32 * KIB,
+            journal_retain_bytes=512 * KIB,
+            unapplied_bytes=2 * MIB,
+            apply_bytes=128 * KIB,
+            apply_interval_s=0.02,
+            log_tail_bytes=128 * KIB,
+            pack_bytes=1 * MIB,
+            open_packs=2,
+            read_lanes=2,
+            reserve_bytes=1 * MIB,
+        )

@@ -1,0 +1,75 @@
+"""Rows of users and access keys. Bodies are one version byte and the msgpack array of a record."""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from pinfold.codec import names
+from pinfold.model.errors import Corrupt
+
+VERSION: Final = b"\x01"
+
+USERS_PLACE: Final = b"u/"
+"""All users' rows share a group: they are few, and listing them is one scan."""
+
+
+class UserRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A user, who is also the account that owns buckets."""
+
+    display_name: str
+    email: str
+    created_ms: int
+    access_keys: tuple[str, ...] = ()
+    """Noted before a key is made and after one is gone, so that no key is forgotten."""
+
+
+class KeyRecord(msgspec.Struct, array_like=True, frozen=True):
+    """An access key. The secret is kept as it is: a signature cannot be checked without."""
+
+    user: str
+    display_name: str
+    secret: str
+    created_ms: int
+
+
+T = TypeVar("T")
+
+
+def user_key(user: str) -> bytes:
+    """A user's row."""
+    return b"u" + names.encode(user.encode())
+
+
+def user_range() -> tuple[bytes, bytes]:
+    """All users' rows."""
+    return b"u", b"v"
+
+
+def user_of(key: bytes) -> str:
+    """The user a row key is about."""
+    return names.decode(key, 1)[0].decode()
+
+
+def access_place(access_key: str) -> bytes:
+    """Placement of an access key's row."""
+    return b"k/" + access_key.encode()
+
+
+def access_key_row(access_key: str) -> bytes:
+    """An access key's row."""
+    return b"k" + names.encode(access_key.encode())
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """The body of a row."""
+    return VERSION + msgspec.msgpack.encode(record)
+
+
+def decode(kind: type[T], body: bytes) -> T:
+    """The record in a row's body; Corrupt when it is not one."""
+    if body[:1] != VERSION:
+        raise Corrupt(f"a {kind.__name__} of unknown version {body[:1].hex()}")
+    try:
+        return msgspec.msgpack.decode(memoryview(body)[1:], type=kind)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"not a {kind.__name__}: {error}") from error

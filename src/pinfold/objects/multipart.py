@@ -1,0 +1,386 @@
+"""Multipart uploads: open, parts in any order, then completed or aborted.
+
+Parts are rows that own their blobs. Complete is one change: it checks that the upload is open and
+that no part changed since they were read, puts the object's row naming the parts' blobs, and
+deletes upload and parts; so blobs never lose their owner and a part is never in two objects. Every
+part also rewrites the upload's *touch row*, whose version stands for all the parts in that check.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pinfold.cluster.api import BlobRef, Change, Check, Row, Rows
+from pinfold.env.api import Env
+from pinfold.model.errors import Busy, Conflict, Invalid, NotFound, PinfoldError, Unavailable
+from pinfold.model.limits import INLINE_BYTES, PART_BYTES_MIN
+from pinfold.objects import digests, keys
+from pinfold.objects.buckets import Bucket, Buckets
+from pinfold.objects.conditions import NONE, Conditions, refusal
+from pinfold.objects.objects import Objects, failed_check
+from pinfold.objects.records import (
+    Checksum,
+    ObjectRecord,
+    Part,
+    PartRecord,
+    UploadRecord,
+    decode,
+    encode,
+)
+from pinfold.objects.staging import Staged, Staging
+
+ATTEMPTS: Final = 8
+"""Rounds of reading the parts before their changing meanwhile counts as too much."""
+
+SCAN_ROWS: Final = 1000
+"""Part rows read at a time."""
+
+OBJECT_BODY_BYTES: Final = 960 << 10
+"""What an object's row may take, blobs included: rows end at 1 MiB. Enough for 10,000 parts of
+32 MiB each."""
+
+
+class NoSuchUpload(NotFound):
+    """The upload was never opened, or is completed or aborted."""
+
+
+class PartMissing(Invalid):
+    """A part named by Complete is not there or is another."""
+
+
+class PartTooSmall(Invalid):
+    """A part other than the last is below the minimum."""
+
+
+class PartOrder(Invalid):
+    """Parts named by Complete do not ascend."""
+
+
+class TooManyBlobs(Invalid):
+    """The parts' places do not fit into one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An open upload."""
+
+    name: bytes
+    id: bytes
+    record: UploadRecord
+    begun_ms: int
+
+    @property
+    def algorithm(self) -> str:
+        """The checksum that each part has."""
+        return self.record.algorithm or digests.DEFAULT_ALGORITHM
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part that was uploaded."""
+
+    number: int
+    record: PartRecord
+    blobs: tuple[BlobRef, ...]
+    modified_ms: int
+
+    @property
+    def etag(self) -> str:
+        """The part's MD5 in hex."""
+        return self.record.md5.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPart:
+    """A part as Complete names it; `checksum` None: not stated."""
+
+    number: int
+    etag: str
+    checksums: dict[str, bytes]
+
+
+class Multipart:
+    """The multipart uploads of all buckets.
+
+    Buckets given here come from `Buckets.get`: parts are large, so a row read for each is cheap,
+    and then nothing need be said about former lives of a bucket's name.
+    """
+
+    def __init__(
+        self, env: Env, rows: Rows, buckets: Buckets, objects: Objects, staging: Staging
+    ) -> None:
+        self._clock = env.clock
+        self._rng = env.rng
+        self._rows = rows
+        self._buckets = buckets
+        self._objects = objects
+        self._staging = staging
+        self.part_bytes_min = PART_BYTES_MIN
+        """Parts but the last must have as much."""
+
+    async def open(self, bucket: Bucket, name: bytes, record: UploadRecord) -> bytes:
+        """Begin an upload; its id. NoSuchBucket."""
+        upload = keys.new_upload_id(self._rng, int(self._clock.wall() * 1000))
+        row = Row(encode(record))
+
+        def change(shard: bytes) -> Change:
+            return Change(
+                self._buckets.op_id(),
+                checks=(Check("absent", keys.seal_key(shard)),),
+                puts=((keys.upload_key(shard, name, upload), row),),
+            )
+
+        await self._objects.change(bucket, change)
+        return upload
+
+    async def find(self, bucket: Bucket, name: bytes, upload: bytes) -> Upload:
+        """The open upload; NoSuchUpload."""
+        row = await self._rows.get(bucket.place, keys.upload_key(bucket.shard, name, upload))
+        if row is None:
+            raise NoSuchUpload("no such upload")
+        return Upload(name, upload, decode(UploadRecord, row.body), row.stamp_ms)
+
+    async def put_part(
+        self, bucket: Bucket, upload: Upload, number: int, staged: Staged
+    ) -> StoredPart:
+        """Name staged bytes as a part, in place of a former one. NoSuchUpload when it is closed.
+
+        The staged bytes are given back unless the row names them or may do so (Unavailable).
+        """
+        algorithm = upload.algorithm
+        checksum = Checksum(algorithm, staged.sums[algorithm])
+        record = PartRecord(staged.sums[digests.MD5], staged.size, staged.inline, checksum)
+        shard = bucket.shard
+        change = Change(
+            self._buckets.op_id(),
+            checks=(Check("present", keys.upload_key(shard, upload.name, upload.id)),),
+            puts=(
+                (
+                    keys.part_key(shard, upload.name, upload.id, number),
+                    Row(encode(record), blobs=staged.blobs),
+                ),
+                (keys.touch_key(shard, upload.name, upload.id), Row(b"")),
+            ),
+        )
+        try:
+            changed = await self._rows.change(bucket.place, change)
+        except Conflict:
+            await self._staging.discard(staged)
+            raise NoSuchUpload("the upload is no longer open") from None
+        except Unavailable:
+            raise
+        except PinfoldError:
+            await self._staging.discard(staged)
+            raise
+        return StoredPart(number, record, staged.blobs, changed.stamp_ms)
+
+    async def parts(
+        self, bucket: Bucket, upload: Upload, *, after: int = 0, limit: int
+    ) -> tuple[list[StoredPart], bool]:
+        """Up to `limit` parts with numbers above `after`, and whether there are more."""
+        start = keys.part_key(bucket.shard, upload.name, upload.id, after + 1)
+        _, end = keys.part_range(bucket.shard, upload.name, upload.id)
+        found = await self._scan(bucket, start, end, limit + 1)
+        return [_part(key, row) for key, row in found[:limit]], len(found) > limit
+
+    async def abort(self, bucket: Bucket, name: bytes, upload: bytes) -> None:
+        """Forget an open upload and its parts; NoSuchUpload."""
+        await self.find(bucket, name, upload)
+        key = keys.upload_key(bucket.shard, name, upload)
+        change = Change(
+            self._buckets.op_id(),
+            checks=(Check("present", key),),
+            deletes=(key,),
+            delete_ranges=(keys.part_range(bucket.shard, name, upload),),
+        )
+        try:
+            await self._rows.change(bucket.place, change)
+        except Conflict:
+            raise NoSuchUpload("the upload is no longer open") from None
+
+    async def complete(
+        self,
+        bucket: Bucket,
+        name: bytes,
+        upload_id: bytes,
+        named: Sequence[NamedPart],
+        conditions: Conditions = NONE,
+        verify: Callable[[ObjectRecord], None] = lambda record: None,
+    ) -> ObjectRecord:
+        """Make the object of the parts named; its record.
+
+        NoSuchUpload, PartMissing, PartTooSmall, PartOrder, PreconditionFailed; `verify` may raise
+        to refuse the object that would be. Repeating a Complete that succeeded answers the same
+        for as long as its object is current.
+        """
+        _demand_order(named)
+        for _ in range(ATTEMPTS):
+            try:
+                upload = await self.find(bucket, name, upload_id)
+            except NoSuchUpload:
+                return await self._completed_before(bucket, name, upload_id)
+            touch, parts = await self._all_parts(bucket, upload)
+            chosen = _choose(named, parts, self.part_bytes_min)
+            record, blobs = await self._assemble(upload, chosen)
+            verify(record)
+            if await self._complete(bucket, upload, touch, record, blobs, conditions):
+                return record
+        raise Busy("parts keep changing")
+
+    async def _complete(
+        self,
+        bucket: Bucket,
+        upload: Upload,
+        touch: int,
+        record: ObjectRecord,
+        blobs: tuple[BlobRef, ...],
+        conditions: Conditions,
+    ) -> bool:
+        """The change that makes the object; False when upload or parts are not as they were."""
+        shard = bucket.shard
+        key = keys.object_key(shard, upload.name)
+        upload_key = keys.upload_key(shard, upload.name, upload.id)
+        row = Row(encode(record), tag=record.etag.encode(), size=record.size, blobs=blobs)
+        of_upload = (
+            Check("present", upload_key),
+            Check("version", keys.touch_key(shard, upload.name, upload.id), number=touch),
+        )
+        change = Change(
+            self._buckets.op_id(),
+            checks=(*of_upload, *conditions.checks(key)),
+            puts=((key, row),),
+            deletes=(upload_key,),
+            delete_ranges=(keys.part_range(shard, upload.name, upload.id),),
+            counter=keys.counter_key(shard),
+        )
+        try:
+            await self._rows.change(bucket.place, change)
+        except Conflict as conflict:
+            index, current = failed_check(conflict)
+            if index >= len(of_upload):
+                raise refusal(change.checks[index], current) from None
+            return False
+        return True
+
+    async def _completed_before(self, bucket: Bucket, name: bytes, upload: bytes) -> ObjectRecord:
+        try:
+            found = await self._objects.find(bucket, name)
+        except NotFound:
+            raise NoSuchUpload("no such upload") from None
+        if found.record.upload != upload:
+            raise NoSuchUpload("no such upload")
+        return found.record
+
+    async def _scan(
+        self, bucket: Bucket, start: bytes, end: bytes, limit: int
+    ) -> list[tuple[bytes, Row]]:
+        found: list[tuple[bytes, Row]] = []
+        position: bytes | None = start
+        while position is not None and len(found) < limit:
+            page = await self._rows.scan(
+                bucket.place, position, end, min(limit - len(found), SCAN_ROWS)
+            )
+            for key, row in page.items:
+                assert row is not None
+                found.append((key, row))
+            position = page.next_start
+        return found
+
+    async def _all_parts(self, bucket: Bucket, upload: Upload) -> tuple[int, dict[int, StoredPart]]:
+        """(version of the touch row, parts by number).
+
+        The touch row sorts first, so it is read no later than any part.
+        """
+        start, end = keys.part_range(bucket.shard, upload.name, upload.id)
+        found = await self._scan(bucket, start, end, 1 << 20)
+        if not found:
+            raise PartMissing("the upload has no parts")
+        _, touch = found[0]
+        return touch.version, {keys.part_number(key): _part(key, row) for key, row in found[1:]}
+
+    async def _assemble(
+        self, upload: Upload, chosen: Sequence[StoredPart]
+    ) -> tuple[ObjectRecord, tuple[BlobRef, ...]]:
+        parts: list[Part] = []
+        blobs: list[BlobRef] = []
+        for part in chosen:
+            of_part = part.blobs or await self._as_blobs(part, alone=len(chosen) == 1)
+            checksum = part.record.checksum.value if part.record.checksum else b""
+            parts.append(Part(part.number, part.record.size, len(of_part), checksum))
+            blobs += of_part
+        etag = hashlib.md5(
+            b"".join(part.record.md5 for part in chosen), usedforsecurity=False
+        ).hexdigest()
+        record = ObjectRecord(
+            f"{etag}-{len(chosen)}",
+            sum(part.size for part in parts),
+            upload.record.owner,
+            upload.record.headers,
+            upload.record.metadata,
+            inline=b"" if blobs else b"".join(part.record.inline for part in chosen),
+            acl=upload.record.acl,
+            checksum=_checksum(upload, parts),
+            parts=tuple(parts),
+            upload=upload.id,
+        )
+        _demand_room(record, blobs)
+        return record, tuple(blobs)
+
+    async def _as_blobs(self, part: StoredPart, *, alone: bool) -> tuple[BlobRef, ...]:
+        """A part small enough to be inline is a blob in an object that has others."""
+        if alone or not part.record.size:
+            return ()
+        assert part.record.size <= INLINE_BYTES
+        return (await self._staging.store(part.record.inline),)
+
+
+def _part(key: bytes, row: Row) -> StoredPart:
+    return StoredPart(keys.part_number(key), decode(PartRecord, row.body), row.blobs, row.stamp_ms)
+
+
+def _demand_order(named: Sequence[NamedPart]) -> None:
+    if not named:
+        raise PartMissing("no part is named")
+    numbers = [part.number for part in named]
+    if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
+        raise PartOrder("part numbers must ascend")
+
+
+def _choose(
+    named: Sequence[NamedPart], parts: dict[int, StoredPart], bytes_min: int
+) -> list[StoredPart]:
+    chosen: list[StoredPart] = []
+    for wish in named:
+        part = parts.get(wish.number)
+        if part is None or part.etag != wish.etag:
+            raise PartMissing(f"part {wish.number} is not there or is another")
+        stored = part.record.checksum
+        for algorithm, value in wish.checksums.items():
+            if stored is not None and stored.algorithm == algorithm and stored.value != value:
+                raise PartMissing(f"part {wish.number} has another checksum")
+        chosen.append(part)
+    for part in chosen[:-1]:
+        if part.record.size < bytes_min:
+            raise PartTooSmall(f"part {part.number} has {part.record.size} bytes")
+    return chosen
+
+
+def _checksum(upload: Upload, parts: Sequence[Part]) -> Checksum | None:
+    if any(not part.checksum for part in parts):
+        return None
+    algorithm = upload.algorithm
+    if upload.record.composite:
+        return digests.composite_of_parts(algorithm, [part.checksum for part in parts])
+    return digests.whole_of_parts(algorithm, [(part.checksum, part.size) for part in parts])
+
+
+def _demand_room(record: ObjectRecord, blobs: Sequence[BlobRef]) -> None:
+    if len(record.parts) + len(blobs) < 1000:
+        return  # far below the limit: not worth encoding it twice
+    size = len(msgspec.msgpack.encode(record)) + len(msgspec.msgpack.encode(blobs))
+    if size > OBJECT_BODY_BYTES:
+        raise TooManyBlobs(f"the object's row would take {size} bytes")

@@ -1,0 +1,121 @@
+"""Bytes on their way out: an object's range, chunk by chunk, with one chunk read ahead.
+
+Every chunk was verified by the device it came from. Chunks in memory count against a budget of the
+whole process until they were handed to the client.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+from pinfold.cluster.api import BlobRef, Blobs, Row
+from pinfold.env.api import Buffer
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Corrupt
+from pinfold.model.settings import ObjectSettings
+from pinfold.objects.budget import ByteBudget
+from pinfold.objects.records import ObjectRecord
+
+Extract = tuple[BlobRef, int, int]
+"""A blob, where to start in it, how many bytes."""
+
+Chunks = AsyncGenerator[list[Buffer], None]
+
+
+class Reading:
+    """Reads objects' bytes."""
+
+    def __init__(self, blobs: Blobs, settings: ObjectSettings) -> None:
+        self._blobs = blobs
+        self._settings = settings
+        assert settings.read_memory_bytes >= 2 * settings.read_chunk_bytes
+        self._budget = ByteBudget(
+            settings.read_memory_bytes, waiting_max=settings.memory_waiting_max
+        )
+
+    @property
+    def memory_taken(self) -> int:
+        """Bytes of chunks held now."""
+        return self._budget.taken
+
+    def chunks(self, row: Row, record: ObjectRecord, start: int, stop: int) -> Chunks:
+        """The bytes start <= i < stop of an object, in order.
+
+        Close the generator when done with it. A chunk must not be used once the next was asked
+        for. Errors (Corrupt, Unavailable, NotFound of a blob) come in place of a chunk.
+        """
+        assert 0 <= start <= stop <= record.size
+        if start == stop or not row.blobs:
+            return _inline(record, start, stop)
+        extracts = list(extracts_of(row.blobs, start, stop, self._settings.read_chunk_bytes))
+        return self._one(extracts[0]) if len(extracts) == 1 else self._ahead(extracts)
+
+    async def _one(self, extract: Extract) -> Chunks:
+        chunk = await self._read(extract)
+        try:
+            yield chunk
+        finally:
+            self._budget.give(extract[2])
+
+    async def _ahead(self, extracts: Sequence[Extract]) -> Chunks:
+        scope = TaskScope(_seen_by_whoever_awaits)
+        pending: asyncio.Task[list[Buffer]] | None = None
+        pending_bytes = held_bytes = 0
+        try:
+            pending = scope.start(self._read(extracts[0]))
+            pending_bytes = extracts[0][2]
+            for following in (*extracts[1:], None):
+                assert pending is not None
+                chunk = await pending
+                pending, held_bytes = None, pending_bytes
+                if following is not None:
+                    pending, pending_bytes = scope.start(self._read(following)), following[2]
+                yield chunk
+                self._budget.give(held_bytes)
+                held_bytes = 0
+        finally:
+            await scope.close()
+            self._budget.give(held_bytes)
+            if pending is not None and _succeeded(pending):
+                self._budget.give(pending_bytes)
+
+    async def _read(self, extract: Extract) -> list[Buffer]:
+        ref, offset, length = extract
+        await self._budget.take(length, timeout_s=self._settings.memory_timeout_s)
+        try:
+            return await self._blobs.read(ref, offset, length)
+        except BaseException:
+            self._budget.give(length)
+            raise
+
+
+def extracts_of(
+    blobs: Sequence[BlobRef], start: int, stop: int, chunk_bytes: int
+) -> Iterator[Extract]:
+    """What to read of which blob to have the bytes start <= i < stop of their concatenation."""
+    blob_start = 0
+    for blob in blobs:
+        offset = max(0, start - blob_start)
+        end = min(blob.length, stop - blob_start)
+        while offset < end:
+            length = min(chunk_bytes, end - offset)
+            yield blob, offset, length
+            offset += length
+        blob_start += blob.length
+        if blob_start >= stop:
+            return
+
+
+async def _inline(record: ObjectRecord, start: int, stop: int) -> Chunks:
+    if start == stop:
+        return
+    if len(record.inline) != record.size:
+        raise Corrupt("an object with neither its bytes nor blobs")
+    yield [memoryview(record.inline)[start:stop]]
+
+
+def _succeeded(task: asyncio.Task[list[Buffer]]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _seen_by_whoever_awaits(error: BaseException) -> None:
+    """Failures of the scope's tasks are raised where the task is awaited."""

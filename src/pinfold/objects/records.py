@@ -1,0 +1,126 @@
+"""The bodies of rows: what is known of buckets, objects, uploads and parts.
+
+A body is one version byte and the msgpack array of its record. Fields are only ever appended, with
+a default, so that a body written before them still decodes; another version byte is another type.
+The log checksums rows; nothing is checked twice here.
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from pinfold.model.errors import Corrupt
+
+VERSION: Final = b"\x01"
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class BucketRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A bucket."""
+
+    owner: str
+    created_ms: int
+    region: str
+    acl: str
+    shards: tuple[tuple[bytes, bytes], ...]
+    """(first name, shard id) of each shard in order of names; the first starts at b""."""
+
+
+class BucketListRecord(msgspec.Struct, array_like=True, frozen=True):
+    """An account's note of a bucket. A hint: the bucket's own row decides what exists."""
+
+    live: bool
+    """False while the bucket is being created."""
+    shard: bytes
+    """The first shard's id, which tells one life of the bucket's name from the next."""
+    created_ms: int
+    region: str
+
+
+class Checksum(msgspec.Struct, array_like=True, frozen=True):
+    """A checksum the client asked for, or the default one."""
+
+    algorithm: str
+    """One of `digests.ALGORITHMS`."""
+    value: bytes
+    parts: int = 0
+    """How many part checksums it is a checksum of; 0: it is of the object's bytes."""
+
+
+class Part(msgspec.Struct, array_like=True, frozen=True):
+    """One part of an object that was uploaded in parts."""
+
+    number: int
+    size: int
+    blobs: int
+    """How many of the row's blobs, in order, are its."""
+    checksum: bytes = b""
+    """Of the object's checksum algorithm."""
+
+
+class ObjectRecord(msgspec.Struct, array_like=True, frozen=True):
+    """An object. Its bytes are `inline`, or the row's blobs in order."""
+
+    etag: str
+    size: int
+    owner: str
+    headers: Pairs = ()
+    """Headers that are returned as they came: content-type, cache-control and their like."""
+    metadata: Pairs = ()
+    """User metadata: names in lower case, without the protocol's prefix."""
+    inline: bytes = b""
+    acl: str = ""
+    checksum: Checksum | None = None
+    parts: tuple[Part, ...] = ()
+    upload: bytes = b""
+    """The multipart upload it came from, so that a repeated Complete is recognised."""
+    modified_ms: int = 0
+    """When the bytes were written, where that is not the row's own stamp."""
+
+
+class UploadRecord(msgspec.Struct, array_like=True, frozen=True):
+    """An open multipart upload: what its object will be."""
+
+    owner: str
+    headers: Pairs = ()
+    metadata: Pairs = ()
+    acl: str = ""
+    algorithm: str = ""
+    """Checksum algorithm asked for; empty: the default one."""
+    composite: bool = False
+    """The object's checksum is one of its parts' checksums, not of its bytes."""
+
+
+class PartRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A part that was uploaded."""
+
+    md5: bytes
+    size: int
+    inline: bytes = b""
+    checksum: Checksum | None = None
+
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: Final = {
+    kind: msgspec.msgpack.Decoder(kind)
+    for kind in (BucketRecord, BucketListRecord, ObjectRecord, UploadRecord, PartRecord)
+}
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """The body of a row."""
+    return VERSION + _encoder.encode(record)
+
+
+def decode(kind: type[T], body: bytes) -> T:
+    """The record in a row's body; Corrupt when it is not one."""
+    if body[:1] != VERSION:
+        raise Corrupt(f"a {kind.__name__} of unknown version {body[:1].hex()}")
+    try:
+        record: T = _decoders[kind].decode(memoryview(body)[1:])  # type: ignore[index,assignment]
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"not a {kind.__name__}: {error}") from error
+    return record
