@@ -1,4 +1,4 @@
-"""A write is done at W durable acknowledgements, never before, and lost only when W is out of reach."""
+"""A write is done at W durable acknowledgements and lost only when W is out of reach."""
 
 from hypothesis import given
 from hypothesis import strategies as st
