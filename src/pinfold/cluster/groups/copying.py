@@ -1,0 +1,52 @@
+"""Bring back a member that is behind the log: its rows are replaced, page by page.
+
+The pages are read at different instants while changes go on; the log keeps every entry after the
+first page's instant, and replaying those makes the copy exact (see `CopyPage`). One page is on
+its way at a time, so a copy takes no memory and yields to everything else.
+"""
+
+from pinfold.cluster.groups.messages import CopyPage
+from pinfold.cluster.groups.state import MemberState
+from pinfold.model.ids import DeviceId
+
+
+class CopyOut:
+    """A copy on its way to one follower."""
+
+    def __init__(self, state: MemberState, device: DeviceId, copy_id: int) -> None:
+        self._state = state
+        self._device = device
+        self.copy_id = copy_id
+        self.page = 0
+        self.base_op = state.applied_op
+        base_view = state.log.view_at(state.applied_op)
+        assert base_view is not None or not self.base_op, "the view of the applied op is known"
+        self._base_view = base_view or 0
+        self._start = b""
+        self._next_start: bytes | None = None
+
+    def send_page(self) -> None:
+        """Send the page that is due, again if need be (its rows may have changed since)."""
+        state = self._state
+        rows, self._next_start = state.log.rows(self._start, state.limits.page_bytes)
+        state.send(
+            self._device,
+            CopyPage(
+                state.view,
+                self.copy_id,
+                self.page,
+                self.base_op,
+                self._base_view,
+                state.applied_op,
+                self._next_start is None,
+                rows,
+            ),
+        )
+
+    def advance(self) -> bool:
+        """The page is durable there: go to the next one. False when that was the last."""
+        if self._next_start is None:
+            return False
+        self._start = self._next_start
+        self.page += 1
+        return True

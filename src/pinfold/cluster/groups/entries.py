@@ -1,0 +1,122 @@
+"""The format of what groups store: entry bodies, row values and the group's own rows.
+
+An entry's body says which keys are put and which are deleted, with complete values: applying it
+twice changes nothing, and a member applies it without evaluating anything. Keys that start with
+byte 00 belong to the group itself; users' keys never do. Checksums are the journal's business.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from pinfold.cluster.api import BlobRef, Row
+from pinfold.env.api import Buffer
+from pinfold.model.errors import Corrupt
+
+Write = tuple[bytes, bytes | None]
+"""Put (key, value) or delete (key, None)."""
+
+_BODY_FORMAT: Final = 1
+_ROW_FORMAT: Final = b"\x01"
+_RESULTS_FORMAT: Final = b"\x01"
+_FREE_FORMAT: Final = b"\x01"
+
+OP_ID_BYTES: Final = 16
+RESERVED: Final = b"\x00"
+"""First byte of the group's own keys."""
+_RESULTS: Final = b"\x00r"
+_FREES: Final = b"\x00f"
+RESULTS_RANGE: Final = (_RESULTS, b"\x00s")
+"""Keys of rows that remember the results of changes by op id."""
+FREES_RANGE: Final = (_FREES, b"\x00g")
+"""Keys of rows that name blobs to give back."""
+
+VERSION_SHIFT: Final = 16
+"""version = op << 16 | index of the change in its entry."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_body_decoder = msgspec.msgpack.Decoder(tuple[int, list[tuple[bytes, bytes | None]]])
+_row_decoder = msgspec.msgpack.Decoder(Row)
+_blob_decoder = msgspec.msgpack.Decoder(BlobRef)
+
+
+def encode_body(writes: Sequence[Write]) -> bytes:
+    """The body of an entry."""
+    return _encode((_BODY_FORMAT, writes))
+
+
+def decode_body(body: bytes) -> list[Write]:
+    """The writes of an entry's body. Raises Corrupt."""
+    try:
+        form, writes = _body_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"entry does not decode: {error}") from error
+    if form != _BODY_FORMAT:
+        raise Corrupt(f"entry of unknown format {form}")
+    return writes
+
+
+EMPTY_BODY: Final = encode_body(())
+"""A new primary's first entry: it commits what earlier views left."""
+
+
+def encode_row(row: Row) -> bytes:
+    """A row as stored and as sent to readers."""
+    return _ROW_FORMAT + _encode(row)
+
+
+def decode_row(value: Buffer) -> Row:
+    """Read `encode_row`. Raises Corrupt."""
+    view = memoryview(value)
+    if not view or view[0] != _ROW_FORMAT[0]:
+        raise Corrupt("row of unknown format")
+    try:
+        return _row_decoder.decode(view[1:])
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"row does not decode: {error}") from error
+
+
+def results_key(op: int) -> bytes:
+    """Where the results of entry `op` are kept."""
+    return _RESULTS + op.to_bytes(8, "big")
+
+
+def results_op(key: bytes) -> int:
+    """The entry whose results a row holds."""
+    return int.from_bytes(key[len(_RESULTS) :], "big")
+
+
+def encode_results(stamp_ms: int, op_ids: Sequence[bytes]) -> bytes:
+    """The changes an entry made, in the order of their versions: one stamp and the op ids."""
+    return b"".join((_RESULTS_FORMAT, stamp_ms.to_bytes(8, "big"), *op_ids))
+
+
+def decode_results(value: bytes) -> tuple[int, list[bytes]]:
+    """(stamp_ms, op ids) of `encode_results`. Raises Corrupt."""
+    if value[:1] != _RESULTS_FORMAT or (len(value) - 9) % OP_ID_BYTES:
+        raise Corrupt("results of unknown format")
+    ids = [value[at : at + OP_ID_BYTES] for at in range(9, len(value), OP_ID_BYTES)]
+    return int.from_bytes(value[1:9], "big"), ids
+
+
+def free_write(due_ms: int, blob: BlobRef) -> Write:
+    """The row that says: give this blob back, not before `due_ms`."""
+    return _FREES + due_ms.to_bytes(8, "big") + blob.id, _FREE_FORMAT + _encode(blob)
+
+
+def decode_frees(rows: Iterator[tuple[bytes, bytes]], limit: int) -> list[tuple[bytes, BlobRef]]:
+    """Up to `limit` (key, blob) of rows made by `free_write`. Raises Corrupt."""
+    frees: list[tuple[bytes, BlobRef]] = []
+    for key, value in rows:
+        if value[:1] != _FREE_FORMAT:
+            raise Corrupt("freed blob of unknown format")
+        frees.append((key, _blob_decoder.decode(value[1:])))
+        if len(frees) == limit:
+            break
+    return frees
+
+
+def frees_due_range(now_ms: int) -> tuple[bytes, bytes]:
+    """The keys of blobs due at `now_ms`."""
+    return _FREES, _FREES + (now_ms + 1).to_bytes(8, "big")

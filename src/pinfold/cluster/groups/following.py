@@ -1,0 +1,188 @@
+"""The role of a member that does not lead: vote, then keep the log equal to the primary's.
+
+Invariant: an acknowledgement names only entries that match the primary's log, are durable, and
+are held by a member whose log proves something (`Standing.MEMBER`).
+"""
+
+from dataclasses import dataclass
+
+from pinfold.cluster.groups.messages import (
+    Ack,
+    CopyAck,
+    CopyPage,
+    NeedCopy,
+    Prepare,
+    Refuse,
+    Standing,
+    Vote,
+)
+from pinfold.cluster.groups.state import MemberState
+
+
+@dataclass(slots=True)
+class _CopyIn:
+    """A copy on its way in."""
+
+    copy_id: int
+    pages: int = 0
+    durable_pages: int = 0
+    base_op: int = 0
+    base_view: int = 0
+    through_op: int = 0
+    complete_at: int = -1
+    """Pages in the whole copy, once the last one has come."""
+
+
+class Following:
+    """Follows the primary of the state's view, which is another member."""
+
+    def __init__(self, state: MemberState) -> None:
+        self._state = state
+        self._primary = state.primary_of(state.view)
+        self._matched_op = state.commit_op
+        """The log up to here is known to match the primary's."""
+        self._told_commit_op = 0
+        self._acked_op = -1
+        self._ack_owed = False
+        self._copy: _CopyIn | None = None
+        self.settled = False
+        """The primary has spoken in this view; until then this member keeps voting."""
+        self._vote()
+
+    def tick(self) -> None:
+        """Repeat what may have been lost."""
+        self._vote()
+
+    def on_durable(self) -> None:
+        """More of the log, or the view, is durable."""
+        self._state.apply_committed()
+        self._vote()
+        self._acknowledge()
+
+    def on_prepare(self, prepare: Prepare) -> None:
+        """See `Prepare`."""
+        self.settled = True
+        state = self._state
+        if self._needs_copy:
+            state.send(self._primary, NeedCopy(state.view, 0))
+            return
+        prev_op = prepare.prev_op
+        if prev_op > state.last_op:
+            state.send(self._primary, Refuse(state.view, prev_op, state.last_op))
+            return
+        known_op = max(state.applied_op, self._matched_op)
+        if prev_op > known_op and state.log.view_at(prev_op) != prepare.prev_view:
+            state.send(self._primary, Refuse(state.view, prev_op, known_op))
+            return
+        state.merge(prev_op, prepare.entries)
+        self._matched_op = max(self._matched_op, prev_op + len(prepare.entries))
+        self._ack_owed = True
+        self.on_commit_news(prepare.commit_op)
+        state.trim(prepare.trim_op)
+        self._acknowledge()
+
+    def on_commit_news(self, commit_op: int) -> None:
+        """The primary of this view has committed up to here."""
+        state = self._state
+        self._told_commit_op = max(self._told_commit_op, commit_op)
+        commit_op = min(self._told_commit_op, self._matched_op)
+        if commit_op > state.commit_op:
+            state.commit_op = commit_op
+            state.apply_committed()
+
+    def on_copy_page(self, page: CopyPage) -> None:
+        """See `CopyPage`."""
+        self.settled = True
+        state, copy = self._state, self._copy
+        if copy is None or copy.copy_id != page.copy_id:
+            if not self._needs_copy and page.base_op <= self._matched_op:
+                self._ack_owed = True  # the copy was overtaken by what this member has
+                self._acknowledge()
+                return
+            if page.page:
+                state.send(self._primary, NeedCopy(state.view, page.copy_id))
+                return
+            copy = self._begin_copy(page)
+        if page.page < copy.durable_pages:
+            state.send(self._primary, CopyAck(state.view, page.copy_id, page.page))
+        elif page.page == copy.pages:
+            copy.pages += 1
+            if page.is_last:
+                copy.through_op, copy.complete_at = page.through_op, copy.pages
+            state.log.install(
+                (page.copy_id, page.page),
+                (page.base_op, page.base_view),
+                page.rows,
+                first=page.page == 0,
+                last=page.is_last,
+            )
+
+    def on_installed(self, page: tuple[int, int]) -> None:
+        """A page of a copy is durable."""
+        state, copy = self._state, self._copy
+        if copy is None or copy.copy_id != page[0]:
+            return
+        copy.durable_pages = page[1] + 1
+        if copy.durable_pages == copy.complete_at:
+            state.restart_at(copy.base_op, copy.base_view)
+            state.catch_up_op = copy.through_op
+            self._matched_op = copy.base_op
+            self._copy = None
+        state.send(self._primary, CopyAck(state.view, page[0], page[1]))
+
+    @property
+    def _needs_copy(self) -> bool:
+        state = self._state
+        return state.standing is Standing.COPYING and state.catch_up_op is None
+
+    def _begin_copy(self, page: CopyPage) -> _CopyIn:
+        """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
+        state = self._state
+        state.set_view(state.view, Standing.COPYING)
+        state.restart_at(0, 0)
+        self._matched_op = 0
+        self._acked_op = -1
+        self._copy = _CopyIn(page.copy_id, base_op=page.base_op, base_view=page.base_view)
+        return self._copy
+
+    def _vote(self) -> None:
+        state = self._state
+        if self.settled or state.durable_view != state.view or state.durable_op != state.last_op:
+            return
+        vote = Vote(state.view, state.durable_standing, state.last_view, state.last_op)
+        state.send(self._primary, vote)
+
+    def _acknowledge(self) -> None:
+        """Tell the primary how far the log matches, as far as there is news."""
+        state = self._state
+        if not self._ack_owed or state.durable_view != state.view:
+            return
+        self._prove()
+        op = min(state.durable_op, self._matched_op)
+        counted = state.proved
+        if op < self._matched_op and op <= self._acked_op:
+            return
+        self._acked_op = op
+        self._ack_owed = op < self._matched_op or not counted
+        state.send(self._primary, Ack(state.view, op, state.applied_op, counted))
+
+    def _prove(self) -> None:
+        """Become a full member once nothing that was ever committed is missing here.
+
+        A new member is there when its log reaches into this view (whose primary began with
+        everything committed before) and up to the primary's commit point; a copying one when the
+        copy is exact.
+        """
+        state = self._state
+        if state.standing is Standing.MEMBER:
+            return
+        if state.standing is Standing.COPYING:
+            exact = state.catch_up_op is not None and state.applied_op >= state.catch_up_op
+        else:
+            durable_op = min(state.durable_op, self._matched_op)
+            exact = (
+                durable_op >= self._told_commit_op and state.log.view_at(durable_op) == state.view
+            )
+        if exact:
+            state.catch_up_op = None
+            state.set_view(state.view, Standing.MEMBER)

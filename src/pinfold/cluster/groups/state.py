@@ -1,0 +1,251 @@
+"""One member's log: what it holds, how much of that is durable, committed and applied.
+
+Invariants: applied <= commit, applied <= durable <= last; an entry that is applied is never
+replaced; nothing is said to anyone about entries or views that are not durable.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pinfold.cluster.groups.entries import Write, decode_body
+from pinfold.cluster.groups.messages import (
+    Message,
+    Standing,
+    decode_standing,
+    encode_standing,
+)
+from pinfold.device.api import Entry, LogState
+from pinfold.model.ids import DeviceId, GroupId
+from pinfold.model.limits import KIB, MIB
+
+_APPLY_BYTES: Final = 256 * KIB
+"""Entries decoded at a time when a member catches up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a replica's memory and the size of what it sends."""
+
+    batch_bytes: int = 1 * MIB
+    """Entries read or sent at a time: efficient, and a link can still be shared."""
+    window_entries: int = 64
+    """Entries on their way to one follower; more would only fill its queue."""
+    retained_bytes: int = 64 * MIB
+    """Entries kept for members that are behind; with more the member has to copy the rows."""
+    trim_entries: int = 32
+    """Entries trimmed at a time: a device call for each would cost more than it frees."""
+    page_bytes: int = 1 * MIB
+    """Rows in one page of a copy: a few milliseconds of work at either end."""
+
+
+class ReplicaLog(Protocol):
+    """One group of a `LogStore`. Completions arrive later as events of the replica.
+
+    Writes become durable in the order they were made: whatever is durable is a prefix of them.
+    """
+
+    def state(self) -> LogState: ...  # noqa: D102
+
+    def view_at(self, op: int) -> int | None: ...  # noqa: D102
+
+    def tail(self, first_op: int, max_bytes: int) -> list[Entry]: ...  # noqa: D102
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Then `Replica.on_appended(op, view)` of the last entry."""
+        ...
+
+    def set_view(self, view: int, voted: bytes) -> None:
+        """Then `Replica.on_view_durable(view, voted)`."""
+        ...
+
+    def apply(self, op: int, writes: Sequence[Write]) -> None: ...  # noqa: D102
+
+    def trim(self, before_op: int) -> None: ...  # noqa: D102
+
+    def install(
+        self,
+        page: tuple[int, int],
+        base: tuple[int, int],
+        rows: Sequence[tuple[bytes, bytes]],
+        *,
+        first: bool,
+        last: bool,
+    ) -> None:
+        """Install a copied page at base (op, view), then `Replica.on_installed(page)`.
+
+        `page` is (copy id, page number).
+        """
+        ...
+
+    def rows(self, start: bytes, max_bytes: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """Some rows from `start` on and where the next ones start; None at the end."""
+        ...
+
+
+class Ports(Protocol):
+    """What a replica does to the world besides writing its log."""
+
+    def send(self, to: DeviceId, message: Message) -> None:
+        """Send a message to a member; it may get lost."""
+        ...
+
+    def role_changed(self) -> None:
+        """The member leads, serves or follows otherwise than before."""
+        ...
+
+    def committed(self, op: int) -> None:
+        """This member serves as primary and everything up to `op` is committed and applied."""
+        ...
+
+
+class MemberState:
+    """See the module."""
+
+    def __init__(
+        self,
+        group: GroupId,
+        members: tuple[DeviceId, ...],
+        me: DeviceId,
+        log: ReplicaLog,
+        ports: Ports,
+        limits: Limits,
+    ) -> None:
+        found = log.state()
+        self.group = group
+        self.members = members
+        self.me = me
+        self.majority = len(members) // 2 + 1
+        self.log = log
+        self.limits = limits
+        self.send = ports.send
+        self.ports = ports
+        self.view = self.durable_view = found.view
+        self.standing = self.durable_standing = decode_standing(found.voted)
+        self.last_op = self.durable_op = found.last_op
+        self.last_view = found.last_view
+        self.first_op = found.first_op
+        self.applied_op = self.commit_op = found.applied_op
+        self.catch_up_op: int | None = None
+        """While a copy is replayed: from here on it is exact."""
+        self._writes: dict[int, Sequence[Write]] = {}
+        self._sizes: deque[tuple[int, int]] = deque()
+        self._retained_bytes = 0
+
+    def primary_of(self, view: int) -> DeviceId:
+        """The member that leads a view."""
+        return self.members[view % len(self.members)]
+
+    def set_view(self, view: int, standing: Standing) -> None:
+        """Remember a view and standing; they count once durable."""
+        assert view >= self.view, "views only grow"
+        self.view = view
+        self.standing = standing
+        self.log.set_view(view, encode_standing(standing))
+
+    def on_view_durable(self, view: int, voted: bytes) -> None:
+        """A view and standing are durable."""
+        self.durable_view = max(self.durable_view, view)
+        self.durable_standing = decode_standing(voted)
+
+    @property
+    def proved(self) -> bool:
+        """Whether this member's durable log may count under its view."""
+        return (
+            self.durable_view == self.view
+            and self.standing is Standing.MEMBER
+            and self.durable_standing is Standing.MEMBER
+        )
+
+    def propose(self, body: bytes, writes: Sequence[Write]) -> Entry:
+        """Append an entry of this view (as its primary); `writes` are what the body says."""
+        entry = Entry(self.last_op + 1, self.view, body)
+        self._writes[entry.op] = writes
+        self._append([entry])
+        return entry
+
+    def merge(self, prev_op: int, entries: Sequence[Entry]) -> None:
+        """Make the log continue with `entries` behind prev_op, where it matches their sender's.
+
+        What is there already stays; from the first difference on the log is replaced.
+        """
+        assert prev_op <= self.last_op, "no gaps"
+        for index, entry in enumerate(entries):
+            if entry.op > self.last_op or not self._holds(entry):
+                self._append(entries[index:])
+                return
+
+    def _holds(self, entry: Entry) -> bool:
+        view = self.log.view_at(entry.op)
+        if entry.op <= self.applied_op:
+            assert view is None or view == entry.view, "a committed entry never changes"
+            return True
+        return view == entry.view
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        first, last = entries[0], entries[-1]
+        assert first.op > self.applied_op, "applied entries stay"
+        if first.op <= self.last_op:
+            self.durable_op = min(self.durable_op, first.op - 1)
+            self._forget_sizes_from(first.op)
+        self.log.append(entries)
+        self.last_op, self.last_view = last.op, last.view
+        for entry in entries:
+            size = len(entry.body)
+            self._sizes.append((entry.op, size))
+            self._retained_bytes += size
+
+    def on_appended(self, op: int, view: int) -> None:
+        """Everything up to the entry (op, view) is durable, unless it was replaced meanwhile."""
+        if self.durable_op < op <= self.last_op and self.log.view_at(op) == view:
+            self.durable_op = op
+
+    def apply_committed(self) -> None:
+        """Apply what is committed and durable here."""
+        limit = min(self.commit_op, self.durable_op)
+        while self.applied_op < limit:
+            op = self.applied_op + 1
+            writes = self._writes.pop(op, None)
+            if writes is not None:
+                self.log.apply(op, writes)
+                self.applied_op = op
+                continue
+            for entry in self.log.tail(op, 1 if op == limit else _APPLY_BYTES):
+                if entry.op > limit:
+                    break
+                self.log.apply(entry.op, decode_body(entry.body))
+                self.applied_op = entry.op
+
+    def forget_proposals(self) -> None:
+        """Drop the decoded writes of entries that another primary may replace."""
+        self._writes.clear()
+
+    def trim(self, before_op: int) -> None:
+        """Give up entries below `before_op`, as far as they are applied here."""
+        before_op = min(before_op, self.applied_op + 1)
+        if before_op <= self.first_op:
+            return
+        self.first_op = before_op
+        self.log.trim(before_op)
+        while self._sizes and self._sizes[0][0] < before_op:
+            self._retained_bytes -= self._sizes.popleft()[1]
+
+    @property
+    def overgrown(self) -> bool:
+        """Whether more entries are retained than members that are behind are worth."""
+        return self._retained_bytes > self.limits.retained_bytes
+
+    def restart_at(self, op: int, view: int) -> None:
+        """The log was replaced by a copy of the rows at `op`, or by nothing (0)."""
+        self.last_op = self.durable_op = self.applied_op = self.commit_op = op
+        self.last_view = view
+        self.first_op = op + 1
+        self.catch_up_op = None
+        self._writes.clear()
+        self._sizes.clear()
+        self._retained_bytes = 0
+
+    def _forget_sizes_from(self, op: int) -> None:
+        while self._sizes and self._sizes[-1][0] >= op:
+            self._retained_bytes -= self._sizes.pop()[1]

@@ -1,0 +1,301 @@
+"""A group of pure replicas, a shuffled network between them, and what must hold at every step."""
+
+import random
+from collections.abc import Sequence
+from itertools import count
+
+from tests.twins.log import MemoryLog
+
+from pinfold.cluster.groups.entries import encode_body
+from pinfold.cluster.groups.messages import Ack, Message, Standing, Vote
+from pinfold.cluster.groups.replica import Replica
+from pinfold.cluster.groups.state import Limits
+from pinfold.device.api import Entry, LogState
+from pinfold.model.ids import DeviceId, GroupId
+
+GROUP = GroupId(7)
+
+TIGHT = Limits(batch_bytes=300, window_entries=4, retained_bytes=800, trim_entries=2, page_bytes=64)
+"""So small that windows close, logs are trimmed and members have to copy."""
+
+
+class GroupLog:
+    """One replica's `ReplicaLog` on a `MemoryLog`; completions of a crashed process are dropped."""
+
+    def __init__(self, member: "Member") -> None:
+        self._member = member
+        self._memory = member.memory
+        self._boot = member.boot
+
+    def _event(self, name: str, *arguments):
+        def done() -> None:
+            if self._member.boot == self._boot and self._member.up:
+                getattr(self._member.replica, name)(*arguments)
+
+        return done
+
+    def state(self) -> LogState:
+        return self._memory.state(GROUP)
+
+    def view_at(self, op: int) -> int | None:
+        return self._memory.view_at(GROUP, op)
+
+    def tail(self, first_op: int, max_bytes: int) -> list[Entry]:
+        return self._memory.tail(GROUP, first_op, max_bytes)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        done = self._event("on_appended", entries[-1].op, entries[-1].view)
+        self._memory.write(GROUP, "append", list(entries), done=done)
+
+    def set_view(self, view: int, voted: bytes) -> None:
+        done = self._event("on_view_durable", view, voted)
+        self._memory.write(GROUP, "set_view", view, voted, done=done)
+
+    def apply(self, op: int, writes) -> None:
+        entry = self._memory.seen(GROUP).entries[op]
+        self._member.world.check_applied(self._member, entry)
+        self._memory.write(GROUP, "apply", op, writes)
+
+    def trim(self, before_op: int) -> None:
+        self._memory.write(GROUP, "trim", before_op)
+
+    def install(self, page, base, rows, *, first: bool, last: bool) -> None:
+        done = self._event("on_installed", page)
+        self._member.world.copies += last
+        self._memory.write(GROUP, "install", base, list(rows), first, last, done=done)
+
+    def rows(self, start: bytes, max_bytes: int):
+        page, found = [], self._memory.scan(GROUP, start, None)
+        for key, value in found:
+            if max_bytes <= 0:
+                return page, key
+            page.append((key, value))
+            max_bytes -= len(key) + len(value)
+        return page, None
+
+
+class Member:
+    """One device with its replica; also the replica's `Ports`."""
+
+    def __init__(self, world: "World", device: DeviceId) -> None:
+        self.world = world
+        self.device = device
+        self.memory = MemoryLog()
+        self.memory.write(GROUP, "create")
+        self.memory.flush()
+        self.up = False
+        self.boot = 0
+        self.start()
+
+    def start(self) -> None:
+        self.up = True
+        self.boot += 1
+        self.waiting: dict[int, tuple[int, int]] = {}
+        self.reads: list[tuple[int, int, set[DeviceId]]] = []
+        self.replica = Replica(
+            GROUP, self.world.members, self.device, GroupLog(self), self, self.world.limits
+        )
+        self.replica.start()
+
+    def crash(self) -> None:
+        self.up = False
+        self.memory.crash()
+
+    def send(self, to: DeviceId, message: Message) -> None:
+        self.world.check_said(self, message)
+        self.world.post(self.device, to, message)
+
+    def role_changed(self) -> None:
+        self.waiting.clear()
+        self.reads.clear()
+        if self.replica.role == "starting":
+            self.world.check_leader(self)
+
+    def committed(self, op: int) -> None:
+        self.world.on_committed(self, op)
+
+
+class World:
+    """Members, network and history. Every operation's place in history is its op in the log."""
+
+    def __init__(self, seed: int, size: int = 3, limits: Limits = TIGHT) -> None:
+        self.limits = limits
+        self.rng = random.Random(seed)
+        self.members = tuple(DeviceId(n) for n in range(1, size + 1))
+        self.network: list[tuple[DeviceId, DeviceId, object]] = []
+        self.cuts: set[tuple[DeviceId, DeviceId]] = set()
+        self.history: dict[int, tuple[int, bytes]] = {}
+        self.leaders: dict[int, tuple[DeviceId, int]] = {}
+        self.floor = 0
+        self.values = count(1)
+        self.acknowledged = 0
+        self.answered = 0
+        self.copies = 0
+        self.loss = 0.0
+        self.all = {device: Member(self, device) for device in self.members}
+
+    # What must hold.
+
+    def check_applied(self, member: Member, entry: Entry) -> None:
+        known = self.history.setdefault(entry.op, (entry.view, entry.body))
+        assert known == (entry.view, entry.body), f"op {entry.op} changed on {member.device}"
+
+    def check_leader(self, member: Member) -> None:
+        leader = (member.device, member.boot)
+        assert self.leaders.setdefault(member.replica.view, leader) == leader, "two primaries"
+
+    def check_said(self, member: Member, message: Message) -> None:
+        durable = member.memory.durable(GROUP)
+        if isinstance(message, Ack | Vote):
+            assert durable.view >= message.view, "an answer before the view is durable"
+        if isinstance(message, Ack) and message.counted:
+            assert durable.last_op >= message.op, "an ack before the flush"
+            seen = member.memory.view_at(GROUP, message.op)
+            kept = durable.entries.get(message.op)
+            assert kept is None or seen is None or kept.view == seen
+        if isinstance(message, Vote) and message.standing != Standing.COPYING:
+            assert (durable.last_view, durable.last_op) == (message.last_view, message.last_op)
+
+    def on_committed(self, member: Member, op: int) -> None:
+        for proposed in [one for one in member.waiting if one <= op]:
+            began, floor = member.waiting.pop(proposed)
+            assert proposed > floor, f"write {began} is older than what was seen before it"
+            self.floor = max(self.floor, proposed)
+            self.acknowledged += 1
+
+    # What can happen.
+
+    def post(self, sender: DeviceId, to: DeviceId, message: object) -> None:
+        if (sender, to) not in self.cuts and self.rng.random() >= self.loss:
+            self.network.append((sender, to, message))
+            if self.loss and self.rng.random() < 0.05:
+                self.network.append((sender, to, message))
+
+    def deliver(self, index: int = 0) -> None:
+        sender, to, message = self.network.pop(index)
+        member = self.all[to]
+        if not member.up or (sender, to) in self.cuts:
+            return
+        if isinstance(message, tuple) and message[0] == "confirm?":
+            _, view, number = message
+            if member.replica.view == view:
+                self.post(to, sender, ("confirm!", view, number))
+        elif isinstance(message, tuple) and message[0] == "confirm!":
+            self._confirmed(member, sender, message[1], message[2])
+        else:
+            member.replica.handle(sender, message)
+
+    def propose(self, member: Member, key: bytes = b"k") -> None:
+        if member.replica.leadership is None:
+            return
+        value = next(self.values)
+        writes = [(key, b"%d" % value), (b"row%d" % (value % 5), b"x" * 20)]
+        floor = self.floor
+        op = member.replica.propose(encode_body(writes), writes)
+        member.waiting[op] = (value, floor)
+
+    def read(self, member: Member) -> None:
+        if member.replica.leadership is None:
+            return
+        number = next(self.values)
+        member.reads.append((number, self.floor, {member.device}))
+        for other in self.members:
+            if other != member.device:
+                self.post(member.device, other, ("confirm?", member.replica.view, number))
+
+    def _confirmed(self, member: Member, sender: DeviceId, view: int, number: int) -> None:
+        if member.replica.view != view or member.replica.leadership is None:
+            return
+        for read in [one for one in member.reads if one[0] == number]:
+            read[2].add(sender)
+            if len(read[2]) > len(self.members) // 2:
+                member.reads.remove(read)
+                seen_op = member.memory.state(GROUP).applied_op
+                assert seen_op >= read[1], "a stale read"
+                self.floor = max(self.floor, seen_op)
+                self.answered += 1
+
+    def suspect(self, member: Member, alive) -> None:
+        view = member.replica.next_view(alive)
+        if view is not None:
+            member.replica.change_view(view)
+
+    def up(self) -> list[Member]:
+        return [member for member in self.all.values() if member.up]
+
+    def step(self) -> None:
+        """Something happens."""
+        rng = self.rng
+        roll = rng.random()
+        member = rng.choice(list(self.all.values()))
+        if roll < 0.60 and self.network:
+            self.deliver(rng.randrange(len(self.network)) if rng.random() < 0.3 else 0)
+        elif not member.up:
+            if rng.random() < 0.2:
+                member.start()
+        elif roll < 0.78:
+            member.memory.flush(rng.randint(0, member.memory.pending))
+        elif roll < 0.88:
+            self.propose(member)
+        elif roll < 0.93:
+            self.read(member)
+        elif roll < 0.98:
+            member.replica.tick()
+        elif roll < 0.985:
+            self.suspect(member, lambda device: self.all[device].up)
+        elif roll < 0.988:
+            member.crash()
+        elif roll < 0.992:
+            pair = (rng.choice(self.members), rng.choice(self.members))
+            self.cuts ^= {pair}
+        elif roll < 0.994:
+            self.cuts.clear()
+        if len(self.network) > 400:
+            del self.network[:100]
+
+    def heal(self, rounds: int = 60) -> None:
+        """Everything works again: within these rounds all members must agree and serve."""
+        self.cuts.clear()
+        self.loss = 0.0
+        for member in self.all.values():
+            if not member.up:
+                member.start()
+        for _ in range(rounds):
+            self.settle()
+            for member in self.all.values():
+                member.replica.tick()
+                if member.replica.unsettled_ticks > 8:
+                    self.suspect(member, lambda device: True)
+            self.tell_commits()
+        self.settle()
+
+    def settle(self) -> None:
+        """Deliver and flush until nothing is on its way."""
+        for _ in range(20_000):
+            if self.network:
+                self.deliver()
+                continue
+            waiting = [one for one in self.up() if one.memory.pending]
+            if not waiting:
+                return
+            waiting[0].memory.flush()
+        raise AssertionError("the members never come to rest")
+
+    def tell_commits(self) -> None:
+        for member in self.up():
+            if member.replica.leadership is not None:
+                for other in self.up():
+                    if other is not member and (member.device, other.device) not in self.cuts:
+                        replica = member.replica
+                        other.replica.on_commit_news(replica.view, replica.state.commit_op)
+
+    def check_agreement(self) -> None:
+        serving = [member for member in self.up() if member.replica.leadership is not None]
+        assert len(serving) == 1, [
+            (one.replica.role, one.replica.view, one.replica.state.standing) for one in self.up()
+        ]
+        first = self.all[self.members[0]]
+        for member in self.all.values():
+            assert member.replica.state.applied_op == serving[0].replica.state.commit_op
+            assert member.memory.seen(GROUP).rows == first.memory.seen(GROUP).rows
+            assert member.replica.proved

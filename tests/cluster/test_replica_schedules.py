@@ -1,0 +1,24 @@
+"""Thousands of random schedules of loss, repetition, overtaking, crashes and restarts."""
+
+import pytest
+from tests.cluster.replica_world import World
+
+
+def run(seed: int, size: int, steps: int, loss: float) -> World:
+    world = World(seed, size)
+    world.settle()
+    world.heal(12)
+    world.loss = loss
+    for _ in range(steps):
+        world.step()
+    world.heal()
+    world.check_agreement()
+    assert world.history, "nothing was ever committed"
+    return world
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_three_members_agree_whatever_happens(block):
+    worlds = [run(block * 1000 + n, 3, 600, 0.05 * (n % 3)) for n in range(20)]
+    assert sum(world.acknowledged for world in worlds) > 100
+    assert sum(world.answered for world in worlds) > 20
