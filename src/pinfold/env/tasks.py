@@ -47,3 +47,4 @@ class TaskScope:
                         raise
                 except Exception:  # noqa: BLE001 - reported by _done already
                     pass
+            await asyncio.sleep(0)  # a task that was done already: let the loop call its _done
