@@ -14,7 +14,7 @@ from pinfold.model.ids import Boot, NodeName
 from pinfold.node.access import Access
 from pinfold.node.layout import Layout
 from pinfold.node.settings import NodeSettings
-from pinfold.rpc.dispatch import Dispatcher
+from pinfold.rpc.api import Dispatcher
 from pinfold.rpc.peers import PeerTable
 
 

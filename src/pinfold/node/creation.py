@@ -11,12 +11,13 @@ from typing import Final, Literal
 import msgspec
 
 from pinfold.cluster.embedded_map import create_map
-from pinfold.cluster.map import ClusterMap, NodeEntry
+from pinfold.cluster.map import ClusterMap, DeviceEntry, NodeEntry
 from pinfold.env.api import Env, Lock
-from pinfold.model.errors import Conflict
+from pinfold.model.errors import Conflict, Corrupt
 from pinfold.model.ids import NodeName
 from pinfold.node.access import Access, new_access, read_access, write_access
 from pinfold.node.boot import hold
+from pinfold.node.devices import format_device
 from pinfold.node.formation import FRONT_ENDS, STORAGE_NODES, first_policies, first_rings
 from pinfold.node.layout import Layout
 from pinfold.node.settings import TEMPLATE
@@ -79,9 +80,9 @@ def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
     env.disk.write_file(str(layout.cluster_secret), env.rng.randbytes(32))
     access = new_access(env.rng, cluster_id)
     write_access(env.disk, layout, access)
-    nodes: dict[str, NodeEntry] = {}
-    for name, role in (*((node, "storage") for node in STORAGE_NODES), *FRONT_ENDS):
-        nodes[name] = NodeEntry(role=role)
+    nodes = {name: NodeEntry(role="storage") for name in STORAGE_NODES}
+    nodes.update({name: NodeEntry(role=role) for name, role in FRONT_ENDS})
+    for name in nodes:
         template = TEMPLATE.format(name=name)
         env.disk.write_file(str(layout.settings(NodeName(name))), template.encode())
     devices = tuple(
@@ -100,14 +101,12 @@ def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
     return access
 
 
-def _new_device(
-    env: Env, layout: Layout, cluster_id: bytes, number: int, node: str
-) -> DeviceEntry:
+def _new_device(env: Env, layout: Layout, cluster_id: bytes, number: int, node: str) -> DeviceEntry:
     """Format the one device of a node; each node stands in a zone of its own."""
     path = f"devices/{node}/d1"
     absolute = layout.device(path)
     env.disk.mkdir(str(absolute))
-    uuid = format_device(env, str(absolute), cluster_id, DeviceSettings())
+    uuid = format_device(env, str(absolute), cluster_id)
     return DeviceEntry(id=number, uuid=uuid, node=node, path=path, zone=f"z-{node}")
 
 

@@ -7,9 +7,6 @@ write quorum, so any one node may be lost. Pure but for the ring library's arith
 from collections.abc import Sequence
 from typing import Final
 
-from pinfold_ring import Device as RingDevice
-from pinfold_ring import Ring, Topology
-
 from pinfold.cluster.map import (
     BLOBS,
     METADATA,
@@ -19,6 +16,8 @@ from pinfold.cluster.map import (
     RingEntry,
     Role,
 )
+from pinfold_ring import Device as RingDevice
+from pinfold_ring import build
 
 STORAGE_NODES: Final = ("n1", "n2", "n3")
 
@@ -49,7 +48,7 @@ def first_rings(
     policies: dict[str, PolicyEntry], devices: Sequence[DeviceEntry]
 ) -> dict[str, RingEntry]:
     """Epoch 1 of each policy's ring."""
-    topology = Topology(
+    placed = [
         RingDevice(
             id=device.id,
             region=device.region,
@@ -59,9 +58,9 @@ def first_rings(
             uuid=device.uuid,
         )
         for device in devices
-    )
+    ]
     rings = {}
     for name, policy in policies.items():
-        ring = Ring.build(topology, policy.part_power, policy.copies)
+        ring = build(name, placed, policy.part_power, policy.copies)
         rings[name] = RingEntry(epoch=ring.epoch, table=ring.to_bytes())
     return rings

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from structlog.typing import EventDict, FilteringBoundLogger
 
 from pinfold.env.api import Clock
 from pinfold.node.settings import Level
@@ -57,27 +58,40 @@ class LogFile:
     debug = info = warning = error = critical = write
 
 
-def open_log(
-    path: Path, node: str, level: Level, clock: Clock
-) -> structlog.typing.FilteringBoundLogger:
+def open_log(path: Path, node: str, level: Level, clock: Clock) -> FilteringBoundLogger:
     """A logger whose lines carry the node's name and UTC time."""
+    options = _options(node, level, clock)
+    logger: FilteringBoundLogger = structlog.wrap_logger(LogFile(path), **options).bind()
+    return logger
 
-    def stamp(_logger: Any, _method: str, event: structlog.typing.EventDict) -> Any:
+
+def become_process_log(path: Path, node: str, level: Level, clock: Clock) -> FilteringBoundLogger:
+    """`open_log`, and from now on the destination of every module's `structlog.get_logger`.
+
+    For a process that is one node; the supervisor and tests use `open_log`.
+    """
+    file = LogFile(path)
+    options = _options(node, level, clock)
+    structlog.configure(logger_factory=lambda *_names: file, **options)
+    logger: FilteringBoundLogger = structlog.get_logger()
+    return logger
+
+
+def _options(node: str, level: Level, clock: Clock) -> dict[str, Any]:
+    def stamp(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["time"] = datetime.fromtimestamp(clock.wall(), UTC).isoformat(timespec="milliseconds")
         event["node"] = node
         return event
 
-    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        LogFile(path),
-        processors=[
+    return {
+        "processors": [
             structlog.processors.add_log_level,
             stamp,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(serializer=_serialise),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-    )
-    return logger.bind()
+        "wrapper_class": structlog.make_filtering_bound_logger(_LEVELS[level]),
+    }
 
 
 def _generation(path: Path, number: int) -> Path:

@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pinfold import __version__
 from pinfold.cluster.embedded_map import EmbeddedMap
-from pinfold.cluster.map import MapStore, NodeEntry
+from pinfold.cluster.map import ClusterMap, MapStore, NodeEntry
 from pinfold.env.api import Env
 from pinfold.env.real import real_env
 from pinfold.env.tasks import TaskScope
@@ -28,12 +28,13 @@ from pinfold.node.boot import hold, next_boot
 from pinfold.node.context import Endpoint, NodeContext, Role
 from pinfold.node.layout import Layout
 from pinfold.node.lifeline import Lifeline, Report
-from pinfold.node.logs import open_log
+from pinfold.node.logs import become_process_log
 from pinfold.node.metrics import new_registry, render
 from pinfold.node.roles import starter_of
 from pinfold.node.settings import NodeSettings, read_settings
 from pinfold.rpc.api import Reply, Request
-from pinfold.rpc.dispatch import Dispatcher
+from pinfold.rpc.dispatch import Operations
+from pinfold.rpc.handshake import Identity
 from pinfold.rpc.peers import PeerTable
 
 EXIT_OK: Final = 0
@@ -105,7 +106,9 @@ class _Process:
         lock = hold(env.disk, home / "lock", f"the node {name} is running already")
         stack.callback(lock.close)
         boot = next_boot(env.disk, home)
-        log = self._log = open_log(layout.log(name), name, settings.process.log_level, env.clock)
+        log = self._log = become_process_log(
+            layout.log(name), name, settings.process.log_level, env.clock
+        )
         log.info("starting", boot=boot, pid=os.getpid(), version=__version__)
         map_store = EmbeddedMap(env, str(layout.map), self._on_error)
         stack.push_async_callback(map_store.close)
@@ -113,7 +116,8 @@ class _Process:
 
         scope = TaskScope(self._on_error)
         stack.push_async_callback(scope.close)
-        dispatcher, peers = self._rpc(env, boot, map_store)
+        operations = Operations()
+        peers = self._join(env, boot, map_store, operations)
         stack.push_async_callback(peers.close)
         context = NodeContext(
             name=name,
@@ -124,7 +128,7 @@ class _Process:
             access=read_access(env.disk, layout),
             map=map_store,
             peers=peers,
-            dispatcher=dispatcher,
+            dispatcher=operations,
             scope=scope,
             metrics=new_registry(),
             log=log,
@@ -136,8 +140,26 @@ class _Process:
         log.info("ready")
         return role
 
-    def _rpc(self, env: Env, boot: Boot, map_store: MapStore) -> tuple[Dispatcher, PeerTable]:
-        raise NotImplementedError
+    def _join(self, env: Env, boot: Boot, map_store: MapStore, operations: Operations) -> PeerTable:
+        """Sessions with every node the map knows, now and later."""
+        secret = env.disk.read_file(str(self._launch.layout.cluster_secret))
+        identity = Identity(
+            node=self._launch.name,
+            boot=boot,
+            cluster=map_store.get().cluster_id,
+            secret=secret,
+        )
+        peers = PeerTable(env, identity, operations)
+
+        def follow(current: ClusterMap) -> None:
+            peers.set_epoch(current.version)
+            peers.set_addresses(
+                {NodeName(n): entry.address for n, entry in current.nodes.items() if entry.address}
+            )
+
+        follow(map_store.get())
+        map_store.watch(follow)
+        return peers
 
     async def _register(self, context: NodeContext, entry: NodeEntry) -> None:
         """Listen for peers, then tell them where."""

@@ -10,7 +10,13 @@ import msgspec
 
 from pinfold.model.errors import Invalid, NotFound
 from pinfold.model.ids import NodeName
-from pinfold.model.settings import BlobSettings
+from pinfold.model.settings import (
+    BlobSettings,
+    DeviceSettings,
+    NbdSettings,
+    S3Settings,
+    VolumeSettings,
+)
 from pinfold.node.layout import Layout
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -32,7 +38,11 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The whole tree."""
 
     process: ProcessSettings = ProcessSettings()
+    device: DeviceSettings = DeviceSettings()
     blobs: BlobSettings = BlobSettings()
+    s3: S3Settings = S3Settings()
+    nbd: NbdSettings = NbdSettings()
+    volumes: VolumeSettings = VolumeSettings()
 
 
 TEMPLATE: Final = """\

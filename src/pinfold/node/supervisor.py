@@ -67,9 +67,16 @@ class Supervisor:
     """The processes of one machine. Use: start, ready, (wait for a signal), stop."""
 
     def __init__(
-        self, clock: Clock, specs: Sequence[ChildSpec], on_event: OnEvent, *, restart: bool = True
+        self,
+        clock: Clock,
+        specs: Sequence[ChildSpec],
+        on_event: OnEvent,
+        *,
+        restart: bool = True,
+        kill_after_s: float = KILL_AFTER_S,
     ) -> None:
         self._clock = clock
+        self._kill_after_s = kill_after_s
         self._on_event = on_event
         self._restart = restart
         self._stopping = asyncio.Event()
@@ -110,7 +117,7 @@ class Supervisor:
         await self._scope.close()
 
     async def _all_ended(self, ranked: list[Child]) -> None:
-        deadline = self._clock.monotonic() + KILL_AFTER_S
+        deadline = self._clock.monotonic() + self._kill_after_s
         for child in ranked:
             try:
                 async with asyncio.timeout_at(deadline):

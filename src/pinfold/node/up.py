@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -76,6 +77,7 @@ class ProcessFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     pid: int | None
     data: str
+    """Its devices' directory, or a front end's own."""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,9 +217,9 @@ class _Up:
         layout = self._options.layout
         endpoints = self._options.ports.endpoints()
 
-        def facts(name: str) -> ProcessFacts:
+        def facts(name: str, data: Path) -> ProcessFacts:
             pid = supervisor.children[NodeName(name)].pid
-            return ProcessFacts(name=name, pid=pid, data=str(layout.devices / name))
+            return ProcessFacts(name=name, pid=pid, data=str(data / name))
 
         return Ready(
             s3=endpoints.s3,
@@ -226,8 +228,8 @@ class _Up:
             access_key=access.access_key,
             secret_key=access.secret_key,
             token=access.token,
-            nodes=[facts(name) for name in STORAGE_NODES],
-            frontends=[facts(name) for name, _role in FRONT_ENDS],
+            nodes=[facts(name, layout.devices) for name in STORAGE_NODES],
+            frontends=[facts(name, layout.root / "nodes") for name, _role in FRONT_ENDS],
             data=str(layout.root),
         )
 

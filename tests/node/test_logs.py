@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+from pinfold.node.logs import LOG_GENERATIONS, LogFile, open_log
+
+
+class StoppedClock:
+    def monotonic(self) -> float:
+        return 0.0
+
+    def wall(self) -> float:
+        return 1_700_000_000.25
+
+
+def test_a_line_is_one_json_document_with_time_node_and_level(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "n1.log", "n1", "info", StoppedClock())
+    log.debug("too quiet")
+    log.warning("disk slow", device=3, took_s=1.5)
+    (line,) = (tmp_path / "n1.log").read_text().splitlines()
+    assert json.loads(line) == {
+        "event": "disk slow",
+        "device": 3,
+        "took_s": 1.5,
+        "level": "warning",
+        "time": "2023-11-14T22:13:20.250+00:00",
+        "node": "n1",
+    }
+
+
+def test_an_exception_is_told_with_its_trace(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "n1.log", "n1", "info", StoppedClock())
+    try:
+        raise ValueError("odd")
+    except ValueError as error:
+        log.error("failed", exc_info=error)
+    assert "test_logs.py" in json.loads((tmp_path / "n1.log").read_text())["exception"]
+
+
+def test_a_log_is_bounded_and_keeps_the_newest_lines(tmp_path: Path) -> None:
+    file = LogFile(tmp_path / "log", limit=100)
+    lines = [f"line {number:04}" for number in range(1000)]
+    for line in lines:
+        file.write(line)
+    parts = sorted(tmp_path.iterdir(), reverse=True)
+    assert len(parts) == 1 + LOG_GENERATIONS
+    assert all(part.stat().st_size <= 100 for part in parts)
+    kept = [line for part in parts[:-1] for line in part.read_text().splitlines()]
+    kept += (tmp_path / "log").read_text().splitlines()
+    assert kept == lines[-len(kept) :]
+
+
+def test_a_reopened_log_goes_on_where_it_ended(tmp_path: Path) -> None:
+    LogFile(tmp_path / "log").write("before")
+    LogFile(tmp_path / "log").write("after")
+    assert (tmp_path / "log").read_text() == "before\nafter\n"

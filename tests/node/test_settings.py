@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from pinfold.model.errors import Invalid, NotFound
+from pinfold.model.ids import NodeName
+from pinfold.node.layout import Layout
+from pinfold.node.settings import TEMPLATE, NodeSettings, read_settings
+
+N1 = NodeName("n1")
+
+
+def settings_of(tmp_path: Path, content: str) -> NodeSettings:
+    layout = Layout.at(tmp_path)
+    layout.settings(N1).parent.mkdir(exist_ok=True)
+    layout.settings(N1).write_text(content)
+    return read_settings(layout, N1)
+
+
+def test_the_template_gives_the_defaults(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, TEMPLATE.format(name="n1")) == NodeSettings()
+
+
+def test_the_templates_example_is_valid(tmp_path: Path) -> None:
+    example = TEMPLATE.format(name="n1").partition("For example:\n")[2].replace("# ", "")
+    settings = settings_of(tmp_path, example.replace("#", ""))
+    assert settings.process.log_level == "debug"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[proces]\n", "proces"),
+        ("[process]\nlog_levle = 'info'\n", "log_levle"),
+        ("[process]\nlog_level = 'loud'\n", "process.log_level"),
+        ("[process]\ndrain_timeout_s = -1\n", "process.drain_timeout_s"),
+        ("not toml", "n1.toml"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(Invalid, match=message) as caught:
+        settings_of(tmp_path, content)
+    assert "n1.toml" in caught.value.message
+
+
+def test_a_node_never_set_up_has_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="never set up"):
+        read_settings(Layout.at(tmp_path), N1)
