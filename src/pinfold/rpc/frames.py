@@ -1,0 +1,213 @@
+"""Frames: many messages, one checksummed head, raw payload behind. Bytes to values and back.
+
+    magic "PFrm" | version u8 | flags u8 (0) | key id u16 (0) | head length u32 |
+    payload length u32 | map epoch u64 | xxh3_64 of the head, seeded with that of the fields before
+
+The head is a msgpack array of messages, each an array that starts with its kind. The payloads of
+the messages follow the head in their order. They carry no checksum here: whoever stores or returns
+payload verifies checksums of its own, end to end.
+
+A message is encoded when it is sent, into bytes of its own, so that an error and its size belong
+to its sender; a frame only joins them. Whatever arrives is validated by type while it is decoded;
+what is wrong raises Invalid and the connection must be closed.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from pinfold.model.errors import Invalid
+
+MAGIC: Final = b"PFrm"
+VERSION: Final = 1
+HEADER: Final = struct.Struct(">4sBBHIIQQ")
+_PREFIX_BYTES: Final = HEADER.size - 8
+"""The fields that the checksum's seed covers: all but the checksum."""
+
+_ARRAY: Final = struct.Struct(">BI")
+_ARRAY_32: Final = 0xDD
+"""msgpack's array with a 32-bit count."""
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """The first message of each side."""
+
+    protocol_min: Count
+    protocol_max: Count
+    cluster: bytes
+    node: str
+    boot: int
+    nonce: bytes
+    key_id: int = 0
+
+
+class Proof(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """HMAC-SHA256 of both hellos under the cluster secret."""
+
+    mac: bytes
+
+
+class Welcome(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """The accepting side is content: the session is established."""
+
+
+class Refusal(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """Why the sender is about to close."""
+
+    reason: str
+
+
+class Asked(msgspec.Struct, array_like=True, tag=10, gc=False):
+    """A request that wants an answer."""
+
+    id: Count
+    operation: str
+    remaining_ms: Count
+    """Until its deadline: monotonic clocks of two hosts have nothing in common."""
+    body: Any
+    payload_length: Count
+
+
+class Told(msgspec.Struct, array_like=True, tag=11, gc=False):
+    """A message that wants none."""
+
+    operation: str
+    body: Any
+
+
+class Answered(msgspec.Struct, array_like=True, tag=12, gc=False):
+    """The request succeeded."""
+
+    id: Count
+    body: Any
+    payload_length: Count
+
+
+class Failed(msgspec.Struct, array_like=True, tag=13, gc=False):
+    """The request failed, with an error's code."""
+
+    id: Count
+    code: str
+    message: str
+    detail: Any
+
+
+class Opened(msgspec.Struct, array_like=True, tag=14, gc=False):
+    """A request whose payload will come in chunks."""
+
+    id: Count
+    operation: str
+    remaining_ms: Count
+    body: Any
+
+
+class Chunk(msgspec.Struct, array_like=True, tag=15, gc=False):
+    """The next bytes of a stream."""
+
+    id: Count
+    payload_length: Count
+
+
+class Finished(msgspec.Struct, array_like=True, tag=16, gc=False):
+    """A stream's end."""
+
+    id: Count
+
+
+class Aborted(msgspec.Struct, array_like=True, tag=17, gc=False):
+    """A stream given up by its sender."""
+
+    id: Count
+
+
+class Credit(msgspec.Struct, array_like=True, tag=18, gc=False):
+    """A stream's sender may send so many bytes more."""
+
+    id: Count
+    count: Count
+
+
+class Beat(msgspec.Struct, array_like=True, tag=19, gc=False):
+    """Nothing but a sign of life."""
+
+
+Message = (
+    Asked
+    | Answered
+    | Told
+    | Failed
+    | Opened
+    | Chunk
+    | Finished
+    | Aborted
+    | Credit
+    | Beat
+    | Hello
+    | Proof
+    | Welcome
+    | Refusal
+)
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(list[Message])
+_body_decoder: Final = msgspec.msgpack.Decoder()
+
+encode_message: Final = _encoder.encode
+"""A message, or the equal tuple that starts with its tag (cheaper to make), as bytes."""
+
+BEAT: Final = encode_message(Beat())
+
+
+def as_received(body: Any) -> Any:
+    """A body as it would arrive from another process; raises TypeError when it could not."""
+    return _body_decoder.decode(_encoder.encode(body))
+
+
+def encode_frame(messages: Sequence[bytes], payload_length: int, epoch: int) -> bytes:
+    """Header and head of a frame; the payload buffers follow it on the wire."""
+    head = _ARRAY.pack(_ARRAY_32, len(messages)) + b"".join(messages)
+    prefix = HEADER.pack(MAGIC, VERSION, 0, 0, len(head), payload_length, epoch, 0)[:_PREFIX_BYTES]
+    check = xxh3_64_intdigest(head, xxh3_64_intdigest(prefix))
+    return prefix + check.to_bytes(8, "big") + head
+
+
+class Header(NamedTuple):
+    """A frame's header, taken apart."""
+
+    head_length: int
+    payload_length: int
+    epoch: int
+    check: int
+    seed: int
+
+
+def decode_header(buffer: memoryview, *, head_max: int, payload_max: int) -> Header:
+    """The header in the first HEADER.size bytes; Invalid when it is no frame or over a limit."""
+    magic, version, flags, key_id, head_length, payload_length, epoch, check = HEADER.unpack_from(
+        buffer
+    )
+    if magic != MAGIC:
+        raise Invalid(f"frame: starts with {magic!r}")
+    if version != VERSION or flags or key_id:
+        raise Invalid(f"frame: version {version}, flags {flags}, key {key_id}: not understood")
+    if head_length > head_max:
+        raise Invalid(f"frame: head of {head_length} bytes, limit {head_max}")
+    if payload_length > payload_max:
+        raise Invalid(f"frame: payload of {payload_length} bytes, limit {payload_max}")
+    seed = xxh3_64_intdigest(buffer[:_PREFIX_BYTES])
+    return Header(head_length, payload_length, epoch, check, seed)
+
+
+def decode_head(head: memoryview, header: Header) -> list[Message]:
+    """The messages of a head; Invalid when the checksum or a message is wrong."""
+    if xxh3_64_intdigest(head, header.seed) != header.check:
+        raise Invalid("frame: head does not match its checksum")
+    try:
+        return _decoder.decode(head)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise Invalid(f"frame: {error}") from None

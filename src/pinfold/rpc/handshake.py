@@ -1,0 +1,132 @@
+"""How two nodes prove the cluster secret to each other. Messages in, messages out, no I/O.
+
+    dialler   Hello(protocols, cluster, name, boot, nonce)  ->
+              <-  Hello(...), Proof(mac of "accept", both hellos)             acceptor
+              Proof(mac of "dial", both hellos)  ->
+              <-  Welcome()
+
+Both nonces are under both proofs, so nothing can be replayed, and the two labels keep a proof from
+being reflected. Either side that is not content sends a Refusal with the reason and closes.
+"""
+
+import hmac
+from dataclasses import dataclass
+from typing import Final
+
+from pinfold.model.errors import Invalid
+from pinfold.model.ids import Boot, NodeName
+from pinfold.rpc.frames import Hello, Message, Proof, Refusal, Welcome, encode_message
+
+PROTOCOL_MIN: Final = 1
+PROTOCOL_MAX: Final = 1
+"""Versions of the messages' meaning that this build speaks."""
+
+NONCE_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this process is, and what proves it."""
+
+    node: NodeName
+    boot: Boot
+    cluster: bytes
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerIdentity:
+    """Who the other side has proved to be."""
+
+    node: NodeName
+    boot: Boot
+    protocol: int
+
+
+class Handshake:
+    """One side of one handshake.
+
+    `expected` is whom the dialler means to reach; None accepts any member of the cluster. An error
+    raised is Invalid; `refusal` then tells the peer, unless it was the peer who refused.
+    """
+
+    def __init__(self, identity: Identity, nonce: bytes, *, expected: NodeName | None) -> None:
+        self._identity = identity
+        self._dials = expected is not None
+        self._expected = expected
+        self._hello = Hello(
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            cluster=identity.cluster,
+            node=identity.node,
+            boot=identity.boot,
+            nonce=nonce,
+        )
+        self._transcript = b""
+        self._candidate: PeerIdentity | None = None
+        self._proved = False
+        self.peer: PeerIdentity | None = None
+        """Set once the session is established."""
+
+    def start(self) -> list[bytes]:
+        """What to send before anything has arrived."""
+        return [encode_message(self._hello)] if self._dials else []
+
+    def received(self, message: Message) -> list[bytes]:
+        """Take the peer's next message; what to send in return."""
+        match message:
+            case Hello() if self._candidate is None:
+                return self._on_hello(message)
+            case Proof() if self._candidate is not None and not self._proved:
+                return self._on_proof(message)
+            case Welcome() if self._dials and self._proved and self.peer is None:
+                self.peer = self._candidate
+                return []
+            case Refusal():
+                raise Invalid(f"the peer refused: {message.reason}")
+            case _:
+                raise Invalid(f"handshake: {type(message).__name__} out of order")
+
+    def _on_hello(self, hello: Hello) -> list[bytes]:
+        self._candidate = self._judge(hello)
+        ours, theirs = encode_message(self._hello), encode_message(hello)
+        self._transcript = ours + theirs if self._dials else theirs + ours
+        if self._dials:
+            return []
+        return [ours, encode_message(Proof(self._mac(b"accept")))]
+
+    def _judge(self, hello: Hello) -> PeerIdentity:
+        protocol = min(PROTOCOL_MAX, hello.protocol_max)
+        if protocol < max(PROTOCOL_MIN, hello.protocol_min):
+            raise Invalid(
+                f"node {hello.node} speaks protocols {hello.protocol_min} to {hello.protocol_max},"
+                f" this node {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+            )
+        if hello.cluster != self._identity.cluster:
+            raise Invalid(f"node {hello.node} belongs to another cluster")
+        if hello.key_id != 0:
+            raise Invalid(f"node {hello.node} proves key {hello.key_id}, which is not known here")
+        if len(hello.nonce) != NONCE_BYTES:
+            raise Invalid(f"node {hello.node} sent a nonce of {len(hello.nonce)} bytes")
+        if self._expected is not None and hello.node != self._expected:
+            raise Invalid(f"node {hello.node} answers at the address of {self._expected}")
+        return PeerIdentity(node=NodeName(hello.node), boot=Boot(hello.boot), protocol=protocol)
+
+    def _on_proof(self, proof: Proof) -> list[bytes]:
+        assert self._candidate is not None
+        label = b"accept" if self._dials else b"dial"
+        if not hmac.compare_digest(proof.mac, self._mac(label)):
+            raise Invalid(f"node {self._candidate.node} does not know the cluster secret")
+        self._proved = True
+        if self._dials:
+            return [encode_message(Proof(self._mac(b"dial")))]
+        self.peer = self._candidate
+        return [encode_message(Welcome())]
+
+    def _mac(self, label: bytes) -> bytes:
+        return hmac.digest(self._identity.secret, label + b"\0" + self._transcript, "sha256")
+
+
+def refusal(error: Invalid) -> bytes:
+    """The message that tells a peer why it is turned away."""
+    return encode_message(Refusal(error.message))

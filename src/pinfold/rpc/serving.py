@@ -1,0 +1,308 @@
+"""The answering side of a connection: requests in, handlers called in order, answers out."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final, cast
+
+from pinfold.env.api import Clock
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Invalid, PinfoldError, Unavailable
+from pinfold.rpc.api import Reply, Request
+from pinfold.rpc.dispatch import Operations, as_answer, describe, outcome, settle
+from pinfold.rpc.frames import (
+    Aborted,
+    Answered,
+    Asked,
+    Beat,
+    Chunk,
+    Credit,
+    Failed,
+    Finished,
+    Message,
+    Opened,
+    Told,
+    encode_message,
+)
+from pinfold.rpc.handshake import PeerIdentity
+from pinfold.rpc.limits import STREAMS, TELL_S, RpcLimits
+from pinfold.rpc.receiver import EMPTY
+from pinfold.rpc.session import Session
+from pinfold.rpc.streams import InStream, sender_aborted
+
+_ANSWERED: Final = 12
+assert encode_message((_ANSWERED, 1, None, 0)) == encode_message(Answered(1, None, 0))
+_REQUEST_BYTES: Final = 512
+"""What a held request is taken to cost beside its payload."""
+
+
+class UnderWay:
+    """Counts requests that handlers have not answered yet, for a close that waits for them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.leaving = False
+        """Set when the process wants to end: new requests are turned away."""
+        self._idle: asyncio.Future[None] | None = None
+
+    def end(self) -> None:
+        """One request was answered."""
+        self.count -= 1
+        if self.count == 0 and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def drained(self, seconds: float) -> None:
+        """Turn new requests away and wait for the others, at most so long."""
+        self.leaving = True
+        if self.count == 0:
+            return
+        self._idle = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle
+        except TimeoutError:
+            return
+
+
+class Serving:
+    """Owner of one accepted session.
+
+    Handlers are called in the order of the requests. What unanswered requests hold is bounded: at
+    a limit the session stops reading until enough is answered and the answers are sent.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        operations: Operations,
+        scope: TaskScope,
+        under_way: UnderWay,
+        limits: RpcLimits,
+        *,
+        established: Callable[["Serving"], None],
+        lost: Callable[["Serving", PinfoldError], None],
+        epoch_seen: Callable[[PeerIdentity, int], None],
+    ) -> None:
+        self._clock = clock
+        self._operations = operations
+        self._scope = scope
+        self._under_way = under_way
+        self._limits = limits
+        self._established = established
+        self._lost = lost
+        self._epoch_seen = epoch_seen
+        self._epoch = -1
+        self._held_bytes = 0
+        self._held_requests = 0
+        self._held = False
+        self._streams: dict[int, InStream] = {}
+        self._session: Session | None = None
+        self.peer: PeerIdentity | None = None
+
+    def established(self, session: Session, peer: PeerIdentity) -> None:
+        """See `SessionOwner`."""
+        self._session = session
+        self.peer = peer
+        self._established(self)
+
+    def lost(self, error: PinfoldError) -> None:
+        """See `SessionOwner`. Handlers under way go on; their answers go nowhere."""
+        self._session = None
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.fail(Unavailable(f"the stream's sender was lost: {error.message}"))
+        self._lost(self, error)
+
+    def received(self, messages: Sequence[Message], payload: memoryview, epoch: int) -> None:
+        """See `SessionOwner`."""
+        peer = self.peer
+        assert peer is not None
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._epoch_seen(peer, epoch)
+        now = self._clock.monotonic()
+        start, end = 0, len(payload)
+        for message in messages:
+            if type(message) is Asked:
+                stop = start + message.payload_length
+                if stop > end:
+                    raise Invalid(f"frame: payload of {end} bytes, messages name {stop}")
+                part = payload[start:stop] if stop > start else EMPTY
+                start = stop
+                request = Request(
+                    peer.node,
+                    peer.boot,
+                    message.operation,
+                    message.body,
+                    part,
+                    now + message.remaining_ms / 1000,
+                    epoch,
+                )
+                self._serve(message.id, request)
+            elif type(message) is Chunk:
+                stop = start + message.payload_length
+                if stop > end:
+                    raise Invalid(f"frame: payload of {end} bytes, messages name {stop}")
+                if (stream := self._streams.get(message.id)) is not None:
+                    stream.feed(payload[start:stop])
+                start = stop
+            else:
+                self._other(peer, message, now, epoch)
+        if start != end:
+            raise Invalid(f"frame: payload of {end} bytes, messages name {start}")
+
+    def _other(self, peer: PeerIdentity, message: Message, now: float, epoch: int) -> None:
+        match message:
+            case Told(operation, body):
+                deadline = now + TELL_S
+                self._hear(Request(peer.node, peer.boot, operation, body, EMPTY, deadline, epoch))
+            case Opened(number, operation, remaining_ms, body):
+                deadline = now + remaining_ms / 1000
+                request = Request(peer.node, peer.boot, operation, body, EMPTY, deadline, epoch)
+                self._open(number, request)
+            case Finished(number):
+                if (stream := self._streams.pop(number, None)) is not None:
+                    stream.end()
+            case Aborted(number):
+                if (stream := self._streams.pop(number, None)) is not None:
+                    stream.fail(sender_aborted())
+            case Beat():
+                return
+            case _:
+                raise Invalid(f"session: {type(message).__name__} from the dialling side")
+
+    # calls
+
+    def _serve(self, number: int, request: Request) -> None:
+        if self._under_way.leaving:
+            self._fail(number, Unavailable("this node is leaving"))
+            return
+        result = self._operations.run(request)
+        if type(result) is Reply:
+            self._reply(number, request.operation, result)
+        elif isinstance(result, PinfoldError):
+            self._fail(number, result)
+        else:
+            self._defer(number, request, cast(Any, result))
+
+    def _defer(
+        self,
+        number: int,
+        request: Request,
+        result: asyncio.Future[Reply] | Coroutine[Any, Any, Reply],
+    ) -> None:
+        size = len(request.payload) + _REQUEST_BYTES
+        self._begin(size)
+        done = partial(self._settled, number, request.operation, size)
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(done)
+        else:
+            work = settle(request.operation, result)
+            self._scope.start(work, name=request.operation).add_done_callback(done)
+
+    def _settled(
+        self,
+        number: int,
+        operation: str,
+        size: int,
+        future: asyncio.Future[Any],
+    ) -> None:
+        self._end(size)
+        result = outcome(operation, future)
+        if isinstance(result, PinfoldError):
+            self._fail(number, result)
+        else:
+            self._reply(number, operation, result)
+
+    def _hear(self, request: Request) -> None:
+        """Run the handler of a message that wants no answer."""
+        if self._under_way.leaving:
+            return
+        result = self._operations.run(request)
+        if asyncio.iscoroutine(result):
+            self._begin(_REQUEST_BYTES)
+            task = self._scope.start(settle(request.operation, result), name=request.operation)
+            task.add_done_callback(lambda _: self._end(_REQUEST_BYTES))
+
+    # streams
+
+    def _open(self, number: int, request: Request) -> None:
+        if self._under_way.leaving:
+            self._fail(number, Unavailable("this node is leaving"))
+            return
+        if len(self._streams) >= STREAMS:
+            raise Invalid(f"session: more than {STREAMS} streams")
+        try:
+            handler = self._operations.stream(request.operation)
+        except PinfoldError as error:
+            self._fail(number, error)
+            return
+        stream = InStream(partial(self._grant, number), request.deadline)
+        self._streams[number] = stream
+        self._begin(_REQUEST_BYTES)
+        work = settle(request.operation, handler(request, stream))
+        task = self._scope.start(work, name=request.operation)
+        task.add_done_callback(partial(self._stream_settled, number, request.operation))
+
+    def _stream_settled(
+        self, number: int, operation: str, task: asyncio.Task[Reply | PinfoldError]
+    ) -> None:
+        self._streams.pop(number, None)
+        self._settled(number, operation, _REQUEST_BYTES, task)
+
+    def _grant(self, number: int, count: int) -> None:
+        if self._session is not None:
+            self._session.send(encode_message(Credit(number, count)))
+
+    # answers
+
+    def _reply(self, number: int, operation: str, reply: Reply) -> None:
+        session = self._session
+        if session is None:
+            return
+        payload = reply.payload
+        length = sum(map(len, payload)) if payload else 0
+        try:
+            message = encode_message((_ANSWERED, number, reply.body, length))
+        except TypeError as error:
+            self._fail(number, as_answer(operation, error))
+            return
+        session.send(message, payload, length)
+        if session.queued_bytes > self._limits.send_bytes:
+            self._balance()
+
+    def _fail(self, number: int, error: PinfoldError) -> None:
+        if self._session is not None:
+            self._session.send(encode_message(Failed(number, *describe(error))))
+
+    # back-pressure
+
+    def _begin(self, size: int) -> None:
+        self._under_way.count += 1
+        self._held_requests += 1
+        self._held_bytes += size
+        self._balance()
+
+    def _end(self, size: int) -> None:
+        self._held_requests -= 1
+        self._held_bytes -= size
+        self._under_way.end()
+        if self._held:
+            self._balance()
+
+    def sent(self) -> None:
+        """See `SessionOwner`: room has become free in the outbox."""
+        if self._held:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Read or do not read, by what is held and what waits to be sent."""
+        if self._session is None:
+            return
+        limits = self._limits
+        self._held = (
+            self._held_bytes > limits.held_bytes
+            or self._held_requests > limits.held_requests
+            or self._session.queued_bytes > limits.send_bytes
+        )
+        self._session.hold(reading=not self._held)
