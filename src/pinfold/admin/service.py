@@ -79,9 +79,18 @@ class AdminService:
 
     async def start(self, host: str, port: int) -> None:
         """Listen; OSError when the port is taken."""
-        self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, shutdown_timeout=2.0
+        )
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, shutdown_timeout=2.0).start()
+        await web.TCPSite(self._runner, host, port).start()
+
+    @property
+    def port(self) -> int:
+        """The port bound, also when 0 was asked for."""
+        assert self._runner is not None, "a started service"
+        port: int = self._runner.addresses[0][1]
+        return port
 
     async def close(self) -> None:
         """Stop listening and let requests in flight finish (2 s at most)."""

@@ -38,7 +38,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cluster_command(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `client`, an AdminClient, out of --data or --admin; and `as_json`."""
+    """Give a command `client`, a ClusterClient, out of --data or --admin; and `as_json`."""
 
     @json_option
     @click.option(
@@ -54,9 +54,27 @@ def cluster_command(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_client(
         *args: Any, data: str, admin: str | None, token: str | None, **options: Any
     ) -> Any:
-        return command(*args, client=_client(data, admin, token), **options)
+        return command(*args, client=ClusterClient(data, admin, token), **options)
 
     return with_client
+
+
+class ClusterClient:
+    """The admin API of the cluster that was named; looked for when it is first asked.
+
+    Usage errors so come before "unreachable", which is what a caller wants to hear first.
+    """
+
+    def __init__(self, data: str, admin: str | None, token: str | None) -> None:
+        self._where = (data, admin, token)
+
+    def get(self, path: str) -> Any:
+        """See `AdminClient.get`."""
+        return self.call("GET", path)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """See `AdminClient.call`."""
+        return _client(*self._where).call(method, path, body)
 
 
 def _client(data: str, admin: str | None, token: str | None) -> AdminClient:

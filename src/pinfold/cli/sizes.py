@@ -6,7 +6,9 @@ from typing import Final
 import click
 
 _UNITS: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-_PATTERN: Final = re.compile(r"(\d{1,20})(\.\d{1,9})?\s*([KMGTP]?)(i?)(B?)", re.IGNORECASE)
+_PATTERN: Final = re.compile(
+    r"(\d{1,20})(\.\d{1,9})?\s*([KMGTP]?)(i?)(B?)", re.IGNORECASE | re.ASCII
+)
 
 
 def parse_size(text: str) -> int:
@@ -21,9 +23,10 @@ def parse_size(text: str) -> int:
     decimal = bool(unit and byte and not binary)
     scale: int = (1000 if decimal else 1024) ** _UNITS[unit.upper()]
     if fraction is None:
-        return int(whole) * scale
-    numerator = int(whole + fraction[1:]) * scale
-    size, rest = divmod(numerator, 10 ** (len(fraction) - 1))
+        return scale * int(whole)
+    numerator = scale * int(whole + fraction[1:])
+    denominator: int = 10 ** (len(fraction) - 1)
+    size, rest = divmod(numerator, denominator)
     if rest:
         raise ValueError(f"{text!r} is not a whole number of bytes")
     return size

@@ -5,15 +5,14 @@ from typing import Any
 
 import click
 
-from pinfold.admin.client import AdminClient
-from pinfold.cli.cluster import cluster_command
+from pinfold.cli.cluster import ClusterClient, cluster_command
 from pinfold.cli.sizes import format_size
 from pinfold.cli.tables import print_table
 
 
 @click.command(epilog="Examples: pinfold status    pinfold status --json | jq .state")
 @cluster_command
-def status(client: AdminClient, as_json: bool) -> None:
+def status(client: ClusterClient, as_json: bool) -> None:
     """Show nodes, devices, groups and volumes, what is degraded and what to do about it.
 
     The state is healthy, degraded (all data can be read and written) or unavailable (some cannot).

@@ -5,8 +5,7 @@ from urllib.parse import quote
 
 import click
 
-from pinfold.admin.client import AdminClient
-from pinfold.cli.cluster import cluster_command, echo
+from pinfold.cli.cluster import ClusterClient, cluster_command, echo
 from pinfold.cli.tables import print_table
 
 
@@ -26,7 +25,7 @@ def user() -> None:
 @click.option("--secret-key", help="Chosen secret key; drawn when not given.")
 @cluster_command
 def create(
-    client: AdminClient,
+    client: ClusterClient,
     as_json: bool,
     name: str | None,
     user_id: str | None,
@@ -46,7 +45,7 @@ def create(
 
 @user.command("list", epilog="Example: pinfold user list --json")
 @cluster_command
-def list_(client: AdminClient, as_json: bool) -> None:
+def list_(client: ClusterClient, as_json: bool) -> None:
     """List users and their access keys (never the secrets)."""
     users = client.get("/v1/users")["users"]
     rows = [
@@ -62,7 +61,7 @@ def list_(client: AdminClient, as_json: bool) -> None:
 @user.command(epilog="Example: pinfold user delete alice")
 @click.argument("user_id", metavar="ID")
 @cluster_command
-def delete(client: AdminClient, as_json: bool, user_id: str) -> None:
+def delete(client: ClusterClient, as_json: bool, user_id: str) -> None:
     """Delete the user ID and its keys. Refused while it owns buckets."""
     client.call("DELETE", f"/v1/users/{quote(user_id, safe='')}")
     echo(as_json, {"deleted": user_id}, lambda: click.echo(f"deleted {user_id}"))

@@ -5,8 +5,7 @@ from urllib.parse import quote
 
 import click
 
-from pinfold.admin.client import AdminClient
-from pinfold.cli.cluster import cluster_command, echo
+from pinfold.cli.cluster import ClusterClient, cluster_command, echo
 from pinfold.cli.sizes import format_size
 from pinfold.cli.sizes import size as size_type
 from pinfold.cli.tables import print_table
@@ -23,7 +22,7 @@ def volume() -> None:
 @click.argument("name")
 @click.argument("size", type=size_type)
 @cluster_command
-def create(client: AdminClient, as_json: bool, name: str, size: int) -> None:
+def create(client: ClusterClient, as_json: bool, name: str, size: int) -> None:
     """Create the volume NAME of SIZE (10GiB, 512MiB, bytes). It takes space only as it fills."""
     made = client.call("POST", "/v1/volumes", {"name": name, "size_bytes": size})
     echo(as_json, made, lambda: click.echo(f"created {name}, {format_size(made['size_bytes'])}"))
@@ -31,7 +30,7 @@ def create(client: AdminClient, as_json: bool, name: str, size: int) -> None:
 
 @volume.command("list", epilog="Example: pinfold volume list --json")
 @cluster_command
-def list_(client: AdminClient, as_json: bool) -> None:
+def list_(client: ClusterClient, as_json: bool) -> None:
     """List all volumes."""
     volumes = client.get("/v1/volumes")["volumes"]
     echo(as_json, volumes, lambda: _print_volumes(volumes))
@@ -40,7 +39,7 @@ def list_(client: AdminClient, as_json: bool) -> None:
 @volume.command(epilog="Example: pinfold volume show disk1")
 @click.argument("name")
 @cluster_command
-def show(client: AdminClient, as_json: bool, name: str) -> None:
+def show(client: ClusterClient, as_json: bool, name: str) -> None:
     """Show one volume: size, who holds it, devices out of sync."""
     found = client.get(_path(name))
     echo(as_json, found, lambda: _print_one(found))
@@ -51,7 +50,7 @@ def show(client: AdminClient, as_json: bool, name: str) -> None:
 @click.argument("size", type=size_type)
 @click.option("--force", is_flag=True, help="Also shrink: what lies behind the new end is lost.")
 @cluster_command
-def resize(client: AdminClient, as_json: bool, name: str, size: int, force: bool) -> None:
+def resize(client: ClusterClient, as_json: bool, name: str, size: int, force: bool) -> None:
     """Grow the volume NAME to SIZE. Clients see the new size when they attach again."""
     changed = client.call("PATCH", _path(name), {"size_bytes": size, "force": force})
     echo(as_json, changed, lambda: click.echo(f"{name} has {format_size(changed['size_bytes'])}"))
@@ -61,7 +60,7 @@ def resize(client: AdminClient, as_json: bool, name: str, size: int, force: bool
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Even while a client is attached to it.")
 @cluster_command
-def delete(client: AdminClient, as_json: bool, name: str, force: bool) -> None:
+def delete(client: ClusterClient, as_json: bool, name: str, force: bool) -> None:
     """Delete the volume NAME and its data. There is no way back."""
     client.call("DELETE", _path(name) + ("?force=true" if force else ""))
     echo(as_json, {"deleted": name}, lambda: click.echo(f"deleted {name}"))

@@ -1,0 +1,231 @@
+"""The admin server over a real socket, driven by the client the commands use."""
+
+import asyncio
+import http.client
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+
+from pinfold.admin.api import View
+from pinfold.admin.client import AdminClient, AdminUnreachable
+from pinfold.admin.gather import Gatherer
+from pinfold.admin.service import AdminParts, AdminService
+from pinfold.cluster.map import ClusterMap, Edit, NodeEntry, PolicyEntry
+from pinfold.env.real import OsClock, real_env
+from pinfold.model.errors import Conflict, Invalid, NotFound, PinfoldError, Unavailable
+from pinfold.model.ids import NodeName
+from pinfold.rpc.api import Answer
+
+TOKEN = "t0ken"
+MAP = ClusterMap(
+    cluster_id=b"c" * 16,
+    nodes={"n1": NodeEntry(role="storage"), "n2": NodeEntry(role="storage")},
+    policies={"metadata": PolicyEntry(copies=3, write_quorum=2, part_power=0)},
+)
+
+
+class FixedMap:
+    def get(self) -> ClusterMap:
+        return MAP
+
+    async def update(self, edit: Edit) -> ClusterMap:
+        return edit(MAP)
+
+    def watch(self, callback: Callable[[ClusterMap], None]) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+class FixedPeers:
+    """n1 leads the only group; n2 is down."""
+
+    def call(self, node: NodeName, operation: str, **_: Any) -> "asyncio.Future[Answer]":
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if node == "n2":
+            future.set_exception(Unavailable("down"))
+        elif operation == "node.status":
+            groups = [{"group": 0, "view": 0}]
+            future.set_result(Answer({"pid": 1, "groups": groups}, memoryview(b"")))
+        else:
+            future.set_result(Answer(None, memoryview(b"# TYPE up gauge\nup 1.0\n")))
+        return future
+
+
+class MemoryVolumes:
+    def __init__(self) -> None:
+        self.known: dict[str, View] = {}
+
+    async def create(self, name: str, size_bytes: int) -> View:
+        if name in self.known:
+            raise Conflict(f"the volume {name} exists")
+        self.known[name] = {"name": name, "size_bytes": size_bytes}
+        return self.known[name]
+
+    async def list(self) -> list[View]:
+        return list(self.known.values())
+
+    async def show(self, name: str) -> View:
+        if name not in self.known:
+            raise NotFound(f"no volume {name}")
+        return self.known[name]
+
+    async def resize(self, name: str, size_bytes: int, *, force: bool) -> View:
+        if size_bytes < (await self.show(name))["size_bytes"] and not force:
+            raise Conflict("shrinking loses data")
+        self.known[name]["size_bytes"] = size_bytes
+        return self.known[name]
+
+    async def delete(self, name: str, *, force: bool) -> None:
+        await self.show(name)
+        del self.known[name]
+
+
+class MemoryUsers:
+    def __init__(self) -> None:
+        self.known: dict[str, View] = {}
+
+    async def create(self, user_id: str, **details: Any) -> View:
+        self.known[user_id] = {"id": user_id, **details}
+        return self.known[user_id]
+
+    async def list(self) -> list[View]:
+        return list(self.known.values())
+
+    async def delete(self, user_id: str) -> None:
+        if self.known.pop(user_id, None) is None:
+            raise NotFound(f"no user {user_id}")
+
+
+def serve(use: Callable[[AdminClient, str], None]) -> None:
+    """Run `use`, which blocks, in a thread beside a live server."""
+
+    async def main() -> None:
+        env = real_env()
+        service = AdminService(
+            AdminParts(
+                map=FixedMap(),
+                gatherer=Gatherer(OsClock(), FixedMap(), FixedPeers()),  # type: ignore[arg-type]
+                volumes=MemoryVolumes(),
+                users=MemoryUsers(),
+                token=TOKEN,
+                version="1",
+                log=structlog.get_logger(),
+            )
+        )
+        await service.start("127.0.0.1", 0)
+        url = f"http://127.0.0.1:{service.port}"
+        lane = env.new_offload("client")
+        try:
+            await lane(use, AdminClient(url, TOKEN), url)
+        finally:
+            lane.close()
+            await service.close()
+
+    asyncio.run(main())
+
+
+def test_volumes_from_creation_to_deletion() -> None:
+    def use(client: AdminClient, _url: str) -> None:
+        made = client.call("POST", "/v1/volumes", {"name": "a b/c", "size_bytes": 10})
+        assert made == {"name": "a b/c", "size_bytes": 10}
+        assert client.get("/v1/volumes") == {"volumes": [made]}
+        assert client.get("/v1/volumes/a%20b%2Fc") == made
+        with pytest.raises(Conflict, match="exists"):
+            client.call("POST", "/v1/volumes", {"name": "a b/c", "size_bytes": 10})
+        with pytest.raises(Conflict, match="shrinking"):
+            client.call("PATCH", "/v1/volumes/a%20b%2Fc", {"size_bytes": 5})
+        grown = client.call("PATCH", "/v1/volumes/a%20b%2Fc", {"size_bytes": 5, "force": True})
+        assert grown["size_bytes"] == 5
+        assert client.call("DELETE", "/v1/volumes/a%20b%2Fc") is None
+        with pytest.raises(NotFound):
+            client.get("/v1/volumes/a%20b%2Fc")
+
+    serve(use)
+
+
+def test_users() -> None:
+    def use(client: AdminClient, _url: str) -> None:
+        made = client.call("POST", "/v1/users", {"id": "alice", "access_key": "AK"})
+        assert (made["id"], made["display_name"], made["access_key"]) == ("alice", "alice", "AK")
+        assert len(client.get("/v1/users")["users"]) == 1
+        client.call("DELETE", "/v1/users/alice")
+        with pytest.raises(NotFound):
+            client.call("DELETE", "/v1/users/alice")
+
+    serve(use)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        {"name": "x"},
+        {"name": "x", "size_bytes": 0},
+        {"name": "", "size_bytes": 1},
+        {"name": "x", "size_bytes": 1 << 60},
+        {"name": "x", "size_bytes": 1, "colour": "red"},
+    ],
+)
+def test_a_bad_body_is_invalid_and_changes_nothing(body: Any) -> None:
+    def use(client: AdminClient, _url: str) -> None:
+        with pytest.raises(Invalid, match="request body"):
+            client.call("POST", "/v1/volumes", body)
+        assert client.get("/v1/volumes") == {"volumes": []}
+
+    serve(use)
+
+
+def test_without_the_token_only_health_and_metrics_are_answered() -> None:
+    def use(_client: AdminClient, url: str) -> None:
+        stranger = AdminClient(url, "wrong")
+        for path in ("/v1/status", "/v1/volumes", "/nothing"):
+            with pytest.raises(PinfoldError, match="token"):
+                stranger.get(path)
+        assert stranger.get("/healthz") == {"ok": True}
+        assert stranger.ready() == []
+
+    serve(use)
+
+
+def test_unknown_paths_and_methods_are_refused() -> None:
+    def use(client: AdminClient, _url: str) -> None:
+        with pytest.raises(PinfoldError, match="Not Found"):
+            client.get("/v2/status")
+        with pytest.raises(PinfoldError, match="Method Not Allowed"):
+            client.call("PUT", "/v1/volumes")
+
+    serve(use)
+
+
+def test_status_tells_what_is_down() -> None:
+    def use(client: AdminClient, _url: str) -> None:
+        found = client.get("/v1/status")
+        assert found["state"] == "degraded"
+        assert [node["state"] for node in found["nodes"]] == ["up", "down"]
+        assert found["groups"]["with_primary"] == 1
+
+    serve(use)
+
+
+def test_metrics_of_all_processes_and_of_the_cluster() -> None:
+    def use(_client: AdminClient, url: str) -> None:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert 'up{node="n1"} 1.0' in text
+        assert 'pinfold_cluster_node_up{name="n2",role="storage"} 0.0' in text
+
+    serve(use)
+
+
+def test_nobody_there_is_unreachable() -> None:
+    with pytest.raises(AdminUnreachable):
+        AdminClient("http://127.0.0.1:1", TOKEN).get("/v1/status")
