@@ -40,8 +40,8 @@ class Reading:
     def chunks(self, row: Row, record: ObjectRecord, start: int, stop: int) -> Chunks:
         """The bytes start <= i < stop of an object, in order.
 
-        Close the generator when done with it. A chunk must not be used once the next was asked
-        for. Errors (Corrupt, Unavailable, NotFound of a blob) come in place of a chunk.
+        Close the generator when done with it. A chunk counts as out of memory once the next is
+        asked for. Errors (Corrupt, Unavailable, NotFound of a blob) come in place of a chunk.
         """
         assert 0 <= start <= stop <= record.size
         if start == stop or not row.blobs:

@@ -1,4 +1,4 @@
-"""The S3 HTTP API: router, signatures, one file per verb, error table.
+"""The S3 front end: HTTP requests in, use cases of `objects` and `accounts` called, XML out.
 
-May import objects, accounts and below.
+Only `http` knows the HTTP library. Signatures, chunk framing, routing, XML and ranges are pure.
 """

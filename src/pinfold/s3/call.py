@@ -1,0 +1,139 @@
+"""One request on its way: what a verb gets, and what every verb asks first."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pinfold.accounts.accounts import Accounts
+from pinfold.env.api import Clock
+from pinfold.model.limits import OBJECT_NAME_BYTES
+from pinfold.model.settings import S3Settings
+from pinfold.objects.buckets import Bucket, Buckets
+from pinfold.objects.conditions import NoSuchKey
+from pinfold.objects.listing import Listings
+from pinfold.objects.multipart import Multipart
+from pinfold.objects.objects import Found, Objects
+from pinfold.objects.staging import Staging
+from pinfold.s3 import acl
+from pinfold.s3.acl import Identity, Permission
+from pinfold.s3.body import Payload
+from pinfold.s3.errors import Refused
+from pinfold.s3.request import Request, Response
+from pinfold.s3.signature import ChunkSigner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The use cases that verbs call."""
+
+    settings: S3Settings
+    clock: Clock
+    accounts: Accounts
+    buckets: Buckets
+    objects: Objects
+    listings: Listings
+    multipart: Multipart
+    staging: Staging
+
+
+class Call:
+    """A request that is authenticated and routed."""
+
+    __slots__ = ("_signer", "payload_hash", "request", "store", "who")
+
+    def __init__(
+        self,
+        store: Store,
+        request: Request,
+        who: Identity,
+        payload_hash: str,
+        signer: ChunkSigner | None,
+    ) -> None:
+        self.store = store
+        self.request = request
+        self.who = who
+        self.payload_hash = payload_hash
+        self._signer = signer
+
+    def payload(self) -> Payload:
+        """The request's body. Ask once."""
+        return Payload(self.request, self.payload_hash, self._signer)
+
+    @property
+    def name(self) -> bytes:
+        """The object's name. Refused when it is too long."""
+        name = self.request.key.encode()
+        if len(name) > OBJECT_NAME_BYTES:
+            raise Refused("KeyTooLongError")
+        return name
+
+    async def bucket(self, permission: Permission | None, *, fresh: bool = False) -> Bucket:
+        """The bucket named by the request, if the caller may do this to it.
+
+        `fresh` reads its row now; otherwise it may be seconds old, see `Buckets.lookup`. None asks
+        for no permission on the bucket itself. Refused: AccessDenied; NoSuchBucket.
+        """
+        name = self.request.bucket
+        buckets = self.store.buckets
+        bucket = await (buckets.get(name) if fresh else buckets.lookup(name))
+        expected = self.request.headers.get("x-amz-expected-bucket-owner")
+        if expected is not None and expected != bucket.owner:
+            raise Refused("AccessDenied")
+        if permission is not None:
+            self.demand(acl.allows(bucket.acl, permission, self.who, owner=bucket.owner))
+        return bucket
+
+    async def owned_bucket(self) -> Bucket:
+        """The bucket, for what only its owner may do."""
+        bucket = await self.bucket(None, fresh=True)
+        self.demand(bool(self.who.user) and self.who.user == bucket.owner)
+        return bucket
+
+    async def found(self, permission: Permission) -> tuple[Bucket, Found]:
+        """The object named by the request, if the caller may do this to it.
+
+        Refused: AccessDenied, also instead of NoSuchKey to whoever may not list the bucket.
+        """
+        bucket = await self.bucket(None)
+        return bucket, await self.found_in(bucket, self.name, permission)
+
+    async def found_in(self, bucket: Bucket, name: bytes, permission: Permission) -> Found:
+        """An object of a bucket, likewise."""
+        who = self.who
+        try:
+            found = await self.store.objects.find(bucket, name)
+        except NoSuchKey:
+            self.demand(acl.allows(bucket.acl, Permission.READ, who, owner=bucket.owner))
+            raise
+        record = found.record
+        if who.user != record.owner or who.anonymous:
+            self.demand(
+                acl.allows(
+                    record.acl, permission, who, owner=record.owner, bucket_owner=bucket.owner
+                )
+            )
+        return found
+
+    def demand(self, allowed: bool) -> None:
+        """Refused(AccessDenied) unless allowed."""
+        if not allowed:
+            raise Refused("AccessDenied")
+
+    def demand_current_version(self) -> None:
+        """Refuse any version but the one there is: without versioning it is called `null`."""
+        version = self.request.query.get("versionId")
+        if version is not None and version != "null":
+            if not version:
+                raise Refused("InvalidArgument", "Version id cannot be the empty string")
+            raise Refused("NoSuchVersion")
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+"""A verb: one request in, one response out. Errors are `PinfoldError`s."""
+
+XML_TYPE: Final = ("Content-Type", "application/xml")
+
+
+def xml_response(document: bytes, *headers: tuple[str, str]) -> Response:
+    """200 with a document."""
+    return Response(200, [XML_TYPE, *headers], document)

@@ -1,0 +1,106 @@
+"""A request's way: authenticate, route, refuse what is not understood, call the verb, answer.
+
+Every outcome is a `Response`; errors become S3's error documents here and nowhere else.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from pinfold.model.errors import PinfoldError
+from pinfold.s3 import signature, xml
+from pinfold.s3.acl import ANONYMOUS, Identity
+from pinfold.s3.call import XML_TYPE, Call, Store
+from pinfold.s3.errors import Refused, refusal_of
+from pinfold.s3.request import Request, Response
+from pinfold.s3.router import demand_understood, operation_of
+from pinfold.s3.signature import ChunkSigner, SigningKeys
+from pinfold.s3.verbs import HANDLERS
+
+HOST_ID: Final = "pinfold"
+"""HostId of error documents; clients only quote it."""
+
+UNROUTED: Final = "Unrouted"
+"""The operation's name in metrics when there is none."""
+
+
+class Gateway:
+    """Answers requests. `on_error` hears of errors that are our fault."""
+
+    def __init__(self, store: Store, on_error: Callable[[Request, PinfoldError], None]) -> None:
+        self._store = store
+        self._on_error = on_error
+        self._signing_keys = SigningKeys()
+
+    async def answer(self, request: Request) -> tuple[str, Response]:
+        """(operation, response). Raises only what is no `PinfoldError`."""
+        operation = UNROUTED
+        try:
+            operation = operation_of(request)
+            call = await self._authenticated(request)
+            handler = HANDLERS.get(operation)
+            if handler is None:
+                raise Refused("NotImplemented", f"{operation} is not implemented")
+            demand_understood(operation, request)
+            return operation, await handler(call)
+        except PinfoldError as error:
+            refused = refusal_of(error)
+            if refused.status == 500:
+                self._on_error(request, error)
+            return operation, error_response(request, refused)
+
+    async def _authenticated(self, request: Request) -> Call:
+        headers = request.headers
+        authorization = headers.get("authorization", "")
+        claim = signature.claim_of(authorization, request.query, headers)
+        if claim is None:
+            return Call(self._store, request, ANONYMOUS, _anonymous_payload(headers), None)
+        if "x-amz-security-token" in headers:
+            raise Refused("InvalidToken", "there are no temporary credentials here")
+        credential = await self._store.accounts.lookup(claim.access_key)
+        if credential is None:
+            raise Refused("InvalidAccessKeyId", extra=(("AWSAccessKeyId", claim.access_key),))
+        self._signing_keys.demand_in_time(claim, self._store.clock.wall())
+        signature.demand_headers_signed(claim, headers)
+        key = self._signing_keys.key(credential.secret, claim.date, claim.region)
+        signature.demand_signature(
+            claim,
+            key,
+            method=request.method,
+            path=request.path,
+            raw_query=request.raw_query,
+            headers=headers,
+        )
+        signer = None
+        if claim.payload_hash in (signature.STREAMING, signature.STREAMING_TRAILER):
+            signer = ChunkSigner(claim, key)
+        who = Identity(credential.user, credential.display_name)
+        return Call(self._store, request, who, claim.payload_hash, signer)
+
+
+def _anonymous_payload(headers: dict[str, str]) -> str:
+    """How an unsigned request's body is framed: it can only be plain or unsigned chunks."""
+    if headers.get("x-amz-content-sha256") == signature.STREAMING_UNSIGNED_TRAILER:
+        return signature.STREAMING_UNSIGNED_TRAILER
+    if headers.get("x-amz-content-sha256", "").startswith("STREAMING-"):
+        raise Refused("AccessDenied", "signed chunks of an unsigned request")
+    return signature.UNSIGNED
+
+
+def error_response(request: Request, refused: Refused) -> Response:
+    """The error document; HEAD gets the status alone, and so does 304."""
+    if refused.status == 304:
+        return Response(304, list(refused.headers))
+    writer = xml.Writer("Error", namespace="")
+    writer.leaf("Code", refused.s3_code)
+    writer.leaf("Message", refused.message)
+    if request.bucket:
+        writer.leaf("BucketName", request.bucket)
+    if request.key:
+        writer.leaf("Key", request.key)
+    writer.leaf("Resource", request.path)
+    for name, value in refused.extra:
+        writer.leaf(name, value)
+    writer.leaf("RequestId", request.id)
+    writer.leaf("HostId", HOST_ID)
+    body = writer.document()
+    return Response(refused.status, [XML_TYPE, *refused.headers], body)

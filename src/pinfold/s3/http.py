@@ -1,0 +1,282 @@
+"""The one module that knows the HTTP library: connections in, `Request`s out, `Response`s sent.
+
+aiohttp parses requests and runs their connections; heads of responses are built here, because a
+response of its own costs more than verifying a signature. Paths are taken as they came: nothing is
+normalised.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from random import Random
+from typing import Any, Final
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.streams import StreamReader
+from aiohttp.web_request import BaseRequest
+
+from pinfold.env.api import Buffer, Clock, Env, Listener
+from pinfold.model.errors import PinfoldError
+from pinfold.model.settings import S3Settings
+from pinfold.s3.errors import Refused
+from pinfold.s3.gateway import error_response
+from pinfold.s3.request import Body, EmptyBody, Request, Response
+from pinfold.s3.times import http_date
+
+Respond = Callable[[Request], Awaitable[Response]]
+
+log = structlog.get_logger(__name__)
+
+SERVER: Final = "Pinfold"
+KEEP_ALIVE_S: Final = 75.0
+"""Idle connections are closed after this; longer than clients' pools keep them."""
+
+LINGER_S: Final = 5.0
+"""How long a refused body is read and dropped, so that the client sees the answer."""
+
+CLOSE_S: Final = 10.0
+"""How long requests in flight may take when the server stops."""
+
+COALESCE_BYTES: Final = 64 * 1024
+"""Bodies up to this are joined with their head into one write: cheaper than a second one."""
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_BODY: Final = EmptyBody()
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+}
+
+
+class HttpServer:
+    """Serves HTTP on any number of addresses, every request through one `respond`."""
+
+    def __init__(self, env: Env, settings: S3Settings, respond: Respond) -> None:
+        self._net = env.net
+        self._clock = env.clock
+        self._settings = settings
+        self._respond = respond
+        self._ids = _RequestIds(env.rng)
+        self._in_flight = 0
+        self._listeners: list[Listener] = []
+        self._server: web.Server | None = None
+
+    async def listen(self, host: str, port: int) -> int:
+        """Accept connections; the port bound."""
+        if self._server is None:
+            self._server = web.Server(
+                self._handle,
+                access_log=None,
+                auto_decompress=False,
+                keepalive_timeout=KEEP_ALIVE_S,
+                lingering_time=LINGER_S,
+                max_field_size=self._settings.header_bytes_max,
+                max_line_size=self._settings.header_bytes_max,
+                read_bufsize=self._settings.read_buffer_bytes,
+            )
+        listener = await self._net.listen(f"tcp://{host}:{port}", self._server)
+        self._listeners.append(listener)
+        return int(listener.address.rpartition(":")[2])
+
+    async def close(self) -> None:
+        """Stop accepting, let requests in flight end, then close every connection."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        if self._server is not None:
+            self._server.pre_shutdown()
+            await self._server.shutdown(CLOSE_S)
+            self._server = None
+
+    async def _handle(self, received: BaseRequest) -> "_Outgoing":
+        request_id = self._ids.fresh()
+        body: Body = _NO_BODY
+        if received.body_exists:
+            body = _StreamBody(received, self._settings.body_timeout_s)
+        response = await self._answer(received, request_id, body)
+        keep_alive = received.keep_alive
+        if isinstance(body, _StreamBody) and body.awaits_continue:
+            keep_alive = False  # whether the body follows is the client's guess: start afresh
+        return _Outgoing(
+            response,
+            _head(response, request_id, self._clock, keep_alive=keep_alive),
+            with_body=received.method != hdrs.METH_HEAD,
+            keep_alive=keep_alive,
+            timeout_s=self._settings.body_timeout_s,
+        )
+
+    async def _answer(self, received: BaseRequest, request_id: str, body: Body) -> Response:
+        try:
+            request = Request(
+                method=received.method,
+                target=received.raw_path,
+                headers=_headers(received.raw_headers),
+                body=body,
+                id=request_id,
+                domain=self._settings.domain,
+            )
+        except Refused as refused:
+            unknown = Request(method="GET", target="/", headers={}, body=_NO_BODY, id=request_id)
+            return error_response(unknown, refused)
+        if self._in_flight >= self._settings.requests_in_flight_max:
+            return error_response(request, Refused("SlowDown", headers=(("Retry-After", "1"),)))
+        self._in_flight += 1
+        try:
+            return await self._respond(request)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:  # a bug in one request must not end the connection's others
+            log.exception("request failed", request_id=request_id, method=request.method)
+            return error_response(request, Refused("InternalError"))
+        finally:
+            self._in_flight -= 1
+
+
+class _RequestIds:
+    """Ids that no other request of any process has, without asking for randomness each time."""
+
+    def __init__(self, rng: Random) -> None:
+        self._prefix = rng.randbytes(4).hex().upper()
+        self._count = 0
+
+    def fresh(self) -> str:
+        self._count += 1
+        return f"{self._prefix}{self._count:012X}"
+
+
+class _StreamBody:
+    """A body that arrives while it is read."""
+
+    __slots__ = ("_content", "_received", "_timeout_s", "awaits_continue")
+
+    def __init__(self, received: BaseRequest, timeout_s: float) -> None:
+        self._received = received
+        self._content: StreamReader = received.content
+        self._timeout_s = timeout_s
+        self.awaits_continue = received.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+
+    async def read(self) -> Buffer:
+        """See `Body.read`."""
+        content = self._content
+        if self.awaits_continue:
+            self.awaits_continue = False
+            await self._received.writer.write(_CONTINUE)
+        try:
+            if ready := content.read_nowait():
+                return ready
+            if content.at_eof():
+                return b""
+            async with asyncio.timeout(self._timeout_s):
+                return await content.readany()
+        except TimeoutError:
+            raise Refused("RequestTimeout") from None
+        except web.RequestPayloadError as error:
+            raise Refused("IncompleteBody") from error
+
+
+class _Outgoing(web.StreamResponse):
+    """A response on its way, in the shape in which aiohttp sends its own."""
+
+    def __init__(
+        self,
+        response: Response,
+        head: bytes,
+        *,
+        with_body: bool,
+        keep_alive: bool,
+        timeout_s: float,
+    ) -> None:
+        # The base class's state describes a response of its own, which this is not.
+        self._response = response
+        self._head = head
+        self._with_body = with_body
+        self._keeps_alive = keep_alive
+        self._timeout_s = timeout_s
+        self._sent = False
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._keeps_alive
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        """Send everything: aiohttp calls this once, then `write_eof`."""
+        writer = request.writer
+        response = self._response
+        chunks = response.chunks
+        try:
+            if not self._with_body or chunks is None:
+                body = response.body if self._with_body else b""
+                await self._write(writer, self._head + body)
+            else:
+                await self._send_chunks(writer)
+        except TimeoutError:
+            raise ConnectionResetError("the client took nothing for too long") from None
+        finally:
+            if chunks is not None:
+                await chunks.aclose()
+        return writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to send."""
+
+    async def _send_chunks(self, writer: AbstractStreamWriter) -> None:
+        chunks = self._response.chunks
+        assert chunks is not None
+        left = self._response.length
+        head = self._head
+        try:
+            async for chunk in chunks:
+                size = sum(len(piece) for piece in chunk)
+                left -= size
+                if head and size <= COALESCE_BYTES:
+                    await self._write(writer, b"".join((head, *chunk)))
+                else:
+                    if head:
+                        await self._write(writer, head)
+                    for piece in chunk:
+                        await self._write(writer, piece)
+                head = b""
+            if head:
+                await self._write(writer, head)
+        except PinfoldError as error:
+            # Too late for a status: a short body tells the client, and the log tells us.
+            log.error("body cut short", error=error.code, reason=error.message)
+            raise ConnectionResetError("the rest of the body cannot be read") from error
+        assert left == 0, "a response has the length it says"
+
+    async def _write(self, writer: AbstractStreamWriter, data: Any) -> None:
+        if len(data) <= COALESCE_BYTES:
+            await writer.write(data)
+            return
+        async with asyncio.timeout(self._timeout_s):
+            await writer.write(data)
+
+
+def _headers(raw: tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:
+    """Names in lower case to latin-1 values; repeated ones joined by commas."""
+    headers: dict[str, str] = {}
+    for name_bytes, value_bytes in raw:
+        name, value = name_bytes.decode("latin-1").lower(), value_bytes.decode("latin-1")
+        if name in headers:
+            value = f"{headers[name]},{value}"
+        headers[name] = value
+    return headers
+
+
+def _head(response: Response, request_id: str, clock: Clock, *, keep_alive: bool) -> bytes:
+    lines = [
+        _STATUS_LINES[response.status],
+        f"Server: {SERVER}\r\nDate: {http_date(int(clock.wall()))}\r\n"
+        f"x-amz-request-id: {request_id}\r\n",
+    ]
+    for name, value in response.headers:
+        assert "\r" not in value, name
+        assert "\n" not in value, name
+        lines.append(f"{name}: {value}\r\n")
+    if response.status not in (204, 304):
+        lines.append(f"Content-Length: {response.length}\r\n")
+    if not keep_alive:
+        lines.append("Connection: close\r\n")
+    lines.append("\r\n")
+    return "".join(lines).encode("latin-1", "replace")

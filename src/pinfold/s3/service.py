@@ -1,0 +1,84 @@
+"""The S3 front end as one thing to start and stop."""
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from pinfold.accounts.accounts import Accounts
+from pinfold.cluster.api import Blobs, Rows
+from pinfold.env.api import Env
+from pinfold.model.errors import PinfoldError
+from pinfold.model.settings import S3Settings
+from pinfold.objects.buckets import Buckets
+from pinfold.objects.digests import Hashing
+from pinfold.objects.listing import Listings
+from pinfold.objects.multipart import Multipart
+from pinfold.objects.objects import Objects
+from pinfold.objects.reading import Reading
+from pinfold.objects.staging import Staging
+from pinfold.s3.call import Store
+from pinfold.s3.gateway import Gateway
+from pinfold.s3.http import HttpServer
+from pinfold.s3.metrics import S3Metrics
+from pinfold.s3.request import Request, Response
+
+log = structlog.get_logger(__name__)
+
+
+class S3Service:
+    """Serves S3 from rows and blobs. Any number of processes may do so on the same ones."""
+
+    def __init__(
+        self,
+        env: Env,
+        rows: Rows,
+        blobs: Blobs,
+        settings: S3Settings | None = None,
+        *,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        settings = settings or S3Settings()
+        self._clock = env.clock
+        self._hashing = Hashing(env)
+        staging = Staging(blobs, self._hashing, settings.objects)
+        buckets = Buckets(env, rows, settings.objects)
+        objects = Objects(rows, buckets, staging, Reading(blobs, settings.objects))
+        self.store = Store(
+            settings=settings,
+            clock=env.clock,
+            accounts=Accounts(env, rows, settings.accounts),
+            buckets=buckets,
+            objects=objects,
+            listings=Listings(rows, buckets),
+            multipart=Multipart(env, rows, buckets, objects, staging),
+            staging=staging,
+        )
+        self._gateway = Gateway(self.store, _report)
+        self._metrics = S3Metrics(registry or CollectorRegistry())
+        self._server = HttpServer(env, settings, self.respond)
+
+    async def start(self, host: str, port: int) -> int:
+        """Serve on an address; the port bound. OSError when it cannot be. May be called again."""
+        return await self._server.listen(host, port)
+
+    async def close(self) -> None:
+        """Stop serving; requests in flight get some seconds to end."""
+        await self._server.close()
+        self._hashing.close()
+
+    async def respond(self, request: Request) -> Response:
+        """Answer one request, and count it."""
+        started = self._clock.monotonic()
+        operation, response = await self._gateway.answer(request)
+        self._metrics.answered(operation, response.status, self._clock.monotonic() - started)
+        return response
+
+
+def _report(request: Request, error: PinfoldError) -> None:
+    log.error(
+        "request failed",
+        request_id=request.id,
+        method=request.method,
+        path=request.path,
+        error=error.code,
+        reason=error.message,
+    )

@@ -1,0 +1,95 @@
+"""DeleteObjects: up to 1,000 keys in one request, each with its own outcome."""
+
+import asyncio
+from typing import Final
+
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import PinfoldError
+from pinfold.model.limits import OBJECT_NAME_BYTES
+from pinfold.objects.buckets import Bucket, NoSuchBucket
+from pinfold.objects.conditions import Conditions
+from pinfold.s3 import xml
+from pinfold.s3.acl import Permission
+from pinfold.s3.call import Call, xml_response
+from pinfold.s3.errors import Refused, refusal_of
+from pinfold.s3.request import Response
+from pinfold.s3.verbs.delete_object import stated_conditions
+
+KEYS_MAX: Final = 1000
+"""S3's own limit."""
+
+IN_FLIGHT: Final = 32
+"""Deletes of one request under way at once: enough to share the log's flushes."""
+
+
+async def delete_objects(call: Call) -> Response:
+    """Delete each key listed; tell what was deleted and what was not, and why."""
+    bucket = await call.bucket(Permission.WRITE, fresh=True)
+    document = xml.parse(await call.payload().whole(xml.DOCUMENT_BYTES_MAX), "Delete")
+    listed = document.children("Object")
+    if not 1 <= len(listed) <= KEYS_MAX:
+        raise Refused("MalformedXML", f"1 to {KEYS_MAX} objects can be deleted at once")
+    quiet = (document.text("Quiet") or "").lower() == "true"
+    outcomes = await _delete_all(call, bucket, listed)
+    writer = xml.Writer("DeleteResult")
+    for node, error in zip(listed, outcomes, strict=True):
+        key, version = node.text("Key") or "", node.text("VersionId")
+        if error is None and quiet:
+            continue
+        with writer.inside("Deleted" if error is None else "Error"):
+            writer.leaf("Key", key)
+            if version:
+                writer.leaf("VersionId", version)
+            if error is not None:
+                writer.leaf("Code", error.s3_code)
+                writer.leaf("Message", error.message)
+    return xml_response(writer.document())
+
+
+async def _delete_all(call: Call, bucket: Bucket, listed: list[xml.Node]) -> list[Refused | None]:
+    """Each key's outcome, in order. NoSuchBucket when the bucket goes meanwhile."""
+    outcomes: list[Refused | None] = [None] * len(listed)
+    remaining = iter(enumerate(listed))
+
+    async def work() -> None:
+        for index, node in remaining:
+            try:
+                await _delete_one(call, bucket, node)
+            except NoSuchBucket:
+                raise
+            except PinfoldError as error:
+                outcomes[index] = refusal_of(error)
+
+    scope = TaskScope(_seen_by_whoever_awaits)
+    try:
+        workers: list[asyncio.Task[None]] = [
+            scope.start(work()) for _ in range(min(IN_FLIGHT, len(listed)))
+        ]
+        for worker in workers:
+            await worker
+    finally:
+        await scope.close()
+    return outcomes
+
+
+async def _delete_one(call: Call, bucket: Bucket, node: xml.Node) -> None:
+    name = (node.text("Key") or "").encode()
+    if not name:
+        raise Refused("MalformedXML", "an object without its key")
+    if len(name) > OBJECT_NAME_BYTES:
+        raise Refused("KeyTooLongError")
+    if node.text("VersionId") not in (None, "", "null"):
+        raise Refused("NoSuchVersion")
+    await call.store.objects.delete(bucket, name, _conditions(node))
+
+
+def _conditions(node: xml.Node) -> Conditions:
+    return stated_conditions(
+        etag=node.text("ETag"),
+        modified=node.text("LastModifiedTime"),
+        size=node.text("Size"),
+    )
+
+
+def _seen_by_whoever_awaits(error: BaseException) -> None:
+    """Failures of the scope's tasks are raised where the task is awaited."""

@@ -1,0 +1,90 @@
+"""ListMultipartUploads."""
+
+from pinfold.objects import keys
+from pinfold.objects.buckets import Bucket
+from pinfold.objects.listing import Query
+from pinfold.objects.records import UploadRecord, decode
+from pinfold.s3 import acl, xml
+from pinfold.s3.acl import Permission
+from pinfold.s3.call import Call, xml_response
+from pinfold.s3.errors import Refused
+from pinfold.s3.paging import encoding_of, page_size
+from pinfold.s3.request import Response
+from pinfold.s3.times import iso_date
+from pinfold.s3.verbs.bucket_acl import owner_of
+from pinfold.s3.xml import encoded_name
+
+
+async def list_multipart_uploads(call: Call) -> Response:
+    """The bucket's open uploads, by name and then by when they began."""
+    query = call.request.query
+    bucket = await call.bucket(Permission.READ, fresh=True)
+    encoding = encoding_of(query)
+    limit = page_size(query, "max-uploads")
+    listing = await call.store.listings.page(bucket, _query(bucket, query, limit), keys.KIND_UPLOAD)
+    writer = xml.Writer("ListMultipartUploadsResult")
+    writer.leaf("Bucket", bucket.name)
+    for element, parameter in (
+        ("KeyMarker", "key-marker"),
+        ("Prefix", "prefix"),
+        ("Delimiter", "delimiter"),
+    ):
+        text = query.get(parameter, "")
+        if text or element == "KeyMarker":
+            writer.raw(f"<{element}>{encoded_name(text, encoding)}</{element}>")
+    writer.leaf("UploadIdMarker", query.get("upload-id-marker", ""))
+    if encoding:
+        writer.leaf("EncodingType", encoding)
+    if listing.next_position is not None:
+        last = listing.entries[-1]
+        name = encoded_name(last.name.decode(), encoding)
+        writer.raw(f"<NextKeyMarker>{name}</NextKeyMarker>")
+        if last.row is not None:
+            writer.leaf("NextUploadIdMarker", keys.upload_id(last.key).hex())
+    writer.leaf("MaxUploads", limit)
+    writer.flag("IsTruncated", value=listing.next_position is not None)
+    for entry in listing.entries:
+        if entry.row is not None:
+            record = decode(UploadRecord, entry.row.body)
+            _write_upload(writer, call, entry.key, record, entry.row.stamp_ms, encoding)
+    for entry in listing.entries:
+        if entry.row is None:
+            name = encoded_name(entry.name.decode(), encoding)
+            writer.raw(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>")
+    return xml_response(writer.document())
+
+
+def _query(bucket: Bucket, query: dict[str, str], limit: int) -> Query:
+    marker = query.get("key-marker", "").encode()
+    upload = query.get("upload-id-marker", "")
+    position = b""
+    if marker and upload:
+        try:
+            after = bytes.fromhex(upload)
+        except ValueError:
+            raise Refused("InvalidArgument", "upload-id-marker is no upload id") from None
+        position = keys.position(keys.upload_key(bucket.shard, marker, after)) + b"\x00"
+    return Query(
+        prefix=query.get("prefix", "").encode(),
+        delimiter=query.get("delimiter", "").encode(),
+        after=marker,
+        position=position,
+        limit=limit,
+    )
+
+
+def _write_upload(
+    writer: xml.Writer, call: Call, key: bytes, record: UploadRecord, begun_ms: int, encoding: str
+) -> None:
+    owner = owner_of(call, record.owner)
+    with writer.inside("Upload"):
+        name = encoded_name(keys.object_name(key).decode(), encoding)
+        writer.raw(f"<Key>{name}</Key>")
+        writer.leaf("UploadId", keys.upload_id(key).hex())
+        acl.write_owner(writer, "Initiator", owner)
+        acl.write_owner(writer, "Owner", owner)
+        writer.leaf("StorageClass", "STANDARD")
+        writer.leaf("Initiated", iso_date(begun_ms))
+        if record.algorithm:
+            writer.leaf("ChecksumAlgorithm", record.algorithm.upper())
+            writer.leaf("ChecksumType", "COMPOSITE" if record.composite else "FULL_OBJECT")

@@ -1,0 +1,33 @@
+"""GetObjectAcl and PutObjectAcl, canned ACLs only."""
+
+import msgspec
+
+from pinfold.objects.objects import Found
+from pinfold.objects.records import ObjectRecord
+from pinfold.s3 import acl
+from pinfold.s3.acl import Permission
+from pinfold.s3.call import Call, xml_response
+from pinfold.s3.request import Response
+from pinfold.s3.verbs.bucket_acl import owner_of, wanted_acl
+
+
+async def get_object_acl(call: Call) -> Response:
+    """Who may do what with the object."""
+    call.demand_current_version()
+    bucket, found = await call.found(Permission.READ_ACP)
+    owner = owner_of(call, found.record.owner)
+    return xml_response(acl.to_xml(found.record.acl, owner, owner_of(call, bucket.owner)))
+
+
+async def put_object_acl(call: Call) -> Response:
+    """Set who may do what with the object; its bytes and their time stay."""
+    call.demand_current_version()
+    bucket, found = await call.found(Permission.WRITE_ACP)
+    wanted = await wanted_acl(call, found.record.owner, acl.OBJECT_CANNED)
+
+    def edit(current: Found) -> ObjectRecord:
+        call.demand(current.record.owner == found.record.owner)
+        return msgspec.structs.replace(current.record, acl=wanted, modified_ms=current.modified_ms)
+
+    await call.store.objects.rewrite(bucket, call.name, edit)
+    return Response(200, [])
