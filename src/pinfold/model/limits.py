@@ -55,3 +55,21 @@ VOLUME_BYTES_MAX: Final = 64 * 1024 * GIB
 
 NBD_REQUEST_BYTES: Final = 32 * MIB
 """Largest NBD payload: what the protocol's baseline promises to clients."""
+
+ROW_BYTES: Final = 1 * MIB
+"""Largest encoded row: one row must fit a page, a frame and an index value with room to spare."""
+
+CHANGE_BYTES: Final = 4 * MIB
+"""Rows put by one change, encoded: a change is evaluated and sent as a whole."""
+
+ROW_KEY_BYTES: Final = 4 * KIB
+"""Longest row key: an object name of 1,024 zero bytes, escaped, with room for what surrounds it."""
+
+DELETE_RANGE_ROWS: Final = 20_000
+"""Rows one change may delete by range: twice the parts of the largest upload."""
+
+ENTRY_CHANGES: Final = 1_024
+"""Changes in one log entry (the format allows 65,536): some 30 ms of evaluation."""
+
+ENTRY_BYTES: Final = 1 * MIB
+"""An entry with this many bytes of rows takes no further change."""

@@ -27,6 +27,7 @@ class Election:
         self._source: DeviceId | None = None
         self._target: Vote | None = None
         self.settled = False
+        """The log has grown since the last tick: a long fetch is no reason to give up."""
 
     def start(self) -> None:
         """Ask the others to join. May end the election at once (a group of one)."""
@@ -35,9 +36,13 @@ class Election:
 
     def tick(self) -> None:
         """Repeat what may have been lost."""
+        self.settled = False
         if self._source is None:
             self._summon()
         else:
+            for member in self._votes:  # they wait for a fetch that may take long
+                if member != self._state.me:
+                    self._state.send(member, Join(self._state.view))
             self._fetch()
 
     def on_durable(self) -> None:
@@ -66,6 +71,7 @@ class Election:
         if fetched.trimmed:
             self._move(self._view_led_by(sender))
             return
+        self.settled = True
         state.merge(fetched.prev_op, fetched.entries)
         if (state.last_op, state.last_view) == (target.last_op, target.last_view):
             self._lead()

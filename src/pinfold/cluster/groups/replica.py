@@ -187,6 +187,8 @@ class Replica:
                 answer_fetch(self.state, sender, message)
             case CopyPage():
                 role.on_copy_page(message)
+            case Join():
+                self.unsettled_ticks = 0
 
     def _lead(self) -> None:
         leadership = Leadership(self.state)

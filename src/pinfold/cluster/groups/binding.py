@@ -1,0 +1,199 @@
+"""A replica tied to its device's stores, its peers and its clients.
+
+The rule of this file: pass on. Decisions are in `replica` and `ledger`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from pinfold.cluster.groups.confirm import Confirmed, Confirmer
+from pinfold.cluster.groups.entries import Write
+from pinfold.cluster.groups.messages import Message
+from pinfold.cluster.groups.replica import Replica
+from pinfold.cluster.groups.scan import RowIterator
+from pinfold.cluster.groups.serving import Serving
+from pinfold.cluster.groups.state import Limits
+from pinfold.device.api import Entry, LogState, LogStore, RowStore
+from pinfold.env.api import Clock
+from pinfold.model.errors import NotPrimary, PinfoldError
+from pinfold.model.ids import DeviceId, GroupId
+
+
+class Surroundings(Protocol):
+    """What a bound group needs of its node."""
+
+    clock: Clock
+    confirmer: Confirmer
+
+    def send(self, group: GroupId, to: DeviceId, sender: DeviceId, message: Message) -> None:
+        """Send a message with the others of this tick."""
+        ...
+
+    def ready(self, serving: Serving) -> None:
+        """Call `serving.pump` when the tick has collected its work."""
+        ...
+
+    def device_failed(self, device: DeviceId, error: PinfoldError) -> None:
+        """A durable call has failed: the device takes no further part."""
+        ...
+
+
+class BoundGroup:
+    """One group on one device: the replica's log and ports, and its queue while it serves."""
+
+    def __init__(
+        self,
+        group: GroupId,
+        members: tuple[DeviceId, ...],
+        me: DeviceId,
+        log: LogStore,
+        rows: RowStore,
+        surroundings: Surroundings,
+        limits: Limits,
+    ) -> None:
+        self.group = group
+        self.me = me
+        self._log = log
+        self._rows = rows
+        self._surroundings = surroundings
+        self.serving: Serving | None = None
+        self.stopped = False
+        self.told_commit_op = 0
+        """The commit point of the last news to the followers."""
+        self.replica = Replica(group, members, me, self, self, limits)
+
+    def not_primary(self) -> NotPrimary:
+        """The error that tells a client whom to ask: detail (view, device)."""
+        replica = self.replica
+        return NotPrimary(
+            f"device {self.me} does not lead group {self.group}",
+            detail=(replica.view, replica.primary),
+        )
+
+    def stop(self, error: PinfoldError) -> None:
+        """Take no further part."""
+        self.stopped = True
+        if self.serving is not None:
+            self.serving.close(error)
+            self.serving = None
+
+    # The replica's ports.
+
+    def send(self, to: DeviceId, message: Message) -> None:
+        """See `Ports`."""
+        self._surroundings.send(self.group, to, self.me, message)
+
+    def role_changed(self) -> None:
+        """See `Ports`."""
+        if self.serving is not None:
+            self.serving.close(self.not_primary())
+            self.serving = None
+        if self.replica.leadership is not None:
+            self.serving = Serving(
+                self.replica,
+                self.get,
+                self.scan,
+                self._surroundings.clock,
+                confirm=self._confirm,
+                ready=self._surroundings.ready,
+            )
+
+    def committed(self, op: int) -> None:
+        """See `Ports`."""
+        if self.serving is not None:
+            self.serving.on_committed(op)
+
+    def _confirm(self, done: Confirmed) -> None:
+        state = self.replica.state
+        self._surroundings.confirmer.ask(self.group, state.view, self.me, state.members, done)
+
+    # The replica's log.
+
+    def state(self) -> LogState:
+        """See `LogStore.state`."""
+        return self._log.state(self.group)
+
+    def view_at(self, op: int) -> int | None:
+        """See `LogStore.view_at`."""
+        return self._log.view_at(self.group, op)
+
+    def tail(self, first_op: int, max_bytes: int) -> list[Entry]:
+        """See `LogStore.tail`."""
+        return self._log.tail(self.group, first_op, max_bytes)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """See `ReplicaLog.append`."""
+        last = entries[-1]
+        future = self._log.append(self.group, entries)
+        future.add_done_callback(partial(self._appended, last.op, last.view))
+
+    def set_view(self, view: int, voted: bytes) -> None:
+        """See `ReplicaLog.set_view`."""
+        future = self._log.set_view(self.group, view, voted)
+        future.add_done_callback(partial(self._view_durable, view, voted))
+
+    def apply(self, op: int, writes: Sequence[Write]) -> None:
+        """See `LogStore.apply`."""
+        self._log.apply(self.group, op, writes)
+
+    def trim(self, before_op: int) -> None:
+        """See `LogStore.trim`."""
+        self._log.trim(self.group, before_op)
+
+    def install(
+        self,
+        page: tuple[int, int],
+        base: tuple[int, int],
+        rows: Sequence[tuple[bytes, bytes]],
+        *,
+        first: bool,
+        last: bool,
+    ) -> None:
+        """See `ReplicaLog.install`."""
+        future = self._log.install(self.group, *base, rows, first=first, last=last)
+        future.add_done_callback(partial(self._installed, page))
+
+    def rows(self, start: bytes, max_bytes: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """See `ReplicaLog.rows`."""
+        page: list[tuple[bytes, bytes]] = []
+        for key, value in self._rows.scan(self.group, start, None):
+            if max_bytes <= 0:
+                return page, key
+            page.append((key, value))
+            max_bytes -= len(key) + len(value)
+        return page, None
+
+    def get(self, key: bytes) -> bytes | None:
+        """An applied row, as stored."""
+        return self._rows.get(self.group, key)
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool = False) -> RowIterator:
+        """Applied rows of a range, in order."""
+        return self._rows.scan(self.group, start, end, reverse=reverse)
+
+    def _appended(self, op: int, view: int, future: "asyncio.Future[None]") -> None:
+        if self._done(future):
+            self.replica.on_appended(op, view)
+
+    def _view_durable(self, view: int, voted: bytes, future: "asyncio.Future[None]") -> None:
+        if self._done(future):
+            self.replica.on_view_durable(view, voted)
+
+    def _installed(self, page: tuple[int, int], future: "asyncio.Future[None]") -> None:
+        if self._done(future):
+            self.replica.on_installed(page)
+
+    def _done(self, future: "asyncio.Future[None]") -> bool:
+        """Whether the write is durable and anybody still cares."""
+        if future.cancelled():
+            return False
+        error = future.exception()
+        if error is None:
+            return not self.stopped
+        if not isinstance(error, PinfoldError):
+            raise error
+        if not self.stopped:
+            self._surroundings.device_failed(self.me, error)
+        return False

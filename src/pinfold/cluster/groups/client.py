@@ -1,0 +1,183 @@
+"""`Rows` from any node: find the primary, and try again until the deadline.
+
+A change is repeated with the op id it came with, so it happens once however often it is sent. What
+is remembered per group is only whom to ask first; being wrong costs one more question.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from pinfold.cluster.api import Change, Changed, Collapse, Page, Row
+from pinfold.cluster.groups.entries import decode_row
+from pinfold.cluster.groups.membership import GroupOf, Membership
+from pinfold.cluster.groups.service import CHANGE, GET, SCAN
+from pinfold.env.api import Buffer, Env
+from pinfold.model.errors import (
+    Busy,
+    Conflict,
+    NotFound,
+    NotPrimary,
+    PinfoldError,
+    Unavailable,
+)
+from pinfold.model.ids import DeviceId, GroupId
+from pinfold.rpc.api import Answer, Body, Peers
+
+DEADLINE_S: Final = 10.0
+"""How long a call is tried: a dead primary is replaced within 2 s, a cold start takes longer."""
+
+ATTEMPT_S: Final = 2.5
+"""How long one member is waited for before another is asked."""
+
+_BACKOFF_MIN_S: Final = 0.01
+_BACKOFF_MAX_S: Final = 0.2
+"""Pauses between attempts, doubled each time and shortened at random by up to a half."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_items_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes | None]])
+
+T = TypeVar("T")
+
+
+class RowClient:
+    """The real `Rows`."""
+
+    def __init__(
+        self,
+        env: Env,
+        peers: Peers,
+        membership: Membership,
+        group_of: GroupOf,
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._clock = env.clock
+        self._rng = env.rng
+        self._peers = peers
+        self._membership = membership
+        self._group_of = group_of
+        self._deadline_s = deadline_s
+        self._primaries: dict[GroupId, tuple[int, DeviceId]] = {}
+
+    async def get(self, place: bytes, key: bytes) -> Row | None:
+        """See `Rows.get`."""
+        answer = await self._ask(self._group_of(place), GET, (key,))
+        return decode_row(answer.payload) if answer.body else None
+
+    async def scan(
+        self,
+        place: bytes,
+        start: bytes,
+        end: bytes | None,
+        limit: int,
+        *,
+        collapse: Collapse | None = None,
+        kinds: bytes | None = None,
+        reverse: bool = False,
+    ) -> Page:
+        """See `Rows.scan`."""
+        rolled = None if collapse is None else (collapse.prefix_length, collapse.delimiter)
+        arguments = (start, end, limit, rolled, kinds, reverse)
+        answer = await self._ask(self._group_of(place), SCAN, arguments)
+        items = _items_decoder.decode(answer.payload)
+        rows = ((key, None if value is None else decode_row(value)) for key, value in items)
+        return Page(tuple(rows), answer.body)
+
+    async def change(self, place: bytes, change: Change) -> Changed:
+        """See `Rows.change`."""
+        try:
+            answer = await self._ask(self._group_of(place), CHANGE, (), (_encode(change),))
+        except Conflict as conflict:
+            raise _with_row(conflict) from None
+        version, stamp_ms = answer.body
+        return Changed(version, stamp_ms)
+
+    async def _ask(
+        self,
+        group: GroupId,
+        operation: str,
+        arguments: tuple[Any, ...],
+        payload: Sequence[Buffer] = (),
+    ) -> Answer:
+        """Ask the primary, wherever it is by now."""
+        deadline = self._clock.monotonic() + self._deadline_s
+        pause_s = _BACKOFF_MIN_S
+        while True:
+            members = self._membership.members(group)
+            known = self._primaries.get(group)
+            device = known[1] if known is not None and known[1] in members else members[0]
+            body: Body = (device, group, *arguments)
+            try:
+                return await self._attempt(device, operation, body, payload, deadline)
+            except NotPrimary as refusal:
+                moved = self._learn(group, members, device, refusal)
+                last: PinfoldError = refusal
+            except (Busy, Unavailable, NotFound) as error:
+                moved = False
+                if not isinstance(error, Busy):
+                    self._try_next(group, members, device)
+                last = error
+            if not moved:
+                now = self._clock.monotonic()
+                if now + pause_s >= deadline:
+                    raise _give_up(group, last)
+                await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
+                pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
+
+    async def _attempt(
+        self,
+        device: DeviceId,
+        operation: str,
+        body: Body,
+        payload: Sequence[Buffer],
+        deadline: float,
+    ) -> Answer:
+        node = self._membership.node_of(device)
+        until = min(deadline, self._clock.monotonic() + ATTEMPT_S)
+        return await self._peers.call(node, operation, body, payload, deadline=until)
+
+    def _learn(
+        self,
+        group: GroupId,
+        members: tuple[DeviceId, ...],
+        asked: DeviceId,
+        refusal: NotPrimary,
+    ) -> bool:
+        """Take the hint of a refusal. True when it names another member by a later view."""
+        detail = refusal.detail
+        if not isinstance(detail, list | tuple) or len(detail) != 2:
+            self._try_next(group, members, asked)
+            return False
+        view, device = detail
+        known = self._primaries.get(group)
+        if known is not None and view < known[0]:
+            self._try_next(group, members, asked)
+            return False
+        self._primaries[group] = (view, device)
+        return bool(device != asked and (known is None or view > known[0]))
+
+    def _try_next(self, group: GroupId, members: tuple[DeviceId, ...], asked: DeviceId) -> None:
+        """Ask another member the next time; keep the highest view heard of."""
+        known = self._primaries.get(group)
+        view = known[0] if known is not None else -1
+        position = members.index(asked) if asked in members else -1
+        self._primaries[group] = (view, members[(position + 1) % len(members)])
+
+
+def _with_row(conflict: Conflict) -> Conflict:
+    """The conflict with its row decoded."""
+    detail = conflict.detail
+    assert isinstance(detail, list | tuple), "conflicts of the row log name their row"
+    index, value = detail
+    row = None if value is None else decode_row(value)
+    return Conflict(conflict.message, detail=(index, row))
+
+
+def _give_up(group: GroupId, last: PinfoldError) -> PinfoldError:
+    """What the caller hears at the deadline. A refusal by Busy changed nothing."""
+    if isinstance(last, Busy):
+        return last
+    return Unavailable(f"group {group} did not answer in time: {last.message}")

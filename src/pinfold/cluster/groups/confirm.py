@@ -1,0 +1,160 @@
+"""Prove that reads are not stale: a majority still knows no later view.
+
+The reads of one tick, of all groups led here, become one round: each other node is asked once
+about all the groups it has members of. As few nodes as needed are asked first, the most
+responsive ones; the others follow when an answer is late or bad.
+
+Why it suffices: a write acknowledged by another primary before the round began needed a majority
+that had stored a later view, and any two majorities share a member, which would refuse here.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from pinfold.cluster.groups.membership import Membership
+from pinfold.env.api import Clock
+from pinfold.model.errors import NotPrimary, PinfoldError, Unavailable
+from pinfold.model.ids import DeviceId, GroupId, NodeName
+from pinfold.rpc.api import Answer, Peers
+
+CONFIRM: Final = "group.confirm"
+"""Body: [device, group, view, …] flat; answer: None, or the positions refused."""
+
+HEDGE_S: Final = 0.005
+"""An answer later than this is not waited for alone."""
+
+ROUND_S: Final = 1.5
+"""A round that has no majority by then fails its reads; callers try again."""
+
+_FAILED_S: Final = 1.0
+"""What a failed call counts as when nodes are ranked by response time."""
+
+_NEW_WEIGHT: Final = 0.1
+"""Weight of the latest response time in a node's average."""
+
+Confirmed = Callable[[PinfoldError | None], None]
+
+
+class _Question:
+    """One group of a round: is `view` still the latest for a majority?"""
+
+    __slots__ = ("done", "group", "missing", "spare", "view", "waiting")
+
+    def __init__(
+        self, group: GroupId, view: int, missing: int, spare: list[DeviceId], done: Confirmed
+    ) -> None:
+        self.group = group
+        self.view = view
+        self.missing = missing
+        """Confirmations still needed."""
+        self.spare = spare
+        """Members not asked yet, the best first."""
+        self.waiting = 0
+        """Members asked that have not answered."""
+        self.done: Confirmed | None = done
+
+    def end(self, error: PinfoldError | None) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            done(error)
+
+
+class Confirmer:
+    """Collects the questions of a tick; `flush` asks them."""
+
+    def __init__(self, clock: Clock, peers: Peers, membership: Membership) -> None:
+        self._clock = clock
+        self._peers = peers
+        self._membership = membership
+        self._questions: list[_Question] = []
+        self._response_s: dict[NodeName, float] = {}
+
+    def ask(
+        self,
+        group: GroupId,
+        view: int,
+        me: DeviceId,
+        members: Sequence[DeviceId],
+        done: Confirmed,
+    ) -> None:
+        """Call `done` once a majority confirms `view`, or with NotPrimary or Unavailable."""
+        missing = len(members) // 2
+        if not missing:
+            asyncio.get_running_loop().call_soon(done, None)
+            return
+        spare = [member for member in members if member != me]
+        spare.sort(key=self._response_time)
+        self._questions.append(_Question(group, view, missing, spare, done))
+
+    def flush(self) -> None:
+        """Ask what has been collected."""
+        if not self._questions:
+            return
+        questions, self._questions = self._questions, []
+        self._send(questions)
+        loop = asyncio.get_running_loop()
+        loop.call_later(HEDGE_S, self._hedge, questions)
+
+    def _response_time(self, device: DeviceId) -> float:
+        return self._response_s.get(self._node_of(device) or NodeName(""), 0.0)
+
+    def _node_of(self, device: DeviceId) -> NodeName | None:
+        try:
+            return self._membership.node_of(device)
+        except PinfoldError:
+            return None
+
+    def _hedge(self, questions: list[_Question]) -> None:
+        late = [one for one in questions if one.done is not None and one.spare]
+        if late:
+            self._send(late, beyond=max(len(one.spare) for one in late))
+
+    def _send(self, questions: list[_Question], *, beyond: int = 0) -> None:
+        """Ask further members: as many as each question still needs, and some beyond that."""
+        asked: dict[NodeName, tuple[list[int], list[_Question]]] = {}
+        for one in questions:
+            while one.done is not None and one.spare and one.waiting < one.missing + beyond:
+                device = one.spare.pop(0)
+                node = self._node_of(device)
+                if node is None:
+                    continue
+                body, about = asked.setdefault(node, ([], []))
+                body += (device, one.group, one.view)
+                about.append(one)
+                one.waiting += 1
+            if one.done is not None and one.waiting < one.missing:
+                one.end(Unavailable("too few members are reachable to confirm a read"))
+        now = self._clock.monotonic()
+        for node, (body, about) in asked.items():
+            future = self._peers.call(node, CONFIRM, body, deadline=now + ROUND_S)
+            future.add_done_callback(partial(self._answered, node, about, now))
+
+    def _answered(
+        self,
+        node: NodeName,
+        about: list[_Question],
+        began: float,
+        future: "asyncio.Future[Answer]",
+    ) -> None:
+        failed = future.cancelled() or future.exception() is not None
+        took_s = _FAILED_S if failed else self._clock.monotonic() - began
+        known_s = self._response_s.get(node, took_s)
+        self._response_s[node] = known_s + (took_s - known_s) * (1 if failed else _NEW_WEIGHT)
+        refused = () if failed else future.result().body or ()
+        retry: list[_Question] = []
+        for position, one in enumerate(about):
+            one.waiting -= 1
+            if one.done is None:
+                continue
+            if failed:
+                retry.append(one)
+            elif position in refused:
+                one.end(NotPrimary("a later view has begun"))
+            else:
+                one.missing -= 1
+                if one.missing == 0:
+                    one.end(None)
+        if retry:
+            self._send(retry)

@@ -1,0 +1,348 @@
+"""The row groups of one node: rpc operations, pings, ticks and messages in batches.
+
+Everything here is per node pair or per tick, never per group: one ping tells that this node lives
+and how far the groups it leads are committed, one frame carries all the messages of a tick, one
+question confirms all its reads.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from pinfold.cluster.api import Change, Collapse
+from pinfold.cluster.groups import wire
+from pinfold.cluster.groups.binding import BoundGroup
+from pinfold.cluster.groups.confirm import CONFIRM, Confirmer
+from pinfold.cluster.groups.liveness import Liveness
+from pinfold.cluster.groups.membership import Membership
+from pinfold.cluster.groups.messages import Message
+from pinfold.cluster.groups.scan import scan_page
+from pinfold.cluster.groups.serving import Serving
+from pinfold.cluster.groups.state import Limits
+from pinfold.cluster.groups.status import GroupStatus, describe
+from pinfold.device.api import LogStore, RowStore
+from pinfold.env.api import Env
+from pinfold.model.errors import Invalid, NotFound, NotPrimary, PinfoldError, Unavailable
+from pinfold.model.ids import DeviceId, GroupId, NodeName
+from pinfold.model.limits import LISTING_PAGE_MAX
+from pinfold.rpc.api import Answer, Dispatcher, HandlerResult, Peers, Reply, Request
+
+_log: Final = structlog.get_logger("pinfold.groups")
+
+MESSAGES: Final = "group.messages"
+PING: Final = "group.ping"
+GET: Final = "group.get"
+SCAN: Final = "group.scan"
+CHANGE: Final = "group.change"
+STATUS: Final = "group.status"
+
+TICK_S: Final = 0.1
+"""How often silence is looked at."""
+
+_TICKS_PER_PING: Final = 2
+"""A ping, and a look at every replica, each 200 ms."""
+
+_PATIENCE_TICKS: Final = 10
+"""Replica ticks (2 s) after which a view that got no primary is given up."""
+
+_MESSAGES_S: Final = 2.0
+"""Deadline of messages between members; they are repeated if lost."""
+
+_PAGE_MAX: Final = LISTING_PAGE_MAX + 1
+"""Items in one page of a scan: a listing's page and the row that says there is more."""
+
+_change_decoder = msgspec.msgpack.Decoder(Change)
+_collapse_decoder = msgspec.msgpack.Decoder(Collapse)
+
+
+class GroupService:
+    """See the module. Add devices, then `start`; `close` ends it."""
+
+    def __init__(
+        self,
+        env: Env,
+        node: NodeName,
+        peers: Peers,
+        dispatcher: Dispatcher,
+        membership: Membership,
+        limits: Limits | None = None,
+    ) -> None:
+        self.clock = env.clock
+        self.confirmer = Confirmer(env.clock, peers, membership)
+        self._node = node
+        self._peers = peers
+        self._membership = membership
+        self._limits = Limits() if limits is None else limits
+        self._groups: dict[tuple[DeviceId, GroupId], BoundGroup] = {}
+        self._failed_devices: dict[DeviceId, PinfoldError] = {}
+        self._failed_elsewhere: dict[NodeName, frozenset[DeviceId]] = {}
+        self._liveness = Liveness(env.clock.monotonic())
+        self._outbox: dict[NodeName, tuple[list[list[Any]], list[bytes]]] = {}
+        self._ready: list[Serving] = []
+        self._run_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        self._closed = False
+        dispatcher.bind(MESSAGES, self._on_messages)
+        dispatcher.bind(PING, self._on_ping)
+        dispatcher.bind(CONFIRM, self._on_confirm)
+        dispatcher.bind(GET, self._on_get)
+        dispatcher.bind(SCAN, self._on_scan)
+        dispatcher.bind(CHANGE, self._on_change)
+        dispatcher.bind(STATUS, self._on_status)
+        peers.watch(self._on_session)
+
+    async def add_device(
+        self, device: DeviceId, log: LogStore, rows: RowStore, groups: Iterable[GroupId]
+    ) -> None:
+        """Serve these groups from a device, creating empty logs for those it does not have."""
+        groups = sorted(groups)
+        known = set(log.groups())
+        created = [log.create(group) for group in groups if group not in known]
+        for future in created:
+            await future
+        for group in groups:
+            members = self._membership.members(group)
+            bound = BoundGroup(group, members, device, log, rows, self, self._limits)
+            self._groups[device, group] = bound
+            bound.replica.start()
+
+    def start(self) -> None:
+        """Begin to ping and to watch."""
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    async def close(self) -> None:
+        """Stop serving; callers hear Unavailable and ask elsewhere."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for bound in self._groups.values():
+            bound.stop(Unavailable("this node is stopping"))
+
+    def bound(self, device: DeviceId, group: GroupId) -> BoundGroup:
+        """A group of a device here; NotFound for any other."""
+        bound = self._groups.get((device, group))
+        if bound is None or bound.stopped:
+            raise NotFound(f"device {device} serves no group {group} here")
+        return bound
+
+    def led(self) -> list[BoundGroup]:
+        """The groups that devices of this node lead and serve."""
+        return [bound for bound in self._groups.values() if bound.serving is not None]
+
+    def status(self) -> list[GroupStatus]:
+        """What operators see of the groups here, by device and group."""
+        return [describe(bound.replica) for _, bound in sorted(self._groups.items())]
+
+    # What bound groups ask for.
+
+    def send(self, group: GroupId, to: DeviceId, sender: DeviceId, message: Message) -> None:
+        """See `Surroundings`."""
+        try:
+            node = self._membership.node_of(to)
+        except PinfoldError:
+            return
+        head, buffers = wire.encode(group, to, sender, message)
+        outgoing = self._outbox.get(node)
+        if outgoing is None:
+            outgoing = self._outbox[node] = ([], [])
+        outgoing[0].append(head)
+        outgoing[1].extend(buffers)
+        self._schedule_run()
+
+    def ready(self, serving: Serving) -> None:
+        """See `Surroundings`."""
+        self._ready.append(serving)
+        self._schedule_run()
+
+    def device_failed(self, device: DeviceId, error: PinfoldError) -> None:
+        """See `Surroundings`."""
+        if device in self._failed_devices or self._closed:
+            return
+        _log.error("row groups leave a failed device", device=device, reason=error.message)
+        self._failed_devices[device] = error
+        for bound in self._groups.values():
+            if bound.me == device:
+                bound.stop(Unavailable(f"device {device} has failed"))
+
+    def _schedule_run(self) -> None:
+        if not self._run_scheduled:
+            self._run_scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        """End of a tick: entries out of waiting changes, then everything leaves in batches."""
+        ready, self._ready = self._ready, []
+        for serving in ready:
+            serving.pump()
+        self._run_scheduled = False
+        self.confirmer.flush()
+        outbox, self._outbox = self._outbox, {}
+        for node, (heads, payload) in outbox.items():
+            if not payload:
+                self._peers.tell(node, MESSAGES, heads)
+            elif self._peers.connected(node):
+                deadline = self.clock.monotonic() + _MESSAGES_S
+                sent = self._peers.call(node, MESSAGES, heads, payload, deadline=deadline)
+                sent.add_done_callback(_forget)
+
+    # Time.
+
+    def _tick(self) -> None:
+        if self._closed:
+            return
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._liveness.tick(self.clock.monotonic(), TICK_S)
+        self._ticks += 1
+        if self._ticks % _TICKS_PER_PING == 0:
+            self._ping()
+            for bound in list(self._groups.values()):
+                if not bound.stopped:
+                    bound.replica.tick()
+        for bound in list(self._groups.values()):
+            if not bound.stopped:
+                self._watch_primary(bound)
+
+    def _watch_primary(self, bound: BoundGroup) -> None:
+        replica = bound.replica
+        impatient = replica.unsettled_ticks > _PATIENCE_TICKS
+        if not impatient and (replica.primary == bound.me or self._alive(replica.primary)):
+            return
+        view = replica.next_view(self._alive)
+        if view is not None:
+            replica.change_view(view)
+
+    def _alive(self, device: DeviceId) -> bool:
+        try:
+            node = self._membership.node_of(device)
+        except PinfoldError:
+            return False
+        if node == self._node:
+            return device not in self._failed_devices
+        if device in self._failed_elsewhere.get(node, ()):
+            return False
+        return self._liveness.alive(node)
+
+    def _ping(self) -> None:
+        """Tell every node of a shared group that this one lives, and what it has committed."""
+        news: dict[NodeName, list[tuple[int, int, int, int]]] = {}
+        for bound in self._groups.values():
+            state = bound.replica.state
+            fresh = bound.serving is not None and state.commit_op != bound.told_commit_op
+            for member in state.members:
+                if member == bound.me:
+                    continue
+                try:
+                    told = news.setdefault(self._membership.node_of(member), [])
+                except PinfoldError:
+                    continue
+                if fresh:
+                    told.append((member, bound.group, state.view, state.commit_op))
+            if fresh:
+                bound.told_commit_op = state.commit_op
+        failed = list(self._failed_devices)
+        for node, told in news.items():
+            self._peers.tell(node, PING, (failed, told))
+
+    def _on_session(self, node: NodeName, up: bool, boot: int) -> None:
+        self._liveness.session(node, up)
+        if up:
+            for bound in self._groups.values():
+                bound.told_commit_op = 0
+
+    # Between members.
+
+    def _on_messages(self, request: Request) -> HandlerResult:
+        self._liveness.heard(request.peer)
+        for group, to, sender, message in wire.decode(request.body, request.payload):
+            bound = self._groups.get((to, group))
+            if bound is not None and not bound.stopped:
+                bound.replica.handle(sender, message)
+        return _DONE
+
+    def _on_ping(self, request: Request) -> HandlerResult:
+        self._liveness.heard(request.peer)
+        failed, told = request.body
+        self._failed_elsewhere[request.peer] = frozenset(failed)
+        for device, group, view, commit_op in told:
+            bound = self._groups.get((device, group))
+            if bound is not None and not bound.stopped:
+                bound.replica.on_commit_news(view, commit_op)
+        return _DONE
+
+    def _on_confirm(self, request: Request) -> HandlerResult:
+        body: Sequence[int] = request.body
+        refused: list[int] = []
+        groups = self._groups
+        for position in range(len(body) // 3):
+            device, group, view = body[3 * position : 3 * position + 3]
+            bound = groups.get((DeviceId(device), GroupId(group)))
+            if bound is None or bound.stopped or bound.replica.state.view != view:
+                refused.append(position)
+        return Reply(refused) if refused else _DONE
+
+    # For clients.
+
+    def _serving(self, device: DeviceId, group: GroupId) -> tuple[BoundGroup, Serving]:
+        bound = self._groups.get((device, group))
+        if bound is None or bound.stopped:
+            raise NotPrimary(f"device {device} serves no group {group} here")
+        if bound.serving is None:
+            raise bound.not_primary()
+        return bound, bound.serving
+
+    def _on_get(self, request: Request) -> HandlerResult:
+        device, group, key = request.body
+        bound, serving = self._serving(device, group)
+        get = bound.get
+
+        def look() -> Reply:
+            value = get(key)
+            return _DONE if value is None else Reply(1, (value,))
+
+        return serving.read(look)
+
+    def _on_scan(self, request: Request) -> HandlerResult:
+        device, group, start, end, limit, collapse, kinds, reverse = request.body
+        bound, serving = self._serving(device, group)
+        if not 0 < limit <= _PAGE_MAX:
+            raise Invalid(f"a page has 1 to {_PAGE_MAX} items")
+        rolled = None if collapse is None else Collapse(*collapse)
+
+        def look() -> Reply:
+            items, next_start = scan_page(
+                bound.scan,
+                start,
+                end,
+                limit,
+                collapse=rolled,
+                kinds=kinds,
+                reverse=reverse,
+            )
+            return Reply(next_start, (msgspec.msgpack.encode(items),))
+
+        return serving.read(look)
+
+    def _on_change(self, request: Request) -> HandlerResult:
+        device, group = request.body
+        _, serving = self._serving(device, group)
+        try:
+            change = _change_decoder.decode(request.payload)
+        except msgspec.MsgspecError as error:
+            raise Invalid(f"a change that does not decode: {error}") from error
+        return serving.change(change, len(request.payload))
+
+    def _on_status(self, request: Request) -> HandlerResult:
+        return Reply([msgspec.to_builtins(one) for one in self.status()])
+
+
+_DONE: Final = Reply()
+
+
+def _forget(future: "asyncio.Future[Answer]") -> None:
+    """Messages may get lost; what matters is repeated."""
+    if not future.cancelled():
+        future.exception()

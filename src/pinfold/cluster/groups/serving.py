@@ -1,0 +1,228 @@
+"""A led group at work: changes wait, become entries, and are answered once committed.
+
+While entries are in flight further changes wait and share the next one, so the busier a group,
+the larger its entries. Reads wait for a confirmation and see everything committed before it.
+
+What is answered: a success when its entry is committed; a conflict when everything it was judged
+by is committed and a majority has confirmed the view after that (else a primary that was replaced
+without knowing could refuse a change by rows that never existed).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pinfold.cluster.api import Change, Changed
+from pinfold.cluster.groups.confirm import Confirmed
+from pinfold.cluster.groups.entries import VERSION_SHIFT
+from pinfold.cluster.groups.ledger import Batch, Ledger
+from pinfold.cluster.groups.replica import Replica
+from pinfold.cluster.groups.scan import RowIterator
+from pinfold.env.api import Clock
+from pinfold.model.errors import Busy, Conflict, PinfoldError
+from pinfold.model.limits import MIB
+from pinfold.rpc.api import Reply
+
+PIPELINE_ENTRIES: Final = 4
+"""Entries in flight: enough to hide a flush, few enough that entries grow under load."""
+
+WAITING_CHANGES: Final = 8_192
+WAITING_BYTES: Final = 32 * MIB
+"""Changes waiting in one group; with more it answers Busy."""
+
+Answering = asyncio.Future[Reply]
+_Work = tuple[Change, int, Answering]
+
+
+class Serving:
+    """The queue and ledger of one group, from the view's first commit to the view's end."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        get: Callable[[bytes], bytes | None],
+        scan: Callable[[bytes, bytes | None], RowIterator],
+        clock: Clock,
+        *,
+        confirm: Callable[[Confirmed], None],
+        ready: Callable[["Serving"], None],
+    ) -> None:
+        self._replica = replica
+        self._ledger = Ledger(get, scan)
+        self._clock = clock
+        self._confirm = confirm
+        self._ready = ready
+        self._waiting: deque[_Work] = deque()
+        self._waiting_bytes = 0
+        self._removals: deque[tuple[Sequence[bytes], Answering]] = deque()
+        self._in_flight: deque[tuple[int, list[tuple[Answering, Changed]]]] = deque()
+        self._later: list[tuple[int, Answering, Changed | Conflict]] = []
+        """Answers known already that wait for the commit of an op."""
+        self._unconfirmed: list[tuple[Answering, Conflict]] = []
+        self._reads: list[tuple[Answering, Callable[[], Reply]]] = []
+        self._confirming: dict[int, list[tuple[Answering, Callable[[], Reply]]]] = {}
+        self._rounds = 0
+        self._scheduled = False
+        self._closed: PinfoldError | None = None
+
+    def change(self, change: Change, size: int) -> Answering:
+        """Apply a change; the reply's body is [version, stamp_ms]. Busy at the limits."""
+        if len(self._waiting) >= WAITING_CHANGES or self._waiting_bytes + size > WAITING_BYTES:
+            raise Busy("too many changes wait in this group")
+        answer = self._new_answer()
+        self._waiting.append((change, size, answer))
+        self._waiting_bytes += size
+        self._schedule()
+        return answer
+
+    def remove(self, keys: Sequence[bytes]) -> Answering:
+        """Delete rows of the group's own."""
+        answer = self._new_answer()
+        self._removals.append((keys, answer))
+        self._schedule()
+        return answer
+
+    def read(self, look: Callable[[], Reply]) -> Answering:
+        """Answer with `look()` once a majority has confirmed the view after this call."""
+        answer = self._new_answer()
+        self._reads.append((answer, look))
+        self._schedule()
+        return answer
+
+    def pump(self) -> None:
+        """Do what this tick has collected."""
+        self._scheduled = False
+        if self._closed is not None:
+            return
+        while (self._waiting or self._removals) and len(self._in_flight) < PIPELINE_ENTRIES:
+            self._propose()
+        if self._reads or self._unconfirmed:
+            self._ask()
+
+    def on_committed(self, op: int) -> None:
+        """Entries up to `op` are committed and applied."""
+        self._ledger.on_applied(op)
+        while self._in_flight and self._in_flight[0][0] <= op:
+            for answer, changed in self._in_flight.popleft()[1]:
+                _succeed(answer, changed)
+        if self._later:
+            later, self._later = self._later, []
+            for one in later:
+                self._answer_after(*one)
+        if self._waiting or self._removals or self._unconfirmed:
+            self._schedule()
+
+    def close(self, error: PinfoldError) -> None:
+        """The view has ended: nobody here knows what becomes of the entries in flight."""
+        self._closed = error
+        answers = [answer for _, _, answer in self._waiting]
+        answers += [answer for _, answer in self._removals]
+        answers += [answer for _, done in self._in_flight for answer, _ in done]
+        answers += [answer for _, answer, _ in self._later]
+        answers += [answer for answer, _ in self._unconfirmed]
+        answers += [answer for answer, _ in self._reads]
+        answers += [answer for reads in self._confirming.values() for answer, _ in reads]
+        self._confirming.clear()
+        for answer in answers:
+            _fail(answer, error)
+
+    def _new_answer(self) -> Answering:
+        if self._closed is not None:
+            raise self._closed
+        return asyncio.get_running_loop().create_future()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._ready(self)
+
+    def _propose(self) -> None:
+        """Evaluate what waits into the next entry, if any of it changes anything."""
+        replica, waiting = self._replica, self._waiting
+        last_op = replica.state.last_op
+        batch = self._ledger.begin(last_op + 1, int(self._clock.wall() * 1000))
+        done: list[tuple[Answering, Changed]] = []
+        while waiting and not batch.full:
+            change, size, answer = waiting.popleft()
+            self._waiting_bytes -= size
+            if not answer.done():
+                self._evaluate(batch, change, answer, done, last_op)
+        while self._removals:
+            keys, answer = self._removals.popleft()
+            batch.remove(keys)
+            done.append((answer, Changed(0, 0)))
+        if batch.empty and not done:
+            return
+        body, writes = batch.finish()
+        self._in_flight.append((batch.op, done))
+        op = replica.propose(body, writes)
+        assert op == batch.op, "one entry at a time"
+
+    def _evaluate(
+        self,
+        batch: Batch,
+        change: Change,
+        answer: Answering,
+        done: list[tuple[Answering, Changed]],
+        last_op: int,
+    ) -> None:
+        known = batch.known(change.op_id)
+        if known is not None:
+            self._answer_after(known.version >> VERSION_SHIFT, answer, known)
+            return
+        try:
+            done.append((answer, batch.add(change)))
+        except Conflict as conflict:
+            judged_by = last_op if batch.empty else batch.op
+            self._answer_after(judged_by, answer, conflict)
+        except PinfoldError as error:
+            _fail(answer, error)
+
+    def _answer_after(self, op: int, answer: Answering, result: Changed | Conflict) -> None:
+        if op > self._replica.state.commit_op:
+            self._later.append((op, answer, result))
+        elif isinstance(result, Conflict):
+            self._unconfirmed.append((answer, result))
+        else:
+            _succeed(answer, result)
+
+    def _ask(self) -> None:
+        """One question for all the reads and conflicts of this tick."""
+        reads, self._reads = self._reads, []
+        for answer, conflict in self._unconfirmed:
+            reads.append((answer, _raiser(conflict)))
+        self._unconfirmed.clear()
+        self._rounds += 1
+        number = self._rounds
+        self._confirming[number] = reads
+        self._confirm(lambda error: self._confirmed(number, error))
+
+    def _confirmed(self, number: int, error: PinfoldError | None) -> None:
+        for answer, look in self._confirming.pop(number, ()):
+            if answer.done():
+                continue
+            if error is not None:
+                answer.set_exception(error)
+                continue
+            try:
+                answer.set_result(look())
+            except PinfoldError as failure:
+                answer.set_exception(failure)
+
+
+def _raiser(conflict: Conflict) -> Callable[[], Reply]:
+    def look() -> Reply:
+        raise conflict
+
+    return look
+
+
+def _succeed(answer: Answering, changed: Changed) -> None:
+    if not answer.done():
+        answer.set_result(Reply((changed.version, changed.stamp_ms)))
+
+
+def _fail(answer: Answering, error: PinfoldError) -> None:
+    if not answer.done():
+        answer.set_exception(error)

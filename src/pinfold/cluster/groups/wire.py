@@ -1,0 +1,99 @@
+"""Messages between members as rpc bodies and payload.
+
+A head is [kind, group, to, from, *fields]; entries travel as [view, length, view, length, …]
+with their bodies in the payload, rows of a copied page as the length of one payload buffer.
+Many heads to one node share a frame, their payloads one behind the other.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from pinfold.cluster.groups.messages import (
+    Ack,
+    CopyAck,
+    CopyPage,
+    Fetch,
+    Fetched,
+    Join,
+    Message,
+    NeedCopy,
+    Prepare,
+    Refuse,
+    Vote,
+)
+from pinfold.device.api import Entry
+from pinfold.model.errors import Invalid
+from pinfold.model.ids import DeviceId, GroupId
+
+_KINDS: Final[tuple[type[Any], ...]] = (
+    Prepare,
+    Ack,
+    Refuse,
+    NeedCopy,
+    Join,
+    Vote,
+    Fetch,
+    Fetched,
+    CopyPage,
+    CopyAck,
+)
+"""The position is the kind on the wire: append only."""
+
+_KIND_OF: Final = {cls: kind for kind, cls in enumerate(_KINDS)}
+
+_rows_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+
+Arrived = tuple[GroupId, DeviceId, DeviceId, Message]
+"""(group, to, from, message)."""
+
+
+def encode(
+    group: GroupId, to: DeviceId, sender: DeviceId, message: Message
+) -> tuple[list[Any], list[bytes]]:
+    """(head, payload buffers) of one message."""
+    cls = type(message)
+    head: list[Any] = [_KIND_OF[cls], group, to, sender, *message]
+    if cls is Prepare or cls is Fetched:
+        entries: Sequence[Entry] = head[-1]
+        head[-1] = [field for one in entries for field in (one.view, len(one.body))]
+        return head, [one.body for one in entries]
+    if cls is CopyPage:
+        rows = msgspec.msgpack.encode(head[-1])
+        head[-1] = len(rows)
+        return head, [rows]
+    return head, []
+
+
+def decode(heads: Sequence[Sequence[Any]], payload: memoryview) -> Iterator[Arrived]:
+    """The messages of one frame, in order. Raises Invalid for what no member sends."""
+    at = 0
+    for head in heads:
+        try:
+            kind, group, to, sender, *fields = head
+            cls = _KINDS[kind]
+            if cls is Prepare or cls is Fetched:
+                fields[-1], at = _entries(fields[1], fields[-1], payload, at)
+            elif cls is CopyPage:
+                end = at + fields[-1]
+                fields[-1] = _rows_decoder.decode(payload[at:end])
+                at = end
+            message = cls(*fields)
+        except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
+            raise Invalid(f"a group message that does not decode: {error}") from error
+        yield group, to, sender, message
+
+
+def _entries(
+    prev_op: int, sizes: Sequence[int], payload: memoryview, at: int
+) -> tuple[list[Entry], int]:
+    entries: list[Entry] = []
+    for index in range(0, len(sizes), 2):
+        end = at + sizes[index + 1]
+        if end > len(payload):
+            raise ValueError("a payload shorter than its entries")
+        prev_op += 1
+        entries.append(Entry(prev_op, sizes[index], bytes(payload[at:end])))
+        at = end
+    return entries, at
