@@ -1,0 +1,231 @@
+"""Row groups on nodes that die, hang and are cut off, through the client everybody uses."""
+
+import asyncio
+
+import msgspec
+import pytest
+from tests.cluster.group_cluster import Cluster, env_for
+from tests.twins.virtual import run_virtual
+
+from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
+from pinfold.cluster.groups.entries import decode_row
+from pinfold.cluster.groups.frees import FreesWorker
+from pinfold.model.errors import Conflict, Unavailable
+from pinfold.model.ids import GroupId, NodeName, OpId
+
+PLACE = b"p"
+
+
+def op_id(number: int) -> OpId:
+    return OpId(number.to_bytes(16, "big"))
+
+
+def put(number: int, key: bytes, body: bytes, **more) -> Change:
+    return Change(op_id(number), puts=((key, Row(body)),), **more)
+
+
+def scenario(**settings):
+    """Run `test(cluster)` on a started cluster in virtual time."""
+
+    def wrap(test):
+        def wrapped():
+            async def work():
+                cluster = await Cluster(**settings).start()
+                await test(cluster)
+                await cluster.close()
+
+            run_virtual(work)
+
+        wrapped.__name__ = test.__name__
+        wrapped.__doc__ = test.__doc__
+        return wrapped
+
+    return wrap
+
+
+@scenario()
+async def test_a_row_is_read_as_it_was_put(cluster):
+    changed = await cluster.client.change(PLACE, put(1, b"k", b"one"))
+    row = await cluster.client.get(PLACE, b"k")
+    assert (row.body, row.version, row.stamp_ms) == (b"one", changed.version, changed.stamp_ms)
+    assert await cluster.client.get(PLACE, b"other") is None
+
+
+@scenario()
+async def test_a_failed_check_changes_nothing_and_shows_the_row(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"one"))
+    with pytest.raises(Conflict) as raised:
+        await cluster.client.change(
+            PLACE, put(2, b"k", b"two", checks=(Check("present", b"k"), Check("absent", b"k")))
+        )
+    index, row = raised.value.detail
+    assert (index, row.body) == (1, b"one")
+    assert (await cluster.client.get(PLACE, b"k")).body == b"one"
+
+
+@scenario()
+async def test_of_many_conditional_writers_exactly_one_wins(cluster):
+    async def attempt(number):
+        try:
+            await cluster.client.change(
+                PLACE, put(number, b"k", b"%d" % number, checks=(Check("absent", b"k"),))
+            )
+        except Conflict:
+            return 0
+        return number
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(attempt(number)) for number in range(1, 33)]
+    (winner,) = [task.result() for task in tasks if task.result()]
+    assert (await cluster.client.get(PLACE, b"k")).body == b"%d" % winner
+
+
+@scenario()
+async def test_a_scan_shows_every_acknowledged_change(cluster):
+    for number in range(10):
+        await cluster.client.change(PLACE, put(number, b"a/%d" % number, b"x"))
+    page = await cluster.client.scan(PLACE, b"a", b"b", 4)
+    assert [key for key, _ in page.items] == [b"a/0", b"a/1", b"a/2", b"a/3"]
+    rest = await cluster.client.scan(PLACE, page.next_start, b"b", 100)
+    assert len(rest.items) == 6
+    assert rest.next_start is None
+    rolled = await cluster.client.scan(PLACE, b"a", b"b", 4, collapse=Collapse(0, b"/"))
+    assert rolled.items == ((b"a/", None),)
+    backwards = await cluster.client.scan(PLACE, b"a", b"b", 4, reverse=True)
+    assert [key for key, _ in backwards.items] == [b"a/9", b"a/8", b"a/7", b"a/6"]
+
+
+@scenario()
+async def test_a_dead_primary_is_replaced_within_two_seconds_and_nothing_is_lost(cluster):
+    loop = asyncio.get_running_loop()
+    for number in range(20):
+        await cluster.client.change(b"%d" % number, put(number, b"k%d" % number, b"x"))
+    await cluster.kill(cluster.primary(cluster.group_of(b"3")))
+    began = loop.time()
+    assert (await cluster.client.get(b"3", b"k3")).body == b"x"
+    assert loop.time() - began < 2.0
+    for number in range(20):
+        assert (await cluster.client.get(b"%d" % number, b"k%d" % number)).body == b"x"
+    await cluster.client.change(b"3", put(99, b"new", b"y"))
+
+
+@scenario()
+async def test_a_hanging_primary_is_replaced_within_two_seconds(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"x"))
+    primary = cluster.primary(cluster.group_of(PLACE))
+    cluster.network.silenced.add(NodeName(f"n{primary}"))
+    await asyncio.sleep(2.0)
+    others = {n: one for n, one in cluster.services.items() if n != primary}
+    group = cluster.group_of(PLACE)
+    assert any(bound.group == group for one in others.values() for bound in one.led())
+
+
+@scenario()
+async def test_a_replaced_primary_that_does_not_know_must_not_answer_reads(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"old"))
+    group = cluster.group_of(PLACE)
+    old = cluster.primary(group)
+    others = [n for n in cluster.services if n != old]
+    for n in others:
+        cluster.network.cut(NodeName(f"n{old}"), NodeName(f"n{n}"))
+    far = cluster.new_client("far")
+    for n in others:
+        cluster.network.cut(NodeName("far"), NodeName(f"n{n}"))
+    cluster.network.cut(NodeName("c1"), NodeName(f"n{old}"))
+    await cluster.client.change(PLACE, put(2, b"k", b"new"))
+    assert cluster.services[old].led(), "the old primary still believes in itself"
+    with pytest.raises(Unavailable):
+        await far.get(PLACE, b"k")
+    with pytest.raises(Unavailable):  # nor may it refuse by what it believes
+        await far.change(PLACE, put(3, b"k", b"x", checks=(Check("absent", b"k"),)))
+    cluster.network.heal()
+    assert (await far.get(PLACE, b"k")).body == b"new"
+
+
+@scenario()
+async def test_a_retry_after_failover_gets_the_first_result(cluster):
+    change = put(7, b"k", b"one", checks=(Check("absent", b"k"),))
+    first = await cluster.client.change(PLACE, change)
+    await cluster.client.change(PLACE, put(8, b"k", b"two"))
+    await cluster.kill(cluster.primary(cluster.group_of(PLACE)))
+    assert await cluster.client.change(PLACE, change) == first
+    assert (await cluster.client.get(PLACE, b"k")).body == b"two"
+
+
+@scenario()
+async def test_a_power_cut_of_everything_loses_nothing_acknowledged(cluster):
+    for number in range(30):
+        await cluster.client.change(PLACE, put(number, b"k%d" % number, b"x"))
+    for n in list(cluster.services):
+        await cluster.kill(n)
+    await asyncio.sleep(1)
+    for n in cluster.stores:
+        await cluster.start_node(n)
+    page = await cluster.client.scan(PLACE, b"k", None, 100)
+    assert len(page.items) == 30
+
+
+@scenario()
+async def test_a_restarted_node_catches_up_and_can_lead(cluster):
+    await cluster.client.change(PLACE, put(1000, b"first", b"x"))
+    await asyncio.sleep(1)
+    await cluster.kill(2)
+    for number in range(50):
+        await cluster.client.change(PLACE, put(number, b"k%d" % number, b"x"))
+    await cluster.start_node(2)
+    await asyncio.sleep(1)
+    await cluster.kill(3)
+    page = await cluster.client.scan(PLACE, b"k", None, 100)
+    assert len(page.items) == 50
+    await cluster.start_node(3)
+    await asyncio.sleep(1)
+    await cluster.kill(1)
+    page = await cluster.client.scan(PLACE, b"k", None, 100)
+    assert len(page.items) == 50
+
+
+@scenario()
+async def test_a_failed_device_hands_its_groups_to_others(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"x"))
+    primary = cluster.primary(cluster.group_of(PLACE))
+    cluster.logs[primary].stopped = True
+    await cluster.client.change(PLACE, put(2, b"k", b"y"))
+    assert cluster.primary(cluster.group_of(PLACE)) != primary
+    assert (await cluster.client.get(PLACE, b"k")).body == b"y"
+
+
+@scenario()
+async def test_counters_are_exact_and_replaced_blobs_are_given_back(cluster):
+    blob = BlobRef(b"b" * 16, 5, (1, 2, 3))
+    kept = BlobRef(b"c" * 16, 5, (1, 2, 3))
+    first = Row(b"", size=5, blobs=(blob, kept))
+    second = Row(b"", size=7, blobs=(kept,))
+    await cluster.client.change(PLACE, Change(op_id(1), puts=((b"k", first),), counter=b"n"))
+    await cluster.client.change(PLACE, Change(op_id(2), puts=((b"k", second),), counter=b"n"))
+    await cluster.client.change(PLACE, Change(op_id(3), puts=((b"l", first),), counter=b"n"))
+    await cluster.client.change(PLACE, Change(op_id(4), deletes=(b"l", b"none"), counter=b"n"))
+    row = await cluster.client.get(PLACE, b"n")
+    assert msgspec.msgpack.decode(row.body, type=Counter) == Counter(1, 7)
+    given = []
+
+    async def discard(blobs):
+        given.extend(one.id for one in blobs)
+
+    await asyncio.sleep(61)
+    for n, service in cluster.services.items():
+        worker = FreesWorker(env_for(n), service, discard)
+        assert await worker.pass_once() in (0, 3)
+        assert await worker.pass_once() == 0
+    assert sorted(given) == [b"b" * 16, b"b" * 16, b"c" * 16]
+
+
+@scenario(groups=1)
+async def test_members_agree_when_everything_has_settled(cluster):
+    for number in range(100):
+        await cluster.client.change(PLACE, put(number, b"k%d" % (number % 7), b"%d" % number))
+    await asyncio.sleep(1)
+    first = cluster.stores[1].seen(GroupId(0)).rows
+    assert len(first) > 7
+    for store in cluster.stores.values():
+        assert store.seen(GroupId(0)).rows == first
+    assert decode_row(first[b"k1"]).body == b"99"
