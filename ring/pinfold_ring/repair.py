@@ -58,10 +58,12 @@ def repair(mover: Mover) -> None:
 def widen(mover: Mover) -> None:
     """Spread partitions that could be spread wider, letting other partitions make up for it."""
     work_left = WORK_MAX
+    slots = range(len(mover.table))
     for part in np.flatnonzero(mover.worse).tolist():
-        for slot in range(len(mover.table)):
-            if work_left > 0:
-                work_left -= _widen_slot(mover, part, slot)
+        worse = UNREACHED
+        while work_left > 0 and mover.worse[part] < worse:
+            worse = mover.worse[part]
+            work_left -= sum(_widen_slot(mover, part, slot) for slot in slots)
 
 
 def _widen_slot(mover: Mover, part: int, slot: int) -> int:

@@ -145,7 +145,7 @@ def _ranges(shares: Shares, have: Sequence[int]) -> list[list[_Range]]:
             most = sum(child.most for child in children)
             saving = sum(child.saving for child in children) - (least - sum_least)
             most = min(most, int(shares.high[level][domain]) * shares.parts)
-            row.append(_Range(least, most, max(0, saving)))
+            row.append(_Range(least, most, min(max(0, saving), most - least)))
         rows.insert(0, row)
     return rows
 
