@@ -1,0 +1,311 @@
+"""Extents across the wire: what a volume's holder asks of devices, and the devices' answers.
+
+The promise is order. A holder opens a *stream* to a device with `claim` and numbers its write
+messages; a device takes message n only behind n - 1 of the same stream and under the same boot,
+and answers a read only when it has taken every write message sent before it. A connection that
+broke and came back, a device that restarted, or a straggler of an older stream is therefore told
+(`Conflict`), never half obeyed; the holder claims again and resends.
+
+Bodies are lists of integers and bytes; the operations of a message are one packed string, so that
+a message costs the same msgpack work whatever it carries. Payloads are never copied.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
+
+from pinfold.device.api import Claim, Device, ExtentOp, ExtentStore
+from pinfold.env.api import Buffer
+from pinfold.model.errors import Conflict, Fenced, Invalid, PinfoldError, Unavailable
+from pinfold.model.ids import Boot, DeviceId, DeviceUuid, ExtentIndex, NodeName, Token, VolumeId
+from pinfold.rpc.api import Answer, Body, Dispatcher, Peers, Reply, Request
+
+OP: Final = struct.Struct("<BIII")
+"""One packed operation: kind, extent, offset, length."""
+
+SPAN: Final = struct.Struct("<III")
+"""One packed read: extent, offset, length."""
+
+_TAKEN: Final = Reply()
+"""The answer to every accepted write: shared, for nobody changes a reply."""
+
+_ALLOCATED_EXTENTS_MAX: Final = 4096
+"""Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
+
+
+class Address(NamedTuple):
+    """Everything that says which stream of which device a message belongs to."""
+
+    device: DeviceId
+    boot: Boot
+    volume: VolumeId
+    token: Token
+    stream: int
+
+
+class Claimed(NamedTuple):
+    """A device's answer to `claim`."""
+
+    uuid: DeviceUuid
+    boot: Boot
+    dirty: list[tuple[int, int]]
+    """(extent index, epoch) written there and never declared stable."""
+
+
+class Mark(NamedTuple):
+    """What a device knows of one extent."""
+
+    extent: ExtentIndex
+    epoch: int
+    dirty: bool
+
+
+class ExtentClient:
+    """Typed calls to the devices' extent stores, wherever they are.
+
+    Every future fails with a PinfoldError: Conflict (another boot, stream or number than the
+    device's: claim again), Fenced (a higher token is known: the volume has another holder), and
+    what rpc and device say. A device that no node serves fails with Unavailable.
+    """
+
+    def __init__(self, peers: Peers, node_of: Callable[[DeviceId], NodeName | None]) -> None:
+        self._peers = peers
+        self._node_of = node_of
+
+    def _call(
+        self,
+        device: DeviceId,
+        operation: str,
+        body: Body,
+        payload: Sequence[Buffer] = (),
+        *,
+        deadline: float,
+    ) -> asyncio.Future[Answer]:
+        node = self._node_of(device)
+        if node is None:
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(Unavailable(f"no node serves device {device}"))
+            return failed
+        return self._peers.call(node, operation, body, payload, deadline=deadline)
+
+    async def claim(
+        self, device: DeviceId, volume: VolumeId, token: Token, stream: int, *, deadline: float
+    ) -> Claimed:
+        """Flush the token there and open a stream (higher than any of this token so far)."""
+        body = [device, volume, token, stream]
+        uuid, boot, dirty = (await self._call(device, "extent.claim", body, deadline=deadline)).body
+        return Claimed(
+            DeviceUuid(uuid), Boot(boot), [(int(index), int(epoch)) for index, epoch in dirty]
+        )
+
+    def write(
+        self,
+        address: Address,
+        number: int,
+        epoch: int,
+        sequence: int,
+        stable: int,
+        ops: bytes,
+        payload: Sequence[Buffer],
+        *,
+        deadline: float,
+    ) -> asyncio.Future[Answer]:
+        """Message `number` of the stream: packed `OP`s and the bytes of its writes, in order.
+
+        `stable` > 0 also declares everything up to that sequence stable.
+        """
+        body = (*address, number, epoch, sequence, stable, ops)
+        return self._call(address.device, "extent.write", body, payload, deadline=deadline)
+
+    def read(
+        self, address: Address, number: int, spans: bytes, *, deadline: float
+    ) -> asyncio.Future[Answer]:
+        """Bytes of packed `SPAN`s, one behind the other, as of write message number - 1."""
+        body = (*address, number, spans)
+        return self._call(address.device, "extent.read", body, deadline=deadline)
+
+    def flush(self, address: Address, number: int, *, deadline: float) -> asyncio.Future[Answer]:
+        """Make every write message below `number` durable."""
+        return self._call(address.device, "extent.flush", (*address, number), deadline=deadline)
+
+    def stable(self, address: Address, sequence: int, *, deadline: float) -> asyncio.Future[Answer]:
+        """Declare writes up to `sequence` flushed everywhere."""
+        return self._call(address.device, "extent.stable", (*address, sequence), deadline=deadline)
+
+    async def marks(self, address: Address, *, deadline: float) -> list[Mark]:
+        """The marks of every extent of the volume present there, in order."""
+        answer = await self._call(address.device, "extent.marks", address, deadline=deadline)
+        return [Mark(ExtentIndex(i), epoch, bool(dirty)) for i, epoch, dirty in answer.body]
+
+    async def allocated(
+        self, address: Address, indexes: Sequence[int], *, deadline: float
+    ) -> list[list[tuple[int, int]]]:
+        """(offset, length) runs that hold data, for each extent asked about."""
+        body = (*address, list(indexes))
+        answer = await self._call(address.device, "extent.allocated", body, deadline=deadline)
+        return [[(offset, length) for offset, length in runs] for runs in answer.body]
+
+    async def drop(self, device: DeviceId, volume: VolumeId, *, deadline: float) -> None:
+        """Forget a deleted volume there; done when durable."""
+        await self._call(device, "extent.drop", [device, volume], deadline=deadline)
+
+
+class _Stream:
+    """The one open stream of a volume on a device: who writes, and which message is next."""
+
+    __slots__ = ("next", "number", "stable", "token")
+
+    def __init__(self, token: int, number: int) -> None:
+        self.token = token
+        self.number = number
+        self.next = 0
+        self.stable = 0
+
+
+class ExtentHost:
+    """Answers the extent operations for every device of this process.
+
+    Streams live in memory on purpose: a restart changes the device's boot, which ends them.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, devices: Mapping[DeviceId, Device]) -> None:
+        self._devices = devices
+        self._streams: dict[tuple[int, bytes], _Stream] = {}
+        dispatcher.bind("extent.claim", self._claim)
+        dispatcher.bind("extent.write", self._write)
+        dispatcher.bind("extent.read", self._read)
+        dispatcher.bind("extent.flush", self._flush)
+        dispatcher.bind("extent.stable", self._stable)
+        dispatcher.bind("extent.marks", self._marks)
+        dispatcher.bind("extent.allocated", self._allocated)
+        dispatcher.bind("extent.drop", self._drop)
+
+    def _device(self, device: int) -> Device:
+        found = self._devices.get(DeviceId(device))
+        if found is None:
+            raise Unavailable(f"device {device} is not served here")
+        return found
+
+    def _enter(
+        self, device: int, boot: int, volume: bytes, token: int, stream: int
+    ) -> tuple[ExtentStore, _Stream]:
+        """The store and open stream that a message names, or why it must not be obeyed."""
+        found = self._device(device)
+        if found.boot != boot:
+            raise Conflict(f"device {device} is at boot {found.boot}", detail=found.boot)
+        opened = self._streams.get((device, volume))
+        if opened is None or opened.token != token or opened.number != stream:
+            raise Conflict(f"the stream to device {device} is not open")
+        return found.extents, opened
+
+    async def _claim(self, request: Request) -> Reply:
+        device, volume, token, stream = _fields(request, 4)
+        found = self._device(device)
+        key = (device, volume)
+        opened = self._streams.get(key)
+        if opened is not None and opened.token > token:
+            raise Fenced(f"token {opened.token} is known here")
+        if opened is not None and (opened.token, opened.number) >= (token, stream):
+            raise Conflict("an older stream than the one open", detail=opened.number)
+        claiming = found.extents.claim(VolumeId(volume), Token(token))
+        # From here on nothing of an older stream is taken, whatever becomes of the flush.
+        self._streams[key] = fresh = _Stream(token, stream)
+        try:
+            claim: Claim = await claiming
+        except PinfoldError:
+            if self._streams.get(key) is fresh:
+                del self._streams[key]
+            raise
+        return Reply([found.uuid, found.boot, claim.dirty])
+
+    def _write(self, request: Request) -> Reply:
+        device, boot, volume, token, stream, number, epoch, sequence, stable, packed = _fields(
+            request, 10
+        )
+        store, opened = self._enter(device, boot, volume, token, stream)
+        if number != opened.next:
+            raise Conflict(f"message {number} came, {opened.next} is next")
+        try:
+            ops = list(map(ExtentOp._make, OP.iter_unpack(packed)))
+        except struct.error as error:
+            raise Invalid("malformed operations") from error
+        store.write(volume, token, epoch, sequence, ops, request.payload)
+        opened.next = number + 1
+        if stable > opened.stable:
+            opened.stable = stable
+            store.stable(volume, token, stable)
+        return _TAKEN
+
+    def _read(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        device, boot, volume, token, stream, number, packed = _fields(request, 7)
+        store, opened = self._enter(device, boot, volume, token, stream)
+        if number != opened.next:
+            raise Conflict(f"a read behind message {number}, {opened.next} is next")
+        try:
+            spans = list(SPAN.iter_unpack(packed))
+        except struct.error as error:
+            raise Invalid("malformed spans") from error
+        found = store.read(volume, token, spans)
+        if isinstance(found, list):
+            return Reply(None, found)
+        return _later(found, lambda buffers: Reply(None, buffers))
+
+    def _flush(self, request: Request) -> asyncio.Future[Reply]:
+        device, boot, volume, token, stream, number = _fields(request, 6)
+        store, opened = self._enter(device, boot, volume, token, stream)
+        if number != opened.next:
+            raise Conflict(f"a flush behind message {number}, {opened.next} is next")
+        return _later(store.flush(volume, token), lambda _done: _TAKEN)
+
+    def _stable(self, request: Request) -> Reply:
+        device, boot, volume, token, stream, sequence = _fields(request, 6)
+        store, opened = self._enter(device, boot, volume, token, stream)
+        if sequence > opened.stable:
+            opened.stable = sequence
+            store.stable(volume, token, sequence)
+        return _TAKEN
+
+    def _marks(self, request: Request) -> Reply:
+        device, boot, volume, token, stream = _fields(request, 5)
+        store, _opened = self._enter(device, boot, volume, token, stream)
+        return Reply(store.marks(volume, token))
+
+    def _allocated(self, request: Request) -> Reply:
+        device, boot, volume, token, stream, indexes = _fields(request, 6)
+        if not isinstance(indexes, list) or len(indexes) > _ALLOCATED_EXTENTS_MAX:
+            raise Invalid("too many extents in one request")
+        store, _opened = self._enter(device, boot, volume, token, stream)
+        return Reply([store.allocated(volume, token, index) for index in indexes])
+
+    async def _drop(self, request: Request) -> Reply:
+        device, volume = _fields(request, 2)
+        await self._device(device).extents.drop(VolumeId(volume))
+        self._streams.pop((device, volume), None)
+        return _TAKEN
+
+
+def _fields(request: Request, count: int) -> list[Any]:
+    """The positional fields of a body; Invalid when there are not exactly `count`."""
+    body = request.body
+    if not isinstance(body, list | tuple) or len(body) != count:
+        raise Invalid(f"{request.operation} takes {count} fields")
+    return cast(list[Any], body)
+
+
+def _later(found: asyncio.Future[Any], wrap: Callable[[Any], Reply]) -> asyncio.Future[Reply]:
+    """A future of the reply made from a store's future; a callback, not a task."""
+    reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def settle(done: asyncio.Future[Any]) -> None:
+        if reply.done():
+            return
+        if done.cancelled():
+            reply.set_exception(Unavailable("the device stopped"))
+        elif (error := done.exception()) is not None:
+            reply.set_exception(error)
+        else:
+            reply.set_result(wrap(done.result()))
+
+    found.add_done_callback(settle)
+    return reply

@@ -1,0 +1,69 @@
+"""One request to a volume, as the front end submits it and the session answers it."""
+
+from typing import Final, Protocol
+
+from pinfold.env.api import Buffer
+from pinfold.model.errors import PinfoldError
+
+WRITE: Final = 0
+ZERO: Final = 1
+TRIM: Final = 2
+"""Kinds that change bytes: the numbers are those of `device.api.ExtentOp`."""
+READ: Final = 3
+FLUSH: Final = 4
+
+
+class Owner(Protocol):
+    """Where answers go."""
+
+    def finished(self, ios: "list[Io]") -> None:
+        """Requests of this owner that have their answer: all of one loop tick together."""
+        ...
+
+
+class Io:
+    """A request and, in the end, its answer.
+
+    The submitter sets the first six and keeps `payload` unchanged until the bytes are flushed
+    everywhere (hand over a buffer nobody else writes to). `error` is None when all went well; a
+    read's bytes are then `parts`, one behind the other.
+    """
+
+    __slots__ = (
+        "cookie",
+        "error",
+        "fua",
+        "kind",
+        "length",
+        "offset",
+        "owner",
+        "parts",
+        "payload",
+        "pending",
+        "sequence",
+    )
+
+    def __init__(
+        self,
+        kind: int,
+        offset: int,
+        length: int,
+        owner: Owner,
+        cookie: int = 0,
+        *,
+        payload: Buffer = b"",
+        fua: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.offset = offset
+        self.length = length
+        self.owner = owner
+        self.cookie = cookie
+        self.payload = payload
+        self.fua = fua
+        self.error: PinfoldError | None = None
+        self.parts: list[Buffer] = []
+        self.pending = 0
+        """Pieces (batches, spans) that have not ended."""
+        self.sequence = 0
+        """The last batch that carries a piece: what a FUA answer waits to be flushed."""

@@ -1,0 +1,133 @@
+"""What a holder knows of each member: its standing, its stream, and what it has taken.
+
+Synchronous state only; the sequencer decides with it and the session's shell carries out.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from pinfold.model.ids import Boot, DeviceId, DeviceUuid
+
+if TYPE_CHECKING:
+    from pinfold.volumes.batch import Batch
+
+
+class Standing(enum.Enum):
+    """How a member stands. In sync (the row's `out` does not name it): DOWN and LIVE."""
+
+    DOWN = "down"
+    """In sync, with no open stream: everything sent since waits for it or for its exclusion."""
+    LIVE = "live"
+    """In sync, takes writes and serves reads."""
+    OUT = "out"
+    """Out of sync by the row: no write waits for it."""
+    JOINING = "joining"
+    """Out of sync, being brought back: gets every write, and no answer relies on it."""
+
+
+FLAPPING: Final = 5
+"""Failures in a row, each after a successful claim, before a member counts as unreachable."""
+
+
+class Lane:
+    """The way to one device.
+
+    Invariant: `unacked` then `backlog`, in order, are exactly the batches for this device that it
+    has not taken under the present boot, as far as answers tell.
+    """
+
+    __slots__ = (
+        "backlog",
+        "boot",
+        "device",
+        "failures",
+        "flushed",
+        "flushing",
+        "full_at",
+        "last",
+        "number",
+        "slow_until",
+        "stable",
+        "standing",
+        "stream",
+        "unacked",
+        "unacked_bytes",
+        "uuid",
+        "whole_after",
+    )
+
+    def __init__(self, device: DeviceId) -> None:
+        self.device = device
+        self.standing = Standing.DOWN
+        self.uuid = DeviceUuid(b"")
+        self.boot = Boot(0)
+        self.stream = 0
+        """Number of the stream open or being opened; answers of an older one mean nothing."""
+        self.number = 0
+        """The next write message's."""
+        self.backlog: deque[Batch] = deque()
+        self.unacked: dict[Batch, None] = {}
+        self.unacked_bytes = 0
+        self.last = 0
+        """Sequence of the last batch destined for it."""
+        self.flushed = 0
+        """Everything up to this sequence that concerns it is durable there."""
+        self.flushing = False
+        self.stable = 0
+        """What it has been told of stability."""
+        self.full_at = 0
+        """Sequence of the batch it had no room for."""
+        self.failures = 0
+        self.slow_until = 0.0
+        """Reads prefer others until then."""
+        self.whole_after = 0
+        """Resent batches end here; before they are taken its memory has gaps."""
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether answers rely on it."""
+        return self.standing is Standing.LIVE or self.standing is Standing.DOWN
+
+    @property
+    def open(self) -> bool:
+        """Whether a stream is open."""
+        return self.standing is Standing.LIVE or self.standing is Standing.JOINING
+
+    @property
+    def clean(self) -> bool:
+        """Whether it has flushed everything that was ever meant for it."""
+        return self.last <= self.flushed
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has, under its present boot, every write it ever acknowledged."""
+        if self.standing is not Standing.LIVE:
+            return False
+        waiting = next(iter(self.unacked), None) or (self.backlog[0] if self.backlog else None)
+        return waiting is None or waiting.sequence > self.whole_after
+
+    def forget(self) -> None:
+        """Drop everything unsent and untaken: the device is out of sync."""
+        self.backlog.clear()
+        self.unacked.clear()
+        self.unacked_bytes = 0
+        self.flushing = False
+
+
+class Route:
+    """The members of some extents and how they stand; replaced when any standing changes."""
+
+    __slots__ = ("members", "readers", "targets", "waiting", "writable")
+
+    def __init__(
+        self, members: tuple[DeviceId, ...], lanes: Mapping[DeviceId, Lane], min_in_sync: int
+    ) -> None:
+        self.members = members
+        present = [lanes[device] for device in members]
+        in_sync = [lane for lane in present if lane.in_sync]
+        self.waiting = tuple(lane.device for lane in in_sync)
+        self.targets = tuple(lane for lane in present if lane.standing is not Standing.OUT)
+        self.readers = tuple(lane for lane in present if lane.standing is Standing.LIVE)
+        self.writable = len(in_sync) >= min_in_sync

@@ -1,0 +1,192 @@
+"""The row of a held volume: taking it, confirming it, and changing it before answers rely on it.
+
+Every change checks the row's version, so it happens only while nobody else has taken the volume;
+a lease that was lost shows as `Fenced` from whatever is tried next.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from pinfold.cluster.api import Change, Check, Row, Rows
+from pinfold.env.api import Env
+from pinfold.model.errors import Busy, Conflict, Fenced, NotFound, Unavailable
+from pinfold.model.ids import DeviceId, OpId
+from pinfold.model.settings import VolumeSettings
+from pinfold.volumes.row import Holder, VolumeRow, decode_volume, encode, key_of, place_of
+
+
+class Silence:
+    """Whether a row has stopped changing: judged by our own clock only."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._since = 0.0
+
+    def lasts(self, version: int, now: float) -> float:
+        """Seconds for which the row has shown this version."""
+        if version != self._version:
+            self._version = version
+            self._since = now
+        return now - self._since
+
+
+def superseded(row: VolumeRow, me: Holder) -> bool:
+    """Whether nobody can be serving the volume any more: free, or held by our own past.
+
+    One process has a gateway's name at a time, so a lower boot of it has ended, and within one
+    process a later session begins when the earlier one has closed.
+    """
+    holder = row.holder
+    if holder is None:
+        return True
+    return holder.gateway == me.gateway and holder.boot <= me.boot
+
+
+class Lease:
+    """One gateway's hold on one volume."""
+
+    def __init__(
+        self, env: Env, rows: Rows, name: str, me: Holder, settings: VolumeSettings
+    ) -> None:
+        self._env = env
+        self._rows = rows
+        self._me = me
+        self._settings = settings
+        self._place = place_of(name)
+        self._key = key_of(name)
+        self._name = name
+        self._version = 0
+        self._changing = asyncio.Lock()
+        self.row = VolumeRow(id=b"", size=0, created_ms=0)
+        self.confirmed = 0.0
+        """When the last change that succeeded was begun, monotonic: until `trust_s` after this
+        nobody else has the volume."""
+
+    async def acquire(self, *, force: bool = False) -> VolumeRow:
+        """Take the volume, waiting until its holder is gone or silent; the row as it was before.
+
+        `force` does not wait. NotFound when there is no such volume.
+        """
+        silence = Silence()
+        while True:
+            try:
+                found = await self._read()
+            except (Unavailable, Busy):
+                await asyncio.sleep(self._settings.retry_s)
+                continue
+            before, self._version = found
+            silent = silence.lasts(self._version, self._env.clock.monotonic())
+            if not (force or superseded(before, self._me) or silent > self._settings.takeover_s):
+                await asyncio.sleep(self._settings.retry_s)
+                continue
+            self.row = before
+            taken = msgspec.structs.replace(
+                before, holder=self._me, token=before.token + 1, beat=before.beat + 1
+            )
+            try:
+                await self._write(taken)
+            except Conflict:
+                continue
+            except (Unavailable, Busy):
+                if not await self._is_ours(taken.token):
+                    await asyncio.sleep(self._settings.retry_s)
+                    continue
+            return before
+
+    async def beat(self, boots: Mapping[DeviceId, int]) -> None:
+        """Confirm the lease and tell under which boots members hold everything."""
+        known = {int(device): boot for device, boot in boots.items()}
+        await self._change(lambda row: msgspec.structs.replace(row, beat=row.beat + 1, boots=known))
+
+    async def put_out(self, device: DeviceId) -> int:
+        """Name a device out of sync; the epoch since which it is."""
+
+        def edit(row: VolumeRow) -> VolumeRow:
+            if device in row.out:
+                return row
+            epoch = row.epoch + 1
+            boots = {other: boot for other, boot in row.boots.items() if other != device}
+            return msgspec.structs.replace(
+                row, epoch=epoch, out={**row.out, int(device): epoch}, boots=boots
+            )
+
+        await self._change(edit)
+        return self.row.epoch
+
+    async def take_in(self, device: DeviceId) -> None:
+        """Name a device in sync again."""
+
+        def edit(row: VolumeRow) -> VolumeRow:
+            out = {other: since for other, since in row.out.items() if other != device}
+            return msgspec.structs.replace(row, out=out)
+
+        await self._change(edit)
+
+    async def release(self) -> None:
+        """Give the volume back; everything must be flushed."""
+        await self._change(
+            lambda row: msgspec.structs.replace(row, holder=None, boots={}, beat=row.beat + 1)
+        )
+
+    async def _change(self, edit: Callable[[VolumeRow], VolumeRow]) -> None:
+        """Apply an edit that may be repeated, until it is in the row. Fenced when it is lost."""
+        async with self._changing:
+            while True:
+                edited = edit(self.row)
+                if edited == self.row:
+                    return
+                try:
+                    await self._write(edited)
+                    return
+                except (Conflict, Unavailable, Busy) as error:
+                    if not isinstance(error, Conflict):
+                        await asyncio.sleep(self._settings.retry_s)
+                await self._refresh()
+
+    async def _write(self, row: VolumeRow) -> None:
+        began = self._env.clock.monotonic()
+        change = Change(
+            op_id=OpId(self._env.rng.randbytes(16)),
+            checks=(Check("version", self._key, self._version),),
+            puts=((self._key, Row(encode(row))),),
+        )
+        changed = await self._rows.change(self._place, change)
+        self._version = changed.version
+        self.row = row
+        self.confirmed = began
+
+    async def _read(self) -> tuple[VolumeRow, int]:
+        found = await self._rows.get(self._place, self._key)
+        if found is None:
+            raise NotFound(f"there is no volume {self._name!r}")
+        row = decode_volume(found.body)
+        if row.state != "ready":
+            raise NotFound(f"volume {self._name!r} is being deleted")
+        return row, found.version
+
+    async def _refresh(self) -> None:
+        """Read the row again after a change whose outcome is unknown or that came too late."""
+        while True:
+            try:
+                row, version = await self._read()
+                break
+            except NotFound as error:
+                raise Fenced(error.message) from error
+            except (Unavailable, Busy):
+                await asyncio.sleep(self._settings.retry_s)
+        if row.holder != self._me or row.token != self.row.token:
+            raise Fenced(f"volume {self._name!r} has another holder")
+        self.row, self._version = row, version
+
+    async def _is_ours(self, token: int) -> bool:
+        """Whether the volume was taken by a change whose answer was lost."""
+        try:
+            row, version = await self._read()
+        except (Unavailable, Busy):
+            return False
+        if row.holder != self._me or row.token != token:
+            return False
+        self.row, self._version = row, version
+        return True

@@ -1,0 +1,267 @@
+"""Volumes by name: create, list, show, resize, delete.
+
+Creating and deleting touch two groups of the row log (the volume's and the index's) and every
+device. There is no two-phase commit: the index row is written first as an intent and the volume
+row decides, so that every step can be repeated and a crash between them leaves either a volume
+that works or an intent that `list` does not show and the next attempt takes over.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pinfold.cluster.api import Change, Check, Row, Rows
+from pinfold.cluster.extents import ExtentClient
+from pinfold.codec import names
+from pinfold.env.api import Env
+from pinfold.model.errors import Conflict, Invalid, NotFound, Unavailable
+from pinfold.model.ids import DeviceId, OpId, VolumeId
+from pinfold.model.limits import VOLUME_BYTES_MAX
+from pinfold.model.settings import VolumeSettings
+from pinfold.volumes.row import (
+    INDEX_PLACE,
+    IndexRow,
+    VolumeRow,
+    decode_index,
+    decode_volume,
+    encode,
+    index_key,
+    key_of,
+    name_of,
+    place_of,
+)
+
+NAME_BYTES_MAX: Final = 255
+"""Longest volume name, UTF-8 bytes: what clients and file names of exports can carry."""
+
+SIZE_UNIT: Final = 512
+"""Sizes are multiples of a sector: kernels and hypervisors drop what does not fill one."""
+
+PAGE: Final = 1000
+"""Index rows per scan."""
+
+DROP_S: Final = 10.0
+"""Time a device has to drop a deleted volume's extents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeShown:
+    """A volume as operators and front ends see it."""
+
+    name: str
+    id: bytes
+    size: int
+    created_ms: int
+    copies: int
+    min_in_sync: int
+    holder: str | None
+    """The gateway that serves it."""
+    live: bool
+    """Whether that gateway has confirmed it lately."""
+    out_of_sync: tuple[int, ...]
+    """Devices that are being or have to be resynchronised."""
+    state: str
+
+
+class Registry:
+    """The volumes of a cluster. Every call may raise Unavailable; what it did is then unknown and
+    it may be repeated.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        rows: Rows,
+        extents: ExtentClient,
+        devices: Callable[[], Sequence[DeviceId]],
+        settings: VolumeSettings,
+    ) -> None:
+        self._env = env
+        self._rows = rows
+        self._extents = extents
+        self._devices = devices
+        self._settings = settings
+
+    async def create(self, name: str, size: int) -> VolumeShown:
+        """Make an empty volume. Conflict when the name is taken, Invalid for a bad name or size."""
+        _check_name(name)
+        _check_size(size)
+        copies = min(self._settings.copies, len(self._devices()))
+        if not copies:
+            raise Unavailable("the cluster has no devices for volumes")
+        row = VolumeRow(
+            id=self._env.rng.randbytes(16),
+            size=size,
+            created_ms=int(self._env.clock.wall() * 1000),
+            copies=copies,
+            min_in_sync=min(self._settings.min_in_sync, copies),
+        )
+        await self._put_index(name, row, ready=False, checks=(Check("absent", index_key(name)),))
+        try:
+            await self._put(name, row, Check("absent", key_of(name)))
+        except Conflict:
+            found, _version, _stamp = await self._get(name)
+            await self._put_index(name, found, ready=found.state == "ready")
+            raise Conflict(f"volume {name!r} exists already") from None
+        await self._put_index(name, row, ready=True)
+        return _shown(name, row, live=False)
+
+    async def names(self, *, limit: int) -> list[str]:
+        """The first `limit` volumes' names, in order."""
+        return [name for name, _row in await self._scan(limit)]
+
+    async def list(self, *, limit: int = 1_000_000) -> Sequence[VolumeShown]:
+        """The first `limit` volumes, in order of their names."""
+        shown = []
+        for name, _row in await self._scan(limit):
+            try:
+                shown.append(await self.show(name))
+            except NotFound:
+                continue  # deleted since
+        return shown
+
+    async def show(self, name: str) -> VolumeShown:
+        """One volume; NotFound when there is none."""
+        row, _version, stamp_ms = await self._get(name)
+        if row.state != "ready":
+            raise NotFound(f"volume {name!r} is being deleted")
+        return _shown(name, row, live=self._is_live(row, stamp_ms))
+
+    async def resize(self, name: str, size: int, *, force: bool = False) -> VolumeShown:
+        """Change the size. Shrinking cuts off data and is refused (Conflict) unless forced.
+
+        A gateway that serves the volume closes its clients' connections within seconds; they
+        see the new size when they connect again.
+        """
+        _check_size(size)
+        while True:
+            row, version, stamp_ms = await self._get(name)
+            if row.state != "ready":
+                raise NotFound(f"volume {name!r} is being deleted")
+            if size < row.size and not force:
+                raise Conflict(f"{size} bytes would cut off data of {name!r}; force it to shrink")
+            resized = msgspec.structs.replace(row, size=size)
+            try:
+                await self._put(name, resized, Check("version", key_of(name), version))
+            except Conflict:
+                continue  # its holder confirmed it meanwhile
+            await self._put_index(name, resized, ready=True)
+            return _shown(name, resized, live=self._is_live(row, stamp_ms))
+
+    async def delete(self, name: str, *, force: bool = False) -> None:
+        """Forget a volume and its data. Conflict while a live gateway serves it, unless forced.
+
+        A device that cannot be reached keeps its extents until it is asked again.
+        """
+        while True:
+            row, version, stamp_ms = await self._get(name)
+            if self._is_live(row, stamp_ms) and not force:
+                assert row.holder is not None
+                raise Conflict(f"volume {name!r} is in use by {row.holder.gateway}; force it")
+            deleting = msgspec.structs.replace(
+                row, state="deleting", holder=None, token=row.token + 1
+            )
+            try:
+                await self._put(name, deleting, Check("version", key_of(name), version))
+                break
+            except Conflict:
+                continue
+        await self._put_index(name, deleting, ready=False)
+        await self._drop(VolumeId(row.id))
+        await self._change(INDEX_PLACE, deletes=(index_key(name),))
+        await self._change(place_of(name), deletes=(key_of(name),))
+
+    async def _drop(self, volume: VolumeId) -> None:
+        for device in self._devices():
+            try:
+                await self._extents.drop(
+                    device, volume, deadline=self._env.clock.monotonic() + DROP_S
+                )
+            except Unavailable:
+                continue
+
+    def _is_live(self, row: VolumeRow, stamp_ms: int) -> bool:
+        """Whether the holder confirmed its row lately, by wall clocks: good enough to refuse."""
+        if row.holder is None:
+            return False
+        age = self._env.clock.wall() - stamp_ms / 1000
+        return age < self._settings.takeover_s
+
+    async def _scan(self, limit: int) -> Sequence[tuple[str, IndexRow]]:
+        found: list[tuple[str, IndexRow]] = []
+        start: bytes | None = b"l"
+        end = names.successor(b"l")
+        while start is not None and len(found) < limit:
+            page = await self._rows.scan(INDEX_PLACE, start, end, PAGE)
+            for key, row in page.items:
+                if row is not None and (index := decode_index(row.body)).ready:
+                    found.append((name_of(key), index))
+            start = page.next_start
+        return found[:limit]
+
+    async def _get(self, name: str) -> tuple[VolumeRow, int, int]:
+        """(row, version, stamp); NotFound."""
+        found = await self._rows.get(place_of(name), key_of(name))
+        if found is None:
+            raise NotFound(f"there is no volume {name!r}")
+        return decode_volume(found.body), found.version, found.stamp_ms
+
+    async def _put(self, name: str, row: VolumeRow, check: Check) -> None:
+        await self._change(
+            place_of(name), checks=(check,), puts=((key_of(name), Row(encode(row))),)
+        )
+
+    async def _put_index(
+        self, name: str, row: VolumeRow, *, ready: bool, checks: tuple[Check, ...] = ()
+    ) -> None:
+        index = IndexRow(id=row.id, size=row.size, created_ms=row.created_ms, ready=ready)
+        put = (index_key(name), Row(encode(index)))
+        # A conflict is an earlier attempt's intent, or a volume: the volume row decides.
+        with contextlib.suppress(Conflict):
+            await self._change(INDEX_PLACE, checks=checks, puts=(put,))
+
+    async def _change(
+        self,
+        place: bytes,
+        *,
+        checks: tuple[Check, ...] = (),
+        puts: tuple[tuple[bytes, Row], ...] = (),
+        deletes: tuple[bytes, ...] = (),
+    ) -> None:
+        op_id = OpId(self._env.rng.randbytes(16))
+        await self._rows.change(
+            place, Change(op_id=op_id, checks=checks, puts=puts, deletes=deletes)
+        )
+
+
+def _shown(name: str, row: VolumeRow, *, live: bool) -> VolumeShown:
+    return VolumeShown(
+        name=name,
+        id=row.id,
+        size=row.size,
+        created_ms=row.created_ms,
+        copies=row.copies,
+        min_in_sync=row.min_in_sync,
+        holder=row.holder.gateway if row.holder else None,
+        live=live,
+        out_of_sync=tuple(sorted(row.out)),
+        state=row.state,
+    )
+
+
+def _check_name(name: str) -> None:
+    encoded = name.encode()
+    if not encoded or len(encoded) > NAME_BYTES_MAX:
+        raise Invalid(f"a volume name has 1 to {NAME_BYTES_MAX} bytes")
+    if any(character <= " " or character in '\x7f"\\' for character in name):
+        raise Invalid("a volume name has no spaces, quotes, backslashes or control characters")
+
+
+def _check_size(size: int) -> None:
+    if not 0 < size <= VOLUME_BYTES_MAX or size % SIZE_UNIT:
+        raise Invalid(
+            f"a volume has 1 to {VOLUME_BYTES_MAX} bytes, in multiples of {SIZE_UNIT}, not {size}"
+        )

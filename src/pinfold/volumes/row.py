@@ -1,0 +1,116 @@
+"""A volume's row: what the row log keeps of it, and where.
+
+The volume row is the truth. An index row per volume, all in one place, makes listing one scan;
+it is written as an intent before the volume row exists and removed after the volume's data.
+"""
+
+from typing import Final
+
+import msgspec
+
+from pinfold.codec import names
+from pinfold.model.errors import Corrupt
+
+INDEX_PLACE: Final = b"vl/"
+"""Placement key of every index row."""
+
+_VERSION: Final = b"\x01"
+"""First byte of every body: the format that follows."""
+
+
+class Holder(msgspec.Struct, array_like=True, frozen=True):
+    """Who serves a volume."""
+
+    gateway: str
+    """Node name; at most one process has it at a time."""
+    boot: int
+    incarnation: int
+    """Which session of that process."""
+
+
+class VolumeRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """A volume as the cluster agrees on it."""
+
+    id: bytes
+    size: int
+    """Bytes; need not be a multiple of anything."""
+    created_ms: int
+    state: str = "ready"
+    """ready, or deleting (its data is being dropped; nobody may attach)."""
+    copies: int = 3
+    min_in_sync: int = 2
+    holder: Holder | None = None
+    token: int = 0
+    """Highest fencing token ever given out."""
+    generation: int = 0
+    epoch: int = 1
+    """Resync epoch: grows whenever a device is put out; every write carries it."""
+    out: dict[int, int] = {}
+    """Devices out of sync: the epoch since which they lack writes."""
+    boots: dict[int, int] = {}
+    """The boot under which a device has all that it acknowledged to the holder: one that is at
+    another boot now may have lost unflushed writes."""
+    beat: int = 0
+    """Grows while the holder lives."""
+
+
+class IndexRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """A volume as listings show it."""
+
+    id: bytes
+    size: int
+    created_ms: int
+    ready: bool
+    """False while it is being created or deleted."""
+
+
+def place_of(name: str) -> bytes:
+    """Placement key of a volume's row."""
+    return b"v/" + name.encode()
+
+
+def key_of(name: str) -> bytes:
+    """Key of a volume's row."""
+    return b"v" + names.encode(name.encode())
+
+
+def index_key(name: str) -> bytes:
+    """Key of a volume's index row."""
+    return b"l" + names.encode(name.encode())
+
+
+def name_of(key: bytes) -> str:
+    """The volume that an index key names."""
+    return names.decode(key, 1)[0].decode()
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_volume_decoder: Final = msgspec.msgpack.Decoder(VolumeRow)
+_index_decoder: Final = msgspec.msgpack.Decoder(IndexRow)
+
+
+def encode(row: VolumeRow | IndexRow) -> bytes:
+    """The body of a row."""
+    return _VERSION + _encoder.encode(row)
+
+
+def decode_volume(body: bytes) -> VolumeRow:
+    """A volume row's body; Corrupt when it is none."""
+    try:
+        return _volume_decoder.decode(_payload(body))
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"malformed volume row: {error}") from error
+
+
+def decode_index(body: bytes) -> IndexRow:
+    """An index row's body; Corrupt when it is none."""
+    try:
+        return _index_decoder.decode(_payload(body))
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"malformed index row: {error}") from error
+
+
+def _payload(body: bytes) -> bytes:
+    if body[:1] != _VERSION:
+        raise Corrupt(f"row of unknown format {body[:1]!r}")
+    return body[1:]

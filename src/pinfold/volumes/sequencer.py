@@ -1,0 +1,525 @@
+"""The order of a volume's writes, and when each request may be answered.
+
+Synchronous: requests, answers and changes of standing come in, messages and answers go out
+through `Wire`. The rules (R2 to R6 of the architecture's "Volumes"):
+
+- Every tick's writes become one numbered batch, sent to all members in the same order; so
+  overlapping writes end alike everywhere without waiting for each other.
+- A write is answered when every member in sync has taken its batch. A flush is answered when
+  every member in sync has flushed what was sent before the flush came.
+- A batch is kept until every member in sync has flushed it and is sent again to a member that
+  lost its stream (what it had not taken) or its memory (what it had not flushed).
+- A read is linearizable because members answer in the order they are asked, so it sees every
+  write sent before it; and because its answer waits for the batches in flight that overlap it,
+  so that nobody sees bytes which a crash of the holder could still take back.
+- When a member has been put out, the extents of all batches kept are touched under the new epoch,
+  so that the member finds them when it returns; nothing is declared stable before that is flushed.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from pinfold.env.api import Buffer
+from pinfold.model.errors import Full, PinfoldError
+from pinfold.model.ids import Boot, DeviceId
+from pinfold.model.limits import EXTENT_BYTES
+from pinfold.model.settings import VolumeSettings
+from pinfold.volumes.batch import Batch
+from pinfold.volumes.flushes import FlushQueue, flushed_to
+from pinfold.volumes.io import FLUSH, READ, WRITE, Io, Owner
+from pinfold.volumes.lane import Lane, Route, Standing
+from pinfold.volumes.reads import ReadMessage, Reads
+from pinfold.volumes.retained import Retained
+from pinfold.volumes.spans import EXTENT_MASK, EXTENT_SHIFT, blocks, split
+
+ROUTES_KEPT = 1 << 16
+"""Extents whose members are remembered: 256 GiB of working set, about 10 MB."""
+
+
+class Wire(Protocol):
+    """What carries out the sequencer's decisions; must not call back before it returns."""
+
+    def send_write(self, lane: Lane, batch: Batch) -> None:
+        """Send as message `lane.number` of `lane.stream`; the outcome goes to `taken`."""
+        ...
+
+    def send_read(self, message: ReadMessage) -> None:
+        """Send; the outcome goes to `reads.answered` or `reads.failed`."""
+        ...
+
+    def send_flush(self, lane: Lane, upto: int) -> None:
+        """Send; the outcome goes to `flushed` or the lane is reported lost."""
+        ...
+
+    def answer(self, ios: list[Io]) -> None:
+        """Give requests their answers."""
+        ...
+
+    def corrupt(self, device: DeviceId, extent: int, within: int, length: int) -> None:
+        """A member has no good bytes there; another is asked meanwhile."""
+        ...
+
+    def settle(self, extent: int) -> None:
+        """A request waits for this unsettled extent."""
+        ...
+
+
+class Sequencer:
+    """One volume's requests, from arrival to answer."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        lanes: dict[DeviceId, Lane],
+        place: Callable[[int], tuple[DeviceId, ...]],
+        settings: VolumeSettings,
+        now: Callable[[], float],
+        *,
+        min_in_sync: int,
+        first_sequence: int,
+        epoch: int,
+    ) -> None:
+        self._wire = wire
+        self.lanes = lanes
+        self._place = place
+        self._settings = settings
+        self._now = now
+        self._min_in_sync = min_in_sync
+        self.sequence = first_sequence
+        self.epoch = epoch
+        self.serving = False
+        self.unsettled: set[int] = set()
+        """Extents that must be made equal on all members before they are served."""
+        self._routes: dict[int, Route] = {}
+        self._by_members: dict[tuple[DeviceId, ...], Route] = {}
+        self._waiting: list[Io] = []
+        """Requests not yet begun, in order."""
+        self._open: Batch | None = None
+        self._in_flight: dict[Batch, None] = {}
+        self._unfinished_bytes = 0
+        self.retained = Retained(settings)
+        self._fences: dict[int, int] = {}
+        self._flushes = FlushQueue()
+        self._stable_barrier = 0
+        self.stable = 0
+        """Everything up to here is flushed on every member and marked for those out of sync."""
+        self._answers: list[Io] = []
+        self.reads = Reads(wire, self.route, self._read_ready, now)
+
+    # Requests
+
+    def submit(self, ios: Iterable[Io]) -> None:
+        """Queue requests; `pump` begins them."""
+        self._waiting.extend(ios)
+
+    def withdraw(self, owner: Owner) -> None:
+        """Forget the owner's requests that were not begun; the others are answered as usual."""
+        self._waiting = [io for io in self._waiting if io.owner is not owner]
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request waits and no write is unflushed."""
+        return not (self._waiting or self._in_flight or self.retained or self._flushes)
+
+    def pump(self) -> None:
+        """Begin every waiting request that may begin, and send what that makes."""
+        if self.serving and self._waiting:
+            waiting, self._waiting = self._waiting, []
+            held = self._waiting
+            for io in waiting:
+                if io.kind == READ:
+                    if not self._begin_read(io):
+                        held.append(io)
+                elif io.kind == FLUSH:
+                    self._begin_flush(io)
+                elif not self._begin_write(io):
+                    held.append(io)
+            self._seal()
+            self.reads.send()
+            self._kick_flushes()
+        self._answer()
+
+    def _begin_read(self, io: Io) -> bool:
+        if self.unsettled and not self._settled(io):
+            return False
+        self.reads.take(io)
+        return True
+
+    def _begin_flush(self, io: Io) -> None:
+        need = self._open.sequence if self._open is not None else self.sequence
+        if flushed_to(self.lanes.values(), need) >= need:
+            self._answers.append(io)
+        else:
+            self._flushes.add(io, need)
+
+    def _begin_write(self, io: Io) -> bool:
+        """Put a write's pieces into batches, all or none."""
+        if (
+            self._unfinished_bytes >= self._settings.window_bytes
+            or len(self._in_flight) >= self._settings.batches_max
+            or self.retained.full
+        ):
+            return False
+        offset, length = io.offset, io.length
+        extent, within = offset >> EXTENT_SHIFT, offset & EXTENT_MASK
+        if within + length <= EXTENT_BYTES:
+            pieces = [(extent, within, length)]
+        else:
+            pieces = split(offset, length)
+        if not self._admissible(io, pieces):
+            return False
+        io.pending = 1  # its own hold, so that no batch completes it before all pieces are in
+        if io.kind == WRITE:
+            self._add_payload(io, pieces)
+        else:
+            for extent, within, length in pieces:
+                self._add(io, (io.kind, extent, within, length), None)
+        io.pending -= 1
+        if io.fua:  # the flush leaves right behind the write
+            self._flushes.goal = max(self._flushes.goal, io.sequence)
+        return True
+
+    def _admissible(self, io: Io, pieces: Sequence[tuple[int, int, int]]) -> bool:
+        fences = self._fences
+        if self.unsettled and not self._settled(io):
+            return False
+        for extent, within, length in pieces:
+            route = self._routes.get(extent) or self.route(extent)
+            if not route.writable:
+                return False
+            if fences and fences.get(extent, 0) & blocks(within, length):
+                return False
+        return True
+
+    def _settled(self, io: Io) -> bool:
+        """Whether all extents of a request may be served; asks for those that may not."""
+        settled = True
+        for extent in range(
+            io.offset >> EXTENT_SHIFT, ((io.offset + io.length - 1) >> EXTENT_SHIFT) + 1
+        ):
+            if extent in self.unsettled:
+                self._wire.settle(extent)
+                settled = False
+        return settled
+
+    def _add_payload(self, io: Io, pieces: Sequence[tuple[int, int, int]]) -> None:
+        if len(pieces) == 1 and io.length <= 1 << 20:
+            extent, within, length = pieces[0]
+            self._add(io, (WRITE, extent, within, length), io.payload)
+            return
+        view = memoryview(io.payload)
+        for extent, within, length in split(io.offset, io.length, 1 << 20):
+            position = (extent << EXTENT_SHIFT) + within - io.offset
+            self._add(io, (WRITE, extent, within, length), view[position : position + length])
+
+    def _add(self, io: Io | None, op: tuple[int, int, int, int], payload: Buffer | None) -> None:
+        batch = self._open
+        if batch is None:
+            self.sequence += 1
+            batch = self._open = Batch(self.sequence, self.epoch, self._now())
+        batch.add(self._routes.get(op[1]) or self.route(op[1]), op, payload)
+        if io is not None:
+            io.pending += 1
+            io.sequence = batch.sequence
+            batch.ios.append(io)
+        if batch.full:
+            self._seal()
+
+    # Batches
+
+    def _seal(self) -> None:
+        """Number what has been gathered and send it to every member."""
+        batch, self._open = self._open, None
+        if batch is None:
+            return
+        if batch.uniform:
+            route = batch.routes[0]
+            batch.waiting.update(route.waiting)
+            targets: Iterable[Lane] = route.targets
+        else:
+            routes = dict.fromkeys(batch.routes)
+            batch.waiting.update(device for route in routes for device in route.waiting)
+            targets = dict.fromkeys(lane for route in routes for lane in route.targets)
+        self._launch(batch, targets)
+
+    def _launch(self, batch: Batch, targets: Iterable[Lane]) -> None:
+        self._in_flight[batch] = None
+        self.retained.add(batch)
+        self._unfinished_bytes += batch.payload_bytes
+        for lane in targets:
+            lane.last = batch.sequence
+            lane.backlog.append(batch)
+            self._send(lane)
+        if not batch.waiting:
+            self._complete(batch)
+
+    def copy(
+        self, lanes: Sequence[Lane], ops: Sequence[tuple[int, int, int, int]], payload: list[Buffer]
+    ) -> int:
+        """Write given bytes to given members only, behind all that was sent; its sequence.
+
+        What makes replicas equal: the caller holds a fence over the blocks or they are unsettled.
+        """
+        assert self._open is None, "copies are made between pumps"
+        lanes = [lane for lane in lanes if lane.standing is not Standing.OUT]
+        if not lanes:
+            return self.sequence
+        self.sequence += 1
+        batch = Batch(self.sequence, self.epoch, self._now())
+        members = tuple(lane.device for lane in lanes)
+        route = Route(members, self.lanes, min_in_sync=0)
+        buffers = iter(payload)
+        for op in ops:
+            batch.add(route, op, next(buffers) if op[0] == WRITE and op[3] else None)
+        batch.waiting.update(route.waiting)
+        self._launch(batch, lanes)
+        return batch.sequence
+
+    def _send(self, lane: Lane) -> None:
+        """Send a member what waits for it, as far as its window reaches."""
+        if not lane.open:
+            return
+        limit = 2 * self._settings.window_bytes
+        while lane.backlog and lane.unacked_bytes <= limit:
+            batch = lane.backlog.popleft()
+            lane.unacked[batch] = None
+            lane.unacked_bytes += batch.payload_bytes
+            self._wire.send_write(lane, batch)
+            lane.number += 1
+
+    def taken(self, lane: Lane, batch: Batch) -> None:
+        """A member has taken a batch, under its present stream."""
+        if batch not in lane.unacked:
+            return
+        del lane.unacked[batch]
+        lane.unacked_bytes -= batch.payload_bytes
+        lane.failures = 0
+        lane.full_at = 0
+        batch.taken = True
+        batch.waiting.discard(lane.device)
+        if lane.backlog:
+            self._send(lane)
+            if not lane.backlog:
+                self.reads.retry()
+        if not batch.waiting and not batch.done:
+            self._complete(batch)
+
+    def _complete(self, batch: Batch) -> None:
+        batch.done = True
+        del self._in_flight[batch]
+        self._unfinished_bytes -= batch.payload_bytes
+        for io in batch.ios:
+            io.pending -= 1
+            if not io.pending:
+                self._written(io)
+        batch.ios.clear()
+        for io in batch.readers:
+            io.pending -= 1
+            if not io.pending:
+                self._answers.append(io)
+        batch.readers.clear()
+
+    def _written(self, io: Io) -> None:
+        durable = not io.fua or io.error is not None
+        if durable or flushed_to(self.lanes.values(), io.sequence) >= io.sequence:
+            self._answers.append(io)
+        else:
+            self._flushes.add(io, io.sequence)
+
+    def _read_ready(self, io: Io) -> None:
+        """A read's bytes are there: answer when no batch they may show can still be undone."""
+        for batch in self._in_flight:
+            if batch.overlaps(io.offset, io.length):
+                batch.readers.append(io)
+                io.pending += 1
+        if not io.pending:
+            self._answers.append(io)
+
+    def _answer(self) -> None:
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._wire.answer(answers)
+
+    # Flushes
+
+    def flush(self) -> None:
+        """Start to flush everything sent so far, if it is not."""
+        self._flushes.goal = max(self._flushes.goal, self.sequence)
+        self._kick_flushes()
+        self._after_flush()
+
+    def _kick_flushes(self) -> None:
+        if self.retained.crowded:
+            self._flushes.goal = max(self._flushes.goal, self.sequence)
+        for lane in self.lanes.values():
+            self._kick_flush(lane)
+
+    def _kick_flush(self, lane: Lane) -> None:
+        if (
+            lane.flushing
+            or lane.clean
+            or not lane.open
+            or lane.backlog
+            or lane.flushed >= self._flushes.goal
+        ):
+            return
+        lane.flushing = True
+        self._wire.send_flush(lane, lane.last)
+
+    def flushed(self, lane: Lane, upto: int) -> None:
+        """A member has flushed everything up to `upto`, under its present stream."""
+        lane.flushing = False
+        lane.flushed = max(lane.flushed, upto)
+        self._after_flush()
+        self._kick_flush(lane)
+
+    def _after_flush(self) -> None:
+        self._answers += self._flushes.reach(flushed_to(self.lanes.values(), self.sequence))
+        kept_for = [lane for lane in self.lanes.values() if lane.standing is not Standing.OUT]
+        safe = min((lane.flushed for lane in kept_for if not lane.clean), default=self.sequence)
+        safe = self.retained.trim(safe)
+        if not self.unsettled and safe >= self._stable_barrier:
+            self.stable = max(self.stable, safe)
+
+    # Standings
+
+    def route(self, extent: int) -> Route:
+        """How the members of an extent stand."""
+        route = self._routes.get(extent)
+        if route is None:
+            members = self._place(extent)
+            route = self._by_members.get(members)
+            if route is None:
+                route = Route(members, self.lanes, self._min_in_sync)
+                self._by_members[members] = route
+            if len(self._routes) >= ROUTES_KEPT:
+                self._routes.clear()
+            self._routes[extent] = route
+        return route
+
+    def _standing_changed(self) -> None:
+        self._routes.clear()
+        self._by_members.clear()
+        self.reads.retry()
+
+    def opened(self, lane: Lane, stream: int, boot: Boot, *, joining: bool) -> None:
+        """A member has flushed the token: it gets what it lacks, then everything new."""
+        reborn = boot != lane.boot
+        if joining:
+            lane.flushed = 0
+            resend = self.retained.lacked_by(lane)
+        elif reborn:
+            resend = self.retained.lacked_by(lane)
+            for batch in resend:
+                if not batch.done:
+                    batch.waiting.add(lane.device)
+        else:
+            resend = [*lane.unacked, *lane.backlog]
+        lane.forget()
+        lane.boot = boot
+        lane.stream = stream
+        lane.number = 0
+        lane.stable = 0
+        lane.backlog.extend(resend)
+        if resend:
+            lane.whole_after = resend[-1].sequence
+            lane.last = max(lane.last, lane.whole_after)
+        lane.standing = Standing.JOINING if joining else Standing.LIVE
+        self._send(lane)
+        self._standing_changed()
+        self._kick_flush(lane)
+
+    def lost(self, lane: Lane) -> None:
+        """A member's stream has ended; what it had not taken is kept for the next one."""
+        if lane.standing is Standing.LIVE:
+            lane.standing = Standing.DOWN
+        elif lane.standing is Standing.JOINING:
+            lane.standing = Standing.OUT
+            lane.forget()
+            self._after_flush()
+        lane.flushing = False
+        self._standing_changed()
+
+    def put_out(self, lane: Lane, epoch: int) -> None:
+        """The row says that a member is out of sync since `epoch`: stop waiting for it."""
+        assert lane.in_sync
+        lane.standing = Standing.OUT
+        lane.forget()
+        self.epoch = epoch
+        self._standing_changed()
+        self._seal()
+        self._touch_retained()
+        for batch in list(self._in_flight):
+            batch.waiting.discard(lane.device)
+            if not batch.waiting and not batch.done:
+                self._complete(batch)
+        self._after_flush()
+        self._kick_flushes()
+        self.pump()
+
+    def _touch_retained(self) -> None:
+        """Mark the extents of batches that the absent member may lack with the new epoch."""
+        extents = self.retained.extents()
+        for extent in extents:
+            self._add(None, (WRITE, extent, 0, 0), None)
+        self._seal()
+        if extents:
+            self._stable_barrier = self.sequence
+
+    def take_in(self, lane: Lane) -> None:
+        """A joining member has everything: wait for it from now on; the row follows.
+
+        Counting it before the row does is the careful side: until then nothing relies on it.
+        """
+        assert lane.standing is Standing.JOINING
+        lane.standing = Standing.LIVE
+        self._standing_changed()
+
+    def full(self, lane: Lane, batch: Batch) -> None:
+        """A member has no room for a batch. When that is true of all, the writes fail."""
+        lane.full_at = batch.sequence
+        if batch.done or batch.taken:
+            return
+        if any(self.lanes[device].full_at != batch.sequence for device in batch.waiting):
+            return
+        error = Full("no member has room")
+        for io in batch.ios:
+            io.error = error
+        self.retained.remove(batch)
+        for other in self.lanes.values():
+            if other.full_at == batch.sequence:
+                other.full_at = 0
+            if batch in other.unacked:
+                del other.unacked[batch]
+                other.unacked_bytes -= batch.payload_bytes
+        self._complete(batch)
+
+    # Fences
+
+    def fence(self, extent: int, mask: int) -> None:
+        """Hold new writes to these blocks; one fence per extent at a time."""
+        assert extent not in self._fences
+        self._fences[extent] = mask
+
+    def unfence(self, extent: int) -> None:
+        """Let the writes go on."""
+        del self._fences[extent]
+
+    def fail_all(self, error: PinfoldError) -> None:
+        """The volume is not ours any more: every request fails, and every later one."""
+        self.serving = False
+        ios = dict.fromkeys(self._waiting)
+        ios.update(dict.fromkeys(self.reads.fail_all(error)))
+        for batch in self._in_flight:
+            ios.update(dict.fromkeys(batch.ios))
+            ios.update(dict.fromkeys(batch.readers))
+        ios.update(dict.fromkeys(self._flushes.drain()))
+        self._waiting = []
+        self._in_flight.clear()
+        self.retained.clear()
+        for lane in self.lanes.values():
+            lane.forget()
+        for io in ios:
+            io.error = error
+        self._answers += ios
+        self._answer()
