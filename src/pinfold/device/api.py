@@ -241,7 +241,11 @@ class ExtentStore(Protocol):
         ...
 
     def stable(self, volume: VolumeId, token: Token, sequence: int) -> None:
-        """The holder knows all members have flushed writes up to `sequence`: clear dirty marks."""
+        """The holder knows all members have flushed writes up to `sequence`: clear their marks.
+
+        Marks of an earlier token stay until the extent is written under this one; an op of
+        length 0 is such a write.
+        """
         ...
 
     def marks(self, volume: VolumeId, token: Token) -> list[tuple[ExtentIndex, int, bool]]:

@@ -1,0 +1,105 @@
+"""A pack's bytes: one page of header, then self-describing records on page boundaries.
+
+A record is a head (magic, version, blob id, length, the blob's checks, xxh3 of all that), the
+payload right behind it, and zeroes to the next page. The payload is verified by the checks.
+Layouts are big-endian; key ids are 0 until payloads can be encrypted.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import xxhash
+
+from pinfold.codec.records import PAGE_BYTES, Buffer, page_end
+from pinfold.model.errors import Corrupt
+from pinfold.model.limits import BLOB_CHECK_BYTES
+
+_VERSION: Final = 1
+_PACK: Final = struct.Struct(">4sHH16sI")
+_HEAD: Final = struct.Struct(">4sHH16sQI")
+_LOCATION: Final = struct.Struct(">IQQQ")
+_CHECK: Final = struct.Struct(">Q")
+
+
+class Location(NamedTuple):
+    """Where a blob's payload lies, and what it must hash to."""
+
+    pack: int
+    offset: int
+    """Of the payload; its record starts `head_bytes` before it."""
+    length: int
+    sequence: int
+    """Journal sequence of the record that brought the blob: an older delete is not its delete."""
+    checks: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        """Where the record begins."""
+        return self.offset - head_bytes(len(self.checks))
+
+    @property
+    def record_bytes(self) -> int:
+        """Whole pages the record takes."""
+        return record_bytes(self.length, len(self.checks))
+
+
+def checks_of(payload: Buffer) -> tuple[int, ...]:
+    """xxh3_64 of each started 64 KiB of a payload."""
+    view = memoryview(payload)
+    return tuple(
+        xxhash.xxh3_64_intdigest(view[start : start + BLOB_CHECK_BYTES])
+        for start in range(0, len(view), BLOB_CHECK_BYTES)
+    )
+
+
+def head_bytes(checks: int) -> int:
+    """Length of a record's head."""
+    return _HEAD.size + _CHECK.size * (checks + 1)
+
+
+def record_bytes(length: int, checks: int) -> int:
+    """Length of a whole record: a multiple of the page."""
+    return page_end(head_bytes(checks) + length)
+
+
+def encode_pack_header(uuid: bytes, number: int) -> bytes:
+    """A pack's first page."""
+    packed = _PACK.pack(b"PFpk", _VERSION, 0, uuid, number)
+    return (packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))).ljust(PAGE_BYTES, b"\0")
+
+
+def encode_head(blob: bytes, length: int, checks: Sequence[int]) -> bytes:
+    """What stands before a payload."""
+    packed = _HEAD.pack(b"PFbl", _VERSION, 0, blob, length, len(checks)) + _sums(checks)
+    return packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))
+
+
+def decode_head(record: Buffer) -> tuple[bytes, int, tuple[int, ...]]:
+    """(blob, length, checks) of a record; Corrupt when its head does not verify."""
+    if len(record) < _HEAD.size:
+        raise Corrupt("a pack record is shorter than its head")
+    magic, version, key, blob, length, count = _HEAD.unpack_from(record)
+    end = _HEAD.size + _CHECK.size * count
+    if magic != b"PFbl" or version != _VERSION or key or len(record) < end + _CHECK.size:
+        raise Corrupt("no pack record of a version we know")
+    (check,) = _CHECK.unpack_from(record, end)
+    if check != xxhash.xxh3_64_intdigest(memoryview(record)[:end]):
+        raise Corrupt("a pack record's head fails its checksum")
+    return blob, length, struct.unpack_from(f">{count}Q", record, _HEAD.size)
+
+
+def encode_location(location: Location) -> bytes:
+    """A blob's index entry."""
+    return _LOCATION.pack(*location[:4]) + _sums(location.checks)
+
+
+def decode_location(entry: Buffer) -> Location:
+    """The inverse of `encode_location`."""
+    count = (len(entry) - _LOCATION.size) // _CHECK.size
+    checks = struct.unpack_from(f">{count}Q", entry, _LOCATION.size)
+    return Location(*_LOCATION.unpack_from(entry), checks)
+
+
+def _sums(checks: Sequence[int]) -> bytes:
+    return struct.pack(f">{len(checks)}Q", *checks)

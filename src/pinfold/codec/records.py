@@ -1,0 +1,165 @@
+"""The journal's bytes: record headers, segment headers, and what a scan may believe.
+
+A segment is one page of header, then batches. A batch starts on a page boundary and is a run of
+records, padded with zeroes to the next page, so that no page which was flushed is written again.
+A record is a header and a payload; both carry an xxh3. Every record names the sequence before
+which everything was flushed when it was written: a record that survived while one it calls
+flushed did not is the proof of a device that lost what it acknowledged.
+
+Layouts are big-endian. Key ids are 0 until payloads can be encrypted.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import xxhash
+
+Buffer = bytes | bytearray | memoryview
+
+PAGE_BYTES: Final = 4096
+"""Batches start on this boundary: the unit a file system writes and a power cut tears."""
+
+_VERSION: Final = 1
+_MAGIC: Final = b"PFjr"
+_SEGMENT_MAGIC: Final = b"PFjs"
+
+# magic, version, kind, key id, payload length, sequence, flushed, boot, payload xxh3
+_HEADER: Final = struct.Struct(">4sBBHIQQIQ")
+# magic, version, key id, device uuid, number, first sequence, boot
+_SEGMENT: Final = struct.Struct(">4sHH16sQQI")
+_CHECK: Final = struct.Struct(">Q")
+
+HEADER_BYTES: Final = _HEADER.size + _CHECK.size
+"""A record's overhead."""
+
+
+class Record(NamedTuple):
+    """One record as a scan found it; `payload` is a view of the segment."""
+
+    kind: int
+    sequence: int
+    boot: int
+    payload: memoryview
+
+
+class SegmentHeader(NamedTuple):
+    """What the first page of a segment says."""
+
+    uuid: bytes
+    number: int
+    """Position in the journal's history; a recycled file gets a new one."""
+    first_sequence: int
+    boot: int
+
+
+class Header(NamedTuple):
+    """A record's header, verified."""
+
+    kind: int
+    length: int
+    sequence: int
+    flushed: int
+    boot: int
+    payload_check: int
+
+
+def checksum(buffers: Sequence[Buffer]) -> int:
+    """xxh3_64 of the buffers, one behind the other."""
+    if len(buffers) == 1:
+        return xxhash.xxh3_64_intdigest(buffers[0])
+    digest = xxhash.xxh3_64()
+    for buffer in buffers:
+        digest.update(buffer)
+    return digest.intdigest()
+
+
+def encode_header(
+    kind: int, length: int, sequence: int, flushed: int, boot: int, payload_check: int
+) -> bytes:
+    """The header of a record whose payload follows it."""
+    header = _HEADER.pack(_MAGIC, _VERSION, kind, 0, length, sequence, flushed, boot, payload_check)
+    return header + _CHECK.pack(xxhash.xxh3_64_intdigest(header))
+
+
+def decode_header(segment: memoryview, offset: int) -> Header | None:
+    """The header at `offset`, or None when there is no valid one of a version we know."""
+    if offset + HEADER_BYTES > len(segment):
+        return None
+    magic, version, kind, key, length, sequence, flushed, boot, payload_check = _HEADER.unpack_from(
+        segment, offset
+    )
+    if magic != _MAGIC or version != _VERSION or key != 0:
+        return None
+    (check,) = _CHECK.unpack_from(segment, offset + _HEADER.size)
+    if check != xxhash.xxh3_64_intdigest(segment[offset : offset + _HEADER.size]):
+        return None
+    return Header(kind, length, sequence, flushed, boot, payload_check)
+
+
+def encode_segment_header(header: SegmentHeader) -> bytes:
+    """The first page of a segment."""
+    packed = _SEGMENT.pack(_SEGMENT_MAGIC, _VERSION, 0, *header)
+    return (packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))).ljust(PAGE_BYTES, b"\0")
+
+
+def decode_segment_header(page: Buffer) -> SegmentHeader | None:
+    """What the page says, or None when it is no valid header of a version we know."""
+    if len(page) < _SEGMENT.size + _CHECK.size:
+        return None
+    magic, version, key, *fields = _SEGMENT.unpack_from(page)
+    (check,) = _CHECK.unpack_from(page, _SEGMENT.size)
+    if magic != _SEGMENT_MAGIC or version != _VERSION or key != 0:
+        return None
+    if check != xxhash.xxh3_64_intdigest(memoryview(page)[: _SEGMENT.size]):
+        return None
+    return SegmentHeader(*fields)
+
+
+class Scan:
+    """Reads a segment's records in order and stops at the first that is not the next one.
+
+    The next one has the sequence expected, a boot not lower than the record before it (a lower
+    one is the leftover of a batch that was torn, kept on disk, and is older than what precedes
+    it), and valid checksums. After iteration `end` is the offset behind the last record.
+    """
+
+    def __init__(self, segment: memoryview, sequence: int, boot: int) -> None:
+        self.sequence = sequence
+        """The sequence expected next."""
+        self.boot = boot
+        self.end = PAGE_BYTES
+        self._segment = segment
+
+    def __iter__(self) -> Iterator[Record]:
+        while (found := self._next(self.end) or self._next(page_end(self.end))) is not None:
+            header, offset = found
+            payload = self._segment[offset : offset + header.length]
+            self.end = offset + header.length
+            self.sequence = header.sequence + 1
+            self.boot = header.boot
+            yield Record(header.kind, header.sequence, header.boot, payload)
+
+    def _next(self, offset: int) -> tuple[Header, int] | None:
+        header = decode_header(self._segment, offset)
+        if header is None or header.sequence != self.sequence or header.boot < self.boot:
+            return None
+        start = offset + HEADER_BYTES
+        payload = self._segment[start : start + header.length]
+        if len(payload) != header.length or header.payload_check != checksum([payload]):
+            return None
+        return header, start
+
+    def lost(self) -> int | None:
+        """A sequence >= the one expected that a later record calls flushed; None without one."""
+        start = page_end(self.end)
+        for offset in range(start, len(self._segment), PAGE_BYTES):
+            header = decode_header(self._segment, offset)
+            if header is not None and header.flushed >= self.sequence:
+                return header.flushed
+        return None
+
+
+def page_end(offset: int) -> int:
+    """The first page boundary at or behind `offset`."""
+    return -(-offset // PAGE_BYTES) * PAGE_BYTES

@@ -1,0 +1,367 @@
+"""Immutable payloads: small ones through the journal, large ones straight into a pack.
+
+A small blob is readable from memory until the applier has written it to a pack and the index
+names it; a large one is flushed in its pack first and then named by a journal record and the
+index. Every read verifies the 64 KiB units it touches. What fails is moved to the quarantine
+table: unreadable from then on, its bytes kept until the blob is deleted or put again.
+"""
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from typing import Final, NamedTuple
+
+import msgpack
+import xxhash
+
+from pinfold.codec.names import successor
+from pinfold.codec.packs import (
+    Location,
+    checks_of,
+    decode_location,
+    encode_head,
+    encode_location,
+    head_bytes,
+    record_bytes,
+)
+from pinfold.codec.records import Record
+from pinfold.device import kinds
+from pinfold.device.api import BlobState
+from pinfold.device.health import Health, Space
+from pinfold.device.index import Index
+from pinfold.device.journal import Journal
+from pinfold.device.packs import Pack, Packs
+from pinfold.device.readers import Readers
+from pinfold.device.streams import Stream, Streams
+from pinfold.env.api import Buffer, Offload
+from pinfold.model.errors import Corrupt, Invalid, NotFound
+from pinfold.model.ids import BlobId
+from pinfold.model.limits import BLOB_CHECK_BYTES, JOURNAL_BLOB_BYTES
+
+_BLOB_TABLE: Final = b"b"
+_QUARANTINE_TABLE: Final = b"q"
+_COUNTS: Final = b"mb"
+_ID_BYTES: Final = 16
+_DELETES_MAX: Final = 4096
+"""Ids in one delete record: 64 KiB."""
+
+_PUT: Final = struct.Struct(">16sI")
+
+
+class _Pending(NamedTuple):
+    """A small blob that no pack holds yet."""
+
+    payload: memoryview
+    checks: tuple[int, ...]
+    sequence: int
+
+
+class _Move(NamedTuple):
+    """A pending blob on its way to a place in a pack."""
+
+    blob: BlobId
+    pending: _Pending
+    pack: Pack
+    start: int
+
+
+class Blobs:
+    """The device's `BlobStore`."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        index: Index,
+        packs: Packs,
+        readers: Readers,
+        space: Space,
+        health: Health,
+        stream_lane: Offload,
+    ) -> None:
+        self._journal = journal
+        self._index = index
+        self._packs = packs
+        self._readers = readers
+        self._space = space
+        self._health = health
+        self._streams = Streams(journal, packs, stream_lane, space, health, self.holds, self._name)
+        self._pending: dict[BlobId, _Pending] = {}
+        self._moving: list[_Move] = []
+        self._unflushed: dict[BlobId, int] = {}
+        counts = index.get(_COUNTS)
+        known: tuple[int, int, int] = msgpack.unpackb(counts) if counts else (0, 0, 0)
+        self._count, self._bytes, self.quarantined = known
+
+    @property
+    def count(self) -> int:
+        """Blobs held, quarantined ones excluded."""
+        return self._count + len(self._pending)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Their payload."""
+        return self._bytes + sum(len(item.payload) for item in self._pending.values())
+
+    def put(self, blob: BlobId, payload: memoryview, checks: Sequence[int]) -> asyncio.Future[None]:
+        """See `BlobStore.put`. `payload` is kept by reference until it is in a pack."""
+        length = len(payload)
+        if length > JOURNAL_BLOB_BYTES:
+            raise Invalid(f"{length} bytes are too long for the journal: begin a stream")
+        sums = tuple(checks)
+        if sums != checks_of(payload):
+            raise Corrupt(f"blob {blob.hex()} differs from its checks")
+        if self.holds(blob):
+            return self._journal.flush()
+        self._journal.admit(length)
+        self._space.take(record_bytes(length, len(sums)))
+        head = _PUT.pack(blob, len(sums)) + struct.pack(f">{len(sums)}Q", *sums)
+        sequence = self._journal.append(kinds.BLOB_PUT, (head, payload), len(head) + length)
+        self._pending[blob] = _Pending(payload, sums, sequence)
+        return self._journal.flush()
+
+    def holds(self, blob: BlobId) -> bool:
+        """Whether the blob can be read here."""
+        return blob in self._pending or self._index.get(_BLOB_TABLE + blob) is not None
+
+    def begin(self, blob: BlobId, length: int, checks: Sequence[int]) -> Stream:
+        """See `BlobStore.begin`. Raises Invalid, Full, Unavailable."""
+        return self._streams.begin(blob, length, checks)
+
+    def read(
+        self, blob: BlobId, offset: int, length: int
+    ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
+        """See `BlobStore.read`."""
+        self._health.check()
+        pending = self._pending.get(blob)
+        if pending is not None:
+            _check_range(blob, offset, length, len(pending.payload))
+            return [pending.payload[offset : offset + length]]
+        entry = self._index.get(_BLOB_TABLE + blob)
+        if entry is None:
+            raise NotFound(f"no blob {blob.hex()}")
+        location = decode_location(entry)
+        _check_range(blob, offset, length, location.length)
+        if not length:
+            return []
+        first = offset // BLOB_CHECK_BYTES
+        start = first * BLOB_CHECK_BYTES
+        end = min(location.length, -(-(offset + length) // BLOB_CHECK_BYTES) * BLOB_CHECK_BYTES)
+        pack = self._packs.get(location.pack)
+        if pack.file is not None:
+            found = pack.file.pread_cached(end - start, location.offset + start)
+            if found is not None:
+                if not _verified(found, location.checks, first):
+                    raise self._quarantine(blob)
+                return [memoryview(found)[offset - start : offset - start + length]]
+        reading = self._readers.submit(
+            pack.number, partial(self._load, pack, location, first, start, end)
+        )
+        answer: asyncio.Future[list[Buffer]] = asyncio.get_running_loop().create_future()
+        reading.add_done_callback(partial(self._loaded, answer, blob, pack, offset - start, length))
+        return answer
+
+    def state(self, blob: BlobId) -> BlobState | None:
+        """See `BlobStore.state`."""
+        pending = self._pending.get(blob)
+        if pending is not None:
+            return BlobState(len(pending.payload), pending.sequence <= self._journal.flushed)
+        entry = self._index.get(_BLOB_TABLE + blob)
+        if entry is None:
+            return None
+        durable = self._unflushed.get(blob, 0) <= self._journal.flushed
+        return BlobState(decode_location(entry).length, durable)
+
+    def delete(self, blobs: Sequence[BlobId]) -> asyncio.Future[None]:
+        """See `BlobStore.delete`."""
+        self._health.check()
+        known = [blob for blob in blobs if self._forget(blob)]
+        for start in range(0, len(known), _DELETES_MAX):
+            record = b"".join(known[start : start + _DELETES_MAX])
+            self._journal.append(kinds.BLOB_DELETE, (record,), len(record))
+        return self._journal.flush()
+
+    def scan(self, after: bytes, limit: int) -> list[tuple[BlobId, int]]:
+        """See `BlobStore.scan`."""
+        start = _BLOB_TABLE + after + (b"\0" if len(after) == _ID_BYTES else b"")
+        stored = islice(self._index.scan(start, successor(_BLOB_TABLE)), limit)
+        found = [(BlobId(key[1:]), decode_location(entry).length) for key, entry in stored]
+        found += [(b, len(p.payload)) for b, p in self._pending.items() if b > after]
+        found.sort()
+        return found[:limit]
+
+    def redo(self, record: Record) -> None:
+        """Take one record of a blob kind whose effect the index may lack."""
+        payload = record.payload
+        if record.kind == kinds.BLOB_PUT:
+            blob, count = _PUT.unpack_from(payload)
+            if not self.holds(blob):
+                checks = struct.unpack_from(f">{count}Q", payload, _PUT.size)
+                body = payload[_PUT.size + 8 * count :]
+                self._pending[blob] = _Pending(body, checks, record.sequence)
+        elif record.kind == kinds.BLOB_PACKED:
+            blob = BlobId(bytes(payload[:_ID_BYTES]))
+            if not self.holds(blob):
+                location = decode_location(payload[_ID_BYTES:])
+                self._packs.redo(location)
+                self._insert(blob, location._replace(sequence=record.sequence))
+        elif record.kind == kinds.BLOB_DELETE:
+            for start in range(0, len(payload), _ID_BYTES):
+                blob = BlobId(bytes(payload[start : start + _ID_BYTES]))
+                if not self._newer(blob, record.sequence):
+                    self._forget(blob)
+        else:
+            assert record.kind == kinds.BLOB_QUARANTINE, "a blob record"
+            if not self._newer(BlobId(bytes(payload)), record.sequence):
+                self._set_aside(BlobId(bytes(payload)))
+
+    def _newer(self, blob: BlobId, sequence: int) -> bool:
+        """Whether the index is ahead of the journal's `sequence` about this blob."""
+        entry = self._index.get(_BLOB_TABLE + blob)
+        return entry is not None and decode_location(entry).sequence > sequence
+
+    def seal(self) -> None:
+        """Give every pending blob a place in a pack."""
+        assert not self._moving, "one pass at a time"
+        reserve = self._packs.reserve
+        for blob, pending in self._pending.items():
+            size = record_bytes(len(pending.payload), len(pending.checks))
+            self._moving.append(_Move(blob, pending, *reserve(size, stream=False)))
+
+    def write(self) -> None:
+        """In the applier's lane: write what was sealed and flush it."""
+        moves = self._moving
+        start = 0
+        while start < len(moves):
+            pack = moves[start].pack
+            end = start
+            buffers: list[Buffer] = []
+            while end < len(moves) and moves[end].pack is pack:
+                buffers.extend(_record(moves[end]))
+                end += 1
+            file = self._packs.created(pack)
+            file.pwritev(buffers, moves[start].start)
+            file.datasync()
+            start = end
+
+    def settle(self) -> None:
+        """Name in the index what was written, just before it is sealed."""
+        for blob, pending, pack, start in self._moving:
+            size = record_bytes(len(pending.payload), len(pending.checks))
+            if self._pending.get(blob) is not pending:
+                self._packs.give_back(pack, start, size)
+                continue
+            del self._pending[blob]
+            offset = start + head_bytes(len(pending.checks))
+            self._packs.keep(pack)
+            length = len(pending.payload)
+            location = Location(pack.number, offset, length, pending.sequence, pending.checks)
+            self._insert(blob, location)
+        self._moving = []
+        flushed = self._journal.flushed
+        self._unflushed = {b: seq for b, seq in self._unflushed.items() if seq > flushed}
+        self._index.put(_COUNTS, msgpack.packb((self._count, self._bytes, self.quarantined)))
+
+    def _name(self, blob: BlobId, location: Location) -> None:
+        """Record that a stream's flushed range is this blob: visible now, durable with a flush."""
+        entry = encode_location(location)
+        record = blob + entry
+        sequence = self._journal.append(kinds.BLOB_PACKED, (record,), len(record))
+        self._unflushed[blob] = sequence
+        self._insert(blob, location._replace(sequence=sequence))
+
+    def _insert(self, blob: BlobId, location: Location) -> None:
+        self._index.put(_BLOB_TABLE + blob, encode_location(location))
+        self._count += 1
+        self._bytes += location.length
+        self._release_quarantined(blob)
+
+    def _forget(self, blob: BlobId) -> bool:
+        """Remove a blob wherever it is; whether there was anything to remove."""
+        held = self._pending.pop(blob, None) is not None
+        entry = self._index.get(_BLOB_TABLE + blob)
+        if entry is not None:
+            location = decode_location(entry)
+            self._index.put(_BLOB_TABLE + blob, None)
+            self._packs.drop(location)
+            self._count -= 1
+            self._bytes -= location.length
+        return self._release_quarantined(blob) or entry is not None or held
+
+    def _release_quarantined(self, blob: BlobId) -> bool:
+        entry = self._index.get(_QUARANTINE_TABLE + blob) if self.quarantined else None
+        if entry is None:
+            return False
+        self._index.put(_QUARANTINE_TABLE + blob, None)
+        self._packs.drop(decode_location(entry))
+        self.quarantined -= 1
+        return True
+
+    def _quarantine(self, blob: BlobId) -> Corrupt:
+        """Make the blob unreadable, for good; what to tell the reader."""
+        if not self._health.reason and self._set_aside(blob):
+            self._journal.append(kinds.BLOB_QUARANTINE, (blob,), len(blob))
+        return Corrupt(f"blob {blob.hex()} fails its checks and is quarantined")
+
+    def _set_aside(self, blob: BlobId) -> bool:
+        entry = self._index.get(_BLOB_TABLE + blob)
+        if entry is None:
+            return False
+        self._index.put(_BLOB_TABLE + blob, None)
+        self._index.put(_QUARANTINE_TABLE + blob, entry)
+        self._count -= 1
+        self._bytes -= decode_location(entry).length
+        self.quarantined += 1
+        return True
+
+    def _load(self, pack: Pack, location: Location, first: int, start: int, end: int) -> bytes:
+        """In a reader's lane: verified bytes from `start` to `end`."""
+        found = self._packs.opened(pack).pread(end - start, location.offset + start)
+        if len(found) != end - start or not _verified(found, location.checks, first):
+            raise Corrupt("a blob fails its checks")
+        return found
+
+    def _loaded(
+        self,
+        answer: asyncio.Future[list[Buffer]],
+        blob: BlobId,
+        pack: Pack,
+        offset: int,
+        length: int,
+        reading: asyncio.Future[bytes],
+    ) -> None:
+        if reading.cancelled():
+            answer.cancel()
+            return
+        error = reading.exception()
+        self._packs.note_opened(pack)
+        if isinstance(error, Corrupt):
+            error = self._quarantine(blob)
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result([memoryview(reading.result())[offset : offset + length]])
+
+
+def _record(move: _Move) -> list[Buffer]:
+    """The buffers of a whole pack record."""
+    pending = move.pending
+    head = encode_head(move.blob, len(pending.payload), pending.checks)
+    size = record_bytes(len(pending.payload), len(pending.checks))
+    return [head, pending.payload, bytes(size - len(head) - len(pending.payload))]
+
+
+def _verified(found: bytes, checks: Sequence[int], first: int) -> bool:
+    """Whether bytes that start at unit `first` hash to what they must."""
+    if len(found) <= BLOB_CHECK_BYTES:
+        return xxhash.xxh3_64_intdigest(found) == checks[first]
+    sums = checks_of(found)
+    return sums == tuple(checks[first : first + len(sums)])
+
+
+def _check_range(blob: BlobId, offset: int, length: int, size: int) -> None:
+    if offset < 0 or length < 0 or offset + length > size:
+        raise Invalid(f"blob {blob.hex()} has {size} bytes, not {offset}+{length}")

@@ -1,0 +1,291 @@
+"""One device, put together: `Device.format` makes it, `Device.open` serves it.
+
+Opening flushes a higher boot, reads the index, redoes the journal behind what the index has
+applied, and refuses a device that shows less than it acknowledged. The journal's writer and the
+applier are the only two tasks; threads (lanes) do everything that blocks.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pinfold.codec.records import Record
+from pinfold.device import kinds
+from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, RowStore
+from pinfold.device.applier import APPLIED, Applier, decode_applied, measure
+from pinfold.device.arena import Arena
+from pinfold.device.blobs import Blobs
+from pinfold.device.extents import Extents
+from pinfold.device.files import Superblock, enter_device, make_device
+from pinfold.device.health import Health, Space
+from pinfold.device.index import Engine, Index
+from pinfold.device.journal import Journal
+from pinfold.device.lmdb_engine import LmdbEngine
+from pinfold.device.log import Log, drop_rows, load_groups
+from pinfold.device.logredo import LogRedo
+from pinfold.device.ordered_engine import OrderedEngine
+from pinfold.device.packs import Packs
+from pinfold.device.readers import Readers
+from pinfold.device.rows import Rows
+from pinfold.device.segments import Recovered, recover
+from pinfold.env.api import Disk, Env, Lock, Offload
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Corrupt
+from pinfold.model.ids import Boot, DeviceUuid
+from pinfold.model.settings import DeviceSettings
+
+_LOG_KINDS: Final = range(kinds.GROUP_CREATE, kinds.BLOB_PUT)
+_BLOB_KINDS: Final = range(kinds.BLOB_PUT, kinds.EXTENT_WRITE)
+_REDO_BATCH: Final = 1000
+"""Records redone before the loop may turn to somebody else: a few milliseconds."""
+
+
+class Device:
+    """An open device; see `api.Device`."""
+
+    def __init__(
+        self, env: Env, path: str, settings: DeviceSettings, superblock: Superblock, lock: Lock
+    ) -> None:
+        self._env = env
+        self._path = path
+        self._settings = settings
+        self._superblock = superblock
+        self._lock = lock
+        self._health = Health()
+        self._space = Space(settings.reserve_bytes)
+        self._lanes: list[Offload] = []
+        self._closers: list[Callable[[], None]] = [lock.close]
+        self._scope = TaskScope(lambda error: self._health.stop(repr(error)))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @staticmethod
+    async def format(
+        env: Env, path: str, cluster_id: bytes, settings: DeviceSettings
+    ) -> DeviceUuid:
+        """Make a device of an absent or empty directory; its uuid.
+
+        Raises Conflict when the directory holds anything, and OSError.
+        """
+        uuid = DeviceUuid(env.rng.randbytes(16))
+        lane = env.new_offload("format")
+        try:
+            await lane(make_device, env.disk, path, uuid, cluster_id)
+        finally:
+            lane.close()
+        return uuid
+
+    @classmethod
+    async def open(
+        cls,
+        env: Env,
+        path: str,
+        settings: DeviceSettings,
+        *,
+        cluster_id: bytes,
+        uuid: DeviceUuid | None = None,
+    ) -> "Device":
+        """Open the device at `path` under its next boot, with everything redone.
+
+        Raises NotFound where there is none, Conflict for another cluster's (or, with `uuid`,
+        another) device, Unavailable when a process has it open, Corrupt when it shows less than
+        it acknowledged, and OSError.
+        """
+        lane = env.new_offload("apply")
+        try:
+            superblock, lock = await lane(enter_device, env.disk, path, cluster_id, uuid)
+        except BaseException:
+            lane.close()
+            raise
+        device = cls(env, path, settings, superblock, lock)
+        device._lanes.append(lane)
+        try:
+            await device._start(lane)
+        except BaseException:
+            await device._scope.close()
+            device._close_files()
+            raise
+        return device
+
+    @property
+    def uuid(self) -> DeviceUuid:
+        """See `api.Device`."""
+        return self._superblock.uuid
+
+    @property
+    def boot(self) -> Boot:
+        """See `api.Device`."""
+        return self._superblock.boot
+
+    @property
+    def log(self) -> Log:
+        """See `api.Device`."""
+        return self._log
+
+    @property
+    def rows(self) -> Rows:
+        """See `api.Device`."""
+        return self._rows
+
+    @property
+    def blobs(self) -> Blobs:
+        """See `api.Device`."""
+        return self._blobs
+
+    @property
+    def extents(self) -> Extents:
+        """See `api.Device`."""
+        return self._extents
+
+    def status(self) -> DeviceStatus:
+        """See `api.Device`."""
+        stopped, full = bool(self._health.reason), self._space.full
+        return DeviceStatus(
+            uuid=self.uuid,
+            boot=self.boot,
+            state="stopped" if stopped else "full" if full else "serving",
+            reason=self._health.reason,
+            free_bytes=max(0, self._space.free_bytes - self._space.taken_bytes),
+            total_bytes=self._space.total_bytes,
+            journal_bytes=self._journal.unapplied_bytes,
+            blobs=self._blobs.count,
+            blob_bytes=self._blobs.payload_bytes,
+            extent_bytes=self._extents.slot_bytes,
+            quarantined=self._blobs.quarantined,
+        )
+
+    async def close(self) -> None:
+        """See `api.Device`. Idempotent."""
+        tasks, self._tasks = self._tasks, []
+        if not tasks:
+            return
+        writer, applier = tasks
+        self._applier.close()
+        await applier
+        await self._readers.drain()
+        self._journal.close()
+        self._journal.activity.set()
+        await writer
+        await self._scope.close()
+        self._health.stop("closed")
+        self._close_files()
+
+    async def _start(self, lane: Offload) -> None:
+        disk, settings, health = self._env.disk, self._settings, self._health
+        index = Index(await lane(_open_engine, disk, f"{self._path}/index", settings))
+        self._closers.append(index.close)
+        applied, promised = decode_applied(index.get(APPLIED))
+        log_redo = LogRedo(load_groups(index))
+        waiting: list[Record] = []
+
+        def sort_out(record: Record) -> None:
+            if record.kind in _LOG_KINDS:
+                log_redo.redo(record)
+            elif record.sequence > applied and record.kind != kinds.BOOT:
+                waiting.append(record)
+
+        found = await lane(
+            recover, disk, f"{self._path}/journal", self.uuid, settings.segment_bytes, sort_out
+        )
+        self._check_memory(found, applied, promised)
+        self._journal = Journal(
+            disk,
+            self._lane("journal"),
+            self._lane("fill"),
+            f"{self._path}/journal",
+            self.uuid,
+            self.boot,
+            settings,
+            health,
+            found,
+        )
+        self._closers.append(self._journal.close_files)
+        arena = await lane(Arena, disk, f"{self._path}/arena")
+        self._closers.append(arena.close)
+        self._build(lane, index, arena, log_redo)
+        self._space.measured(*await lane(measure, disk, self._path), 0)
+        await self._redo(waiting)
+        self._tasks = [
+            self._scope.start(self._journal.run()),
+            self._scope.start(self._applier.run()),
+        ]
+        self._journal.append(kinds.BOOT, (), 0)
+        await self._journal.flush()
+
+    def _build(self, lane: Offload, index: Index, arena: Arena, log_redo: LogRedo) -> None:
+        """Wire the stores; lanes start their threads when first used."""
+        disk, settings, health = self._env.disk, self._settings, self._health
+        journal, space = self._journal, self._space
+        lanes = [self._lane(f"read-{number}") for number in range(settings.read_lanes)]
+        readers = self._readers = Readers(lanes, health)
+        packs = Packs(disk, f"{self._path}/packs", self.uuid, index, readers, settings, health)
+        self._packs = packs
+        self._closers.append(packs.close_files)
+        groups = log_redo.finish()
+        drop_rows(index, log_redo.dropped)
+        self._log = Log(journal, index, space, health, settings, groups)
+        self._rows = Rows(self._log, index)
+        self._blobs = Blobs(journal, index, packs, readers, space, health, self._lane("streams"))
+        self._extents = Extents(journal, index, arena, readers, space, health, settings)
+        self._applier = Applier(
+            disk,
+            self._path,
+            lane,
+            journal,
+            index,
+            arena,
+            packs,
+            self._log,
+            self._blobs,
+            self._extents,
+            space,
+            health,
+            settings,
+        )
+
+    async def _redo(self, records: Sequence[Record]) -> None:
+        """Bring back what the journal holds and the files may lack."""
+        for number, record in enumerate(records):
+            if record.kind in _BLOB_KINDS:
+                self._blobs.redo(record)
+            else:
+                self._extents.redo(record)
+            self._journal.appended_bytes += len(record.payload)
+            if number % _REDO_BATCH == _REDO_BATCH - 1:
+                await asyncio.sleep(0)
+        self._packs.finish_redo()
+
+    def _check_memory(self, found: Recovered, applied: int, promised: int) -> None:
+        """Refuse a device whose files contradict each other."""
+        if found.next_sequence <= promised:
+            raise Corrupt(
+                f"the journal ends at {found.next_sequence - 1}, "
+                f"{promised} was flushed before the index was"
+            )
+        if found.first_sequence > applied + 1:
+            raise Corrupt(
+                f"the journal starts at {found.first_sequence}, {applied + 1} is not applied"
+            )
+        if found.boot >= self.boot:
+            raise Corrupt(f"the journal has seen boot {found.boot}, the superblock has not")
+
+    def _lane(self, name: str) -> Offload:
+        lane = self._env.new_offload(name)
+        self._lanes.append(lane)
+        return lane
+
+    def _close_files(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+        while self._closers:
+            self._closers.pop()()
+
+
+def _open_engine(disk: Disk, path: str, settings: DeviceSettings) -> Engine:
+    if settings.index_engine == "ordered":
+        return OrderedEngine(disk, path)
+    return LmdbEngine(path, settings.index_map_bytes)
+
+
+def _conforms(device: Device) -> tuple[LogStore, RowStore, BlobStore, ExtentStore]:
+    """For the type checker: the stores keep their contracts."""
+    return device.log, device.rows, device.blobs, device.extents

@@ -1,0 +1,102 @@
+"""Where a device keeps what, and the superblock that says whose it is.
+
+```
+device.pinfold   superblock: format, uuid, cluster id, boot; replaced atomically at every opening
+lock             held by the process that has the device open
+journal/ index/ packs/ arena/
+```
+A directory without a superblock is not a device and is never made one by opening it.
+"""
+
+from typing import Final
+
+import msgspec
+
+from pinfold.codec.sealed import seal, unseal
+from pinfold.env.api import Disk, Lock
+from pinfold.model.errors import Conflict, Corrupt, NotFound, Unavailable
+from pinfold.model.ids import Boot, DeviceUuid
+
+FORMAT: Final = 1
+"""Number of the layout of everything below the directory."""
+
+_MAGIC: Final = b"PFdv"
+_DIRECTORIES: Final = ("journal", "index", "packs", "arena")
+
+
+class Superblock(msgspec.Struct, frozen=True, array_like=True):
+    """Whose device this is."""
+
+    format: int
+    uuid: DeviceUuid
+    cluster_id: bytes
+    boot: Boot
+
+
+def superblock_path(path: str) -> str:
+    """Where the superblock of the device at `path` is."""
+    return f"{path}/device.pinfold"
+
+
+def read_superblock(disk: Disk, path: str) -> Superblock:
+    """NotFound where there is no device, Corrupt when its superblock does not verify."""
+    try:
+        record = disk.read_file(superblock_path(path))
+    except FileNotFoundError:
+        raise NotFound(f"{path} is not a device: format it first") from None
+    version, packed = unseal(_MAGIC, record)
+    if version != FORMAT:
+        raise Corrupt(f"{path} has format {version}, this program knows {FORMAT}")
+    try:
+        return msgspec.msgpack.decode(packed, type=Superblock)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"the superblock of {path} makes no sense: {error}") from error
+
+
+def write_superblock(disk: Disk, path: str, superblock: Superblock) -> None:
+    """Replace it atomically and durably."""
+    packed = msgspec.msgpack.encode(superblock)
+    disk.write_file(superblock_path(path), seal(_MAGIC, FORMAT, packed))
+
+
+def lock_device(disk: Disk, path: str) -> Lock:
+    """Keep every other process out; Unavailable when one is in already."""
+    try:
+        return disk.lock(f"{path}/lock")
+    except BlockingIOError:
+        raise Unavailable(f"another process has {path} open") from None
+
+
+def make_device(disk: Disk, path: str, uuid: DeviceUuid, cluster_id: bytes) -> None:
+    """Turn an empty (or absent) directory into a device; Conflict when it holds anything."""
+    disk.mkdir(path)
+    if found := disk.list(path):
+        raise Conflict(f"{path} is not empty: it holds {found[0]}")
+    for name in _DIRECTORIES:
+        disk.mkdir(f"{path}/{name}")
+    # The superblock comes last: a format that was interrupted has made no device.
+    write_superblock(disk, path, Superblock(FORMAT, uuid, cluster_id, Boot(0)))
+
+
+def enter_device(
+    disk: Disk, path: str, cluster_id: bytes, uuid: DeviceUuid | None
+) -> tuple[Superblock, Lock]:
+    """Lock a device, check whose it is, and flush its next boot. Blocks.
+
+    Raises NotFound, Corrupt, Unavailable (open elsewhere), and Conflict for another cluster's
+    device or another uuid than the one expected; only success changes anything.
+    """
+    read_superblock(disk, path)
+    lock = lock_device(disk, path)
+    try:
+        found = read_superblock(disk, path)
+        if found.cluster_id != cluster_id:
+            raise Conflict(f"{path} belongs to cluster {found.cluster_id.hex()}")
+        if uuid is not None and found.uuid != uuid:
+            raise Conflict(f"{path} is device {found.uuid.hex()}, not {uuid.hex()}")
+        entered = msgspec.structs.replace(found, boot=Boot(found.boot + 1))
+        write_superblock(disk, path, entered)
+    except BaseException:
+        lock.close()
+        raise
+    return entered, lock

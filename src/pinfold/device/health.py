@@ -1,0 +1,80 @@
+"""Whether a device still serves, and how much room it has left.
+
+An I/O error is final for this boot: after a failed flush nobody knows which pages reached the
+disk, so the device stops and the cluster repairs around it.
+"""
+
+from collections.abc import Callable
+
+from pinfold.model.errors import Full, Unavailable
+
+
+class Health:
+    """One device's state; every store asks it first."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why the device has stopped; empty while it serves."""
+        self._listeners: list[Callable[[Unavailable], None]] = []
+
+    def check(self) -> None:
+        """Raise Unavailable when the device has stopped."""
+        if self.reason:
+            raise self.error()
+
+    def error(self) -> Unavailable:
+        """What a stopped device answers."""
+        return Unavailable(f"the device has stopped: {self.reason}")
+
+    def on_stop(self, listener: Callable[[Unavailable], None]) -> None:
+        """Call `listener` once, when the device stops."""
+        self._listeners.append(listener)
+
+    def stop(self, reason: str) -> None:
+        """Serve nothing from now on. The first reason stays."""
+        if self.reason:
+            return
+        self.reason = reason or "unknown"
+        for listener in self._listeners:
+            listener(self.error())
+
+
+class Space:
+    """Room on the file system, measured now and then and counted down in between.
+
+    `take` is what makes a device refuse *before* it acknowledges anything it could not apply.
+    """
+
+    def __init__(self, reserve_bytes: int) -> None:
+        self._reserve_bytes = reserve_bytes
+        self._taken_bytes = 0
+        self.free_bytes = 0
+        self.total_bytes = 0
+
+    def measured(self, free_bytes: int, total_bytes: int, still_taken_bytes: int) -> None:
+        """A fresh measurement; `still_taken_bytes` were taken and are not on disk yet."""
+        self.free_bytes = free_bytes
+        self.total_bytes = total_bytes
+        self._taken_bytes = still_taken_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        """Taken since the last measurement."""
+        return self._taken_bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether payloads are refused."""
+        return self.free_bytes - self._taken_bytes < self._reserve_bytes
+
+    def take(self, payload_bytes: int) -> None:
+        """Count room for blobs and extents; Full leaves at least the reserve."""
+        if self.free_bytes - self._taken_bytes - payload_bytes < self._reserve_bytes:
+            raise Full(f"less than {self._reserve_bytes} bytes would stay free")
+        self._taken_bytes += payload_bytes
+
+    def take_row(self, payload_bytes: int) -> None:
+        """Count room for log entries: they may use half the reserve, so that deletes go on."""
+        if self.free_bytes - self._taken_bytes - payload_bytes < self._reserve_bytes // 2:
+            raise Full(f"less than {self._reserve_bytes // 2} bytes would stay free")
+        self._taken_bytes += payload_bytes

@@ -1,0 +1,23 @@
+"""The kinds of journal records. Numbers are part of the format: never reuse one."""
+
+from typing import Final
+
+BOOT: Final = 1
+"""Opened: proves that the journal takes writes before anything is promised."""
+
+GROUP_CREATE: Final = 16
+LOG_APPEND: Final = 17
+LOG_CARRY: Final = 18
+"""Entries written again so that an old segment can be released; truncates nothing."""
+GROUP_VIEW: Final = 19
+GROUP_INSTALL: Final = 20
+
+BLOB_PUT: Final = 32
+BLOB_PACKED: Final = 33
+BLOB_DELETE: Final = 34
+BLOB_QUARANTINE: Final = 35
+
+EXTENT_WRITE: Final = 48
+EXTENT_CLAIM: Final = 49
+EXTENT_STABLE: Final = 50
+EXTENT_DROP: Final = 51

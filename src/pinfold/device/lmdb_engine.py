@@ -1,0 +1,202 @@
+"""The index on LMDB, for keys of any length.
+
+LMDB keys end at 511 bytes. A key up to `DIRECT_BYTES` is stored as it is. A longer one is cut:
+its first `DIRECT_BYTES` and one byte more make a *marker* that names a node, and the rest of the
+key lives under that node's number in a second database, where the same rule applies again. The
+marker of a prefix sorts right behind the prefix itself and before everything greater, and a
+longer key is always below its marker, so walking in order and descending at markers is byte order.
+
+A read transaction lives for one get or one scan. A commit is synchronous: durable on return.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import lmdb
+
+from pinfold.device.index import Change, MapFull
+
+DIRECT_BYTES: Final = 510
+"""Longest key stored whole; its marker has one byte more, LMDB's 511."""
+
+_NODE: Final = struct.Struct(">Q")
+_NODE_DIRECT_BYTES: Final = DIRECT_BYTES - _NODE.size
+_MARK: Final = b"\x01"
+_BEYOND_MARK: Final = b"\x02"
+_NEXT_NODE: Final = b"\x00"
+"""Key in the node database of the number to give next: below every 8-byte node key in use."""
+
+
+class LmdbEngine:
+    """The real `Engine`. See the module."""
+
+    def __init__(self, path: str, map_bytes: int) -> None:
+        self._env: Any = lmdb.open(
+            path,
+            map_size=map_bytes,
+            max_dbs=2,
+            max_readers=64,
+            subdir=True,
+            metasync=True,
+            sync=True,
+            readahead=False,
+            max_spare_txns=4,
+        )
+        self._roots: Any = self._env.open_db(b"keys")
+        self._nodes: Any = self._env.open_db(b"nodes")
+        self._scans = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Engine.get`."""
+        with self._env.begin(db=self._roots) as txn:
+            if len(key) <= DIRECT_BYTES:
+                found: bytes | None = txn.get(key)
+                return found
+            return self._get_long(txn, key)
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        """See `Engine.scan`."""
+        self._scans += 1
+        try:
+            with self._env.begin(db=self._roots) as txn:
+                yield from self._walk(txn, b"", b"", start, end, reverse)
+        finally:
+            self._scans -= 1
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """See `Engine.commit`."""
+        puts = [(k, v) for k, v in changes if v is not None and len(k) <= DIRECT_BYTES]
+        try:
+            with self._env.begin(write=True, db=self._roots) as txn:
+                with txn.cursor() as cursor:
+                    cursor.putmulti(puts)
+                for key, value in changes:
+                    if len(key) > DIRECT_BYTES:
+                        self._change_long(txn, key, value)
+                    elif value is None:
+                        txn.delete(key)
+        except lmdb.MapFullError as error:
+            raise MapFull from error
+        except lmdb.Error as error:
+            raise OSError(f"index: {error}") from error
+
+    def grow(self) -> bool:
+        """See `Engine.grow`."""
+        if self._scans:
+            return False
+        self._env.set_mapsize(2 * self._env.info()["map_size"])
+        return True
+
+    def close(self) -> None:
+        """Close the environment. Idempotent."""
+        self._env.close()
+
+    def _get_long(self, txn: Any, key: bytes) -> bytes | None:
+        place = self._descend(txn, key)
+        if place is None:
+            return None
+        found: bytes | None = txn.get(place[-1], db=self._nodes)
+        return found
+
+    def _descend(self, txn: Any, key: bytes) -> list[bytes] | None:
+        """The markers on the way to a long key and its last stored key; None without them."""
+        path = [key[:DIRECT_BYTES] + _MARK]
+        rest = key[DIRECT_BYTES:]
+        node = txn.get(path[0])
+        while node is not None:
+            if len(rest) <= _NODE_DIRECT_BYTES:
+                path.append(node + rest)
+                return path
+            path.append(node + rest[:_NODE_DIRECT_BYTES] + _MARK)
+            rest = rest[_NODE_DIRECT_BYTES:]
+            node = txn.get(path[-1], db=self._nodes)
+        return None
+
+    def _change_long(self, txn: Any, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            if (path := self._descend(txn, key)) is not None:
+                self._delete_long(txn, path)
+            return
+        node = self._node_of(txn, key[:DIRECT_BYTES] + _MARK, self._roots)
+        rest = key[DIRECT_BYTES:]
+        while len(rest) > _NODE_DIRECT_BYTES:
+            node = self._node_of(txn, node + rest[:_NODE_DIRECT_BYTES] + _MARK, self._nodes)
+            rest = rest[_NODE_DIRECT_BYTES:]
+        txn.put(node + rest, value, db=self._nodes)
+
+    def _node_of(self, txn: Any, marker: bytes, database: Any) -> bytes:
+        """The node a marker names; made when it is not there."""
+        found: bytes | None = txn.get(marker, db=database)
+        if found is not None:
+            return found
+        last = txn.get(_NEXT_NODE, db=self._nodes)
+        node = _NODE.pack(1 if last is None else _NODE.unpack(last)[0] + 1)
+        txn.put(_NEXT_NODE, node, db=self._nodes)
+        txn.put(marker, node, db=database)
+        return node
+
+    def _delete_long(self, txn: Any, path: list[bytes]) -> None:
+        """Remove the key, and every marker whose node holds nothing afterwards."""
+        with txn.cursor(db=self._nodes) as cursor:
+            for place in reversed(path[1:]):
+                txn.delete(place, db=self._nodes)
+                node = place[: _NODE.size]
+                if cursor.set_range(node) and cursor.key().startswith(node):
+                    return
+        txn.delete(path[0])
+
+    def _walk(
+        self, txn: Any, node: bytes, prefix: bytes, start: bytes, end: bytes | None, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs under a node (b"" for the roots) whose whole key is prefix + what is stored.
+
+        `start` and `end` bound what is stored, so they shrink on the way down.
+        """
+        database = self._nodes if node else self._roots
+        direct = _NODE_DIRECT_BYTES if node else DIRECT_BYTES
+        skip = len(node)
+        with txn.cursor(db=database) as cursor:
+            low = node + start[:direct]
+            for stored, value in _range(cursor, low, _bound(node, end, direct), reverse):
+                key = stored[skip:] if skip else stored
+                if len(key) <= direct:
+                    if key >= start and (end is None or key < end):
+                        yield prefix + key, value
+                    continue
+                above = key[:direct]
+                yield from self._walk(
+                    txn,
+                    value,
+                    prefix + above,
+                    start[direct:] if start.startswith(above) else b"",
+                    end[direct:] if end is not None and end.startswith(above) else None,
+                    reverse,
+                )
+
+
+def _bound(node: bytes, end: bytes | None, direct: int) -> bytes | None:
+    """Stored keys of a node that may lead to keys below `end` are below this one."""
+    if end is None:
+        return _NODE.pack(_NODE.unpack(node)[0] + 1) if node else None
+    # An end beyond a marker cuts through the marker's node, so the marker itself is inside.
+    return node + (end if len(end) <= direct else end[:direct] + _BEYOND_MARK)
+
+
+def _range(
+    cursor: Any, low: bytes, high: bytes | None, reverse: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """Stored pairs with low <= key < high."""
+    if not reverse:
+        if cursor.set_range(low) if low else cursor.first():
+            for pair in cursor.iternext():
+                if high is not None and pair[0] >= high:
+                    return
+                yield pair
+        return
+    if not (cursor.last() if high is None or not cursor.set_range(high) else cursor.prev()):
+        return
+    for pair in cursor.iterprev():
+        if pair[0] < low:
+            return
+        yield pair

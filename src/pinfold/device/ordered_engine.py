@@ -1,0 +1,120 @@
+"""The index in memory, beside a log of its commits: the same contract as LMDB without mmap.
+
+Every commit is one checksummed frame appended and flushed; opening replays the frames, stops at
+the first torn one, and rewrites a log that has grown well past what it describes. Everything
+goes through `env.disk`, so this engine lives (and crashes) in a simulated world.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgpack
+import xxhash
+from sortedcontainers import SortedDict
+
+from pinfold.device.index import Change
+from pinfold.env.api import Disk, File
+
+_FRAME: Final = struct.Struct(">4sIQ")
+"""Magic (with the format's number), length, xxh3 of the body that follows."""
+_MAGIC: Final = b"PFi1"
+
+_REWRITE_BYTES: Final = 1 << 20
+"""A log shorter than this is not worth rewriting."""
+_REWRITE_RATIO: Final = 4
+"""Bytes logged for each byte alive before the log is rewritten."""
+
+
+class OrderedEngine:
+    """The in-memory `Engine`. Constructing it reads the log: do that in a lane.
+
+    Only the loop touches the map: a commit in a lane hands its changes over through a deque.
+    """
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = f"{path}/log"
+        self._rows: SortedDict[bytes, bytes] = SortedDict()
+        disk.mkdir(path)
+        if not disk.exists(self._path):
+            disk.write_file(self._path, b"")
+        self._file: File = disk.open(self._path)
+        self._committed: deque[Sequence[Change]] = deque()
+        self._position = self._replay(self._file.pread(self._file.size(), 0))
+        self._rewrite_if_worth()
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Engine.get`."""
+        self._catch_up()
+        found: bytes | None = self._rows.get(key)
+        return found
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        """See `Engine.scan`."""
+        self._catch_up()
+        rows = self._rows
+        for key in rows.irange(start, end, inclusive=(True, False), reverse=reverse):
+            yield key, rows[key]
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """See `Engine.commit`."""
+        frame = _frame(changes)
+        self._file.pwritev([frame], self._position)
+        self._file.datasync()
+        self._position += len(frame)
+        self._committed.append(changes)
+
+    def grow(self) -> bool:
+        """Never needed."""
+        return True
+
+    def close(self) -> None:
+        """Close the log. Idempotent."""
+        self._file.close()
+
+    def _catch_up(self) -> None:
+        while self._committed:
+            self._apply(self._committed.popleft())
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        for key, value in changes:
+            if value is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = value
+
+    def _replay(self, log: bytes) -> int:
+        position = 0
+        while (body := _body(log, position)) is not None:
+            self._apply(msgpack.unpackb(body, use_list=False))
+            position += _FRAME.size + len(body)
+        return position
+
+    def _rewrite_if_worth(self) -> None:
+        alive_bytes = sum(len(key) + len(value) for key, value in self._rows.items())
+        if self._position < max(_REWRITE_BYTES, _REWRITE_RATIO * alive_bytes):
+            return
+        frame = _frame(list(self._rows.items()))
+        self._file.close()
+        self._disk.write_file(self._path, frame)
+        self._file = self._disk.open(self._path)
+        self._position = len(frame)
+
+
+def _frame(changes: Sequence[Change]) -> bytes:
+    body: bytes = msgpack.packb(changes)
+    return _FRAME.pack(_MAGIC, len(body), xxhash.xxh3_64_intdigest(body)) + body
+
+
+def _body(log: bytes, position: int) -> bytes | None:
+    """The frame's body at `position`, or None where the log ends or is torn."""
+    start = position + _FRAME.size
+    if start > len(log):
+        return None
+    magic, length, check = _FRAME.unpack_from(log, position)
+    body = log[start : start + length]
+    if magic != _MAGIC or len(body) != length or check != xxhash.xxh3_64_intdigest(body):
+        return None
+    return body

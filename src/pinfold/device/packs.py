@@ -1,0 +1,303 @@
+"""The pack files: who writes where, which are open, and what is free in them.
+
+Two packs take writes at a time, one for the applier's small blobs and one for streams, so that
+each file has one writing lane. Ranges are handed out on the loop and never handed out again; a
+range given back becomes a hole, and a sealed pack without live records is unlinked. Holes are
+punched by jobs of the pack's own reader lane: behind every read that could still want the bytes.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+import msgpack
+
+from pinfold.codec.names import successor
+from pinfold.codec.packs import Location, encode_pack_header
+from pinfold.codec.records import PAGE_BYTES, page_end
+from pinfold.device.health import Health
+from pinfold.device.index import Index
+from pinfold.device.readers import Readers
+from pinfold.env.api import Disk, File
+from pinfold.model.errors import Corrupt
+from pinfold.model.settings import DeviceSettings
+
+_PACK_TABLE: Final = b"p"
+_FREE_TABLE: Final = b"f"
+_NEXT_PACK: Final = b"mp"
+
+
+class Pack:
+    """One pack file; `file` is opened in a lane when it is first needed."""
+
+    __slots__ = ("changed", "end", "file", "live", "number", "path", "sealed", "writers")
+
+    def __init__(self, path: str, number: int) -> None:
+        self.path = path
+        self.number = number
+        self.end = PAGE_BYTES
+        """Where the next range starts: nothing behind it is in use."""
+        self.live = 0
+        """Records the index names."""
+        self.sealed = False
+        self.writers = 0
+        """Ranges handed out and neither committed nor given back."""
+        self.changed = True
+        self.file: File | None = None
+
+
+class Packs:
+    """See the module. Called on the loop; `opened` and `created` run in lanes."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        uuid: bytes,
+        index: Index,
+        readers: Readers,
+        settings: DeviceSettings,
+        health: Health,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._uuid = uuid
+        self._index = index
+        self._readers = readers
+        self._settings = settings
+        self._health = health
+        self._packs: dict[int, Pack] = {}
+        self._current: dict[bool, Pack | None] = {False: None, True: None}
+        self._changed: dict[int, Pack] = {}
+        self._open: dict[int, Pack] = {}
+        self._freed: list[tuple[int, int, int]] = []
+        self._sealed_frees: list[tuple[int, int, int]] = []
+        self._next_number = int.from_bytes(index.get(_NEXT_PACK) or b"\0", "big")
+        self._load()
+
+    def get(self, number: int) -> Pack:
+        """A pack by number; Corrupt when an index entry names one that is not there."""
+        pack = self._packs.get(number)
+        if pack is None:
+            raise Corrupt(f"pack {number} is missing")
+        return pack
+
+    def reserve(self, size: int, *, stream: bool) -> tuple[Pack, int]:
+        """A range of whole pages to write: (pack, where). Give it to `keep` or `free` later."""
+        pack = self._current[stream]
+        if pack is None or (pack.end + size > self._settings.pack_bytes and pack.end > PAGE_BYTES):
+            if pack is not None:
+                pack.sealed = True
+                self._change(pack)
+            pack = self._current[stream] = self._add(self._next_number)
+            pack.writers = 0
+        start = pack.end
+        pack.end += size
+        pack.writers += 1
+        self._change(pack)
+        return pack, start
+
+    def keep(self, pack: Pack) -> None:
+        """A reserved range is now named by the index."""
+        pack.writers -= 1
+        pack.live += 1
+        self._change(pack)
+
+    def redo(self, location: Location) -> None:
+        """The journal says a record lies there."""
+        pack = self._packs.get(location.pack)
+        if pack is None:
+            pack = self._add(location.pack)
+            pack.sealed = True
+        pack.end = max(pack.end, location.start + location.record_bytes)
+        pack.live += 1
+        self._change(pack)
+
+    def drop(self, location: Location) -> None:
+        """The index names a record no more: its space comes back once that is durable."""
+        pack = self._packs.get(location.pack)
+        if pack is not None:
+            pack.live -= 1
+            self._change(pack)
+        self._free(location.pack, location.start, location.record_bytes)
+
+    def give_back(self, pack: Pack, start: int, size: int) -> None:
+        """A reserved range was never named."""
+        pack.writers -= 1
+        self._free(pack.number, start, size)
+
+    def opened(self, pack: Pack) -> File:
+        """In a lane: the pack's file, opened or (by its writer's first call) created."""
+        if pack.file is None:
+            pack.file = self._disk.open(pack.path)
+        return pack.file
+
+    def created(self, pack: Pack) -> File:
+        """In the pack's writing lane: its file, made durable with its header if it is new."""
+        if pack.file is None:
+            file = self._disk.open(pack.path, create=True)
+            file.pwritev([encode_pack_header(self._uuid, pack.number)], 0)
+            file.datasync()
+            self._disk.sync_dir(self._directory)
+            pack.file = file
+        return pack.file
+
+    def note_opened(self, pack: Pack) -> None:
+        """A reader may have opened this file: close another if too many are."""
+        if pack.number in self._open or pack.file is None:
+            return
+        self._open[pack.number] = pack
+        if len(self._open) <= self._settings.open_packs:
+            return
+        for number, candidate in self._open.items():
+            if candidate.sealed and candidate.writers == 0 and candidate is not pack:
+                del self._open[number]
+                self._close(candidate)
+                return
+
+    def settle(self) -> None:
+        """Put every changed pack's record into the index, just before it is sealed."""
+        for pack in self._changed.values():
+            pack.changed = False
+            record = msgpack.packb((1, pack.end, pack.live, pack.sealed))
+            self._index.put(_pack_key(pack.number), record)
+        if self._changed:
+            self._index.put(_NEXT_PACK, self._next_number.to_bytes(4, "big"))
+        self._changed.clear()
+        self._sealed_frees, self._freed = self._freed, []
+
+    def committed(self) -> None:
+        """What `settle` put is durable: give space back."""
+        touched: dict[int, list[tuple[int, int]]] = {}
+        for number, start, size in self._sealed_frees:
+            touched.setdefault(number, []).append((start, size))
+        self._sealed_frees = []
+        for number, ranges in touched.items():
+            pack = self._packs.get(number)
+            if pack is None:
+                self._forget_frees(number, ranges)
+            elif pack.sealed and pack.live == 0 and pack.writers == 0:
+                self._unlink(pack)
+            else:
+                job = partial(self._punch, pack, ranges)
+                self._readers.submit(number, job).add_done_callback(
+                    partial(self._punched, number, ranges)
+                )
+
+    def finish_redo(self) -> None:
+        """After the journal was redone: seal what a crash left open, forget unnamed files."""
+        for name in self._disk.list(self._directory):
+            if int(name) not in self._packs:
+                self._disk.unlink(f"{self._directory}/{name}")
+        for pack in list(self._packs.values()):
+            if not pack.sealed:
+                pack.sealed = True
+                self._change(pack)
+                self._cut(pack)
+            if pack.live == 0:
+                self._freed.append((pack.number, PAGE_BYTES, 0))
+        for key, size in self._index.scan(_FREE_TABLE, successor(_FREE_TABLE)):
+            number, start = int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big")
+            self._freed.append((number, start, int.from_bytes(size, "big")))
+
+    def close_files(self) -> None:
+        """Close every file; nothing may run any more."""
+        for pack in self._packs.values():
+            if pack.file is not None:
+                pack.file.close()
+                pack.file = None
+
+    def _load(self) -> None:
+        for key, record in self._index.scan(_PACK_TABLE, successor(_PACK_TABLE)):
+            version, end, live, sealed = msgpack.unpackb(record)
+            if version != 1:
+                raise Corrupt(f"a pack has a record of version {version}")
+            pack = self._add(int.from_bytes(key[1:], "big"))
+            pack.end, pack.live, pack.sealed, pack.changed = end, live, sealed, False
+        self._changed.clear()
+
+    def _add(self, number: int) -> Pack:
+        pack = self._packs[number] = Pack(f"{self._directory}/{number:08d}", number)
+        self._next_number = max(self._next_number, number + 1)
+        self._changed[number] = pack
+        return pack
+
+    def _change(self, pack: Pack) -> None:
+        if not pack.changed:
+            pack.changed = True
+            self._changed[pack.number] = pack
+
+    def _free(self, number: int, start: int, size: int) -> None:
+        self._index.put(_free_key(number, start), size.to_bytes(8, "big"))
+        self._freed.append((number, start, size))
+
+    def _punch(self, pack: Pack, ranges: list[tuple[int, int]]) -> None:
+        try:
+            file = self.opened(pack)
+        except FileNotFoundError:
+            return  # a crash came between the unlink and its commit
+        for start, size in ranges:
+            if size:
+                file.punch(start, size)
+
+    def _punched(
+        self, number: int, ranges: list[tuple[int, int]], done: asyncio.Future[None]
+    ) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._forget_frees(number, ranges)
+
+    def _forget_frees(self, number: int, ranges: list[tuple[int, int]]) -> None:
+        for start, size in ranges:
+            if size:
+                self._index.put(_free_key(number, start), None)
+
+    def _unlink(self, pack: Pack) -> None:
+        """Remove an empty pack; its records in the index go once the file has."""
+        file, pack.file = pack.file, None
+        self._open.pop(pack.number, None)
+        self._packs.pop(pack.number)
+        self._changed.pop(pack.number, None)
+        self._readers.submit(
+            pack.number, partial(_remove, self._disk, file, pack.path)
+        ).add_done_callback(partial(self._unlinked, pack.number))
+
+    def _unlinked(self, number: int, done: asyncio.Future[None]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._index.put(_pack_key(number), None)
+        for key in self._free_keys(number):
+            self._index.put(key, None)
+
+    def _free_keys(self, number: int) -> Iterator[bytes]:
+        prefix = _FREE_TABLE + number.to_bytes(4, "big")
+        return iter([key for key, _ in self._index.scan(prefix, successor(prefix))])
+
+    def _close(self, pack: Pack) -> None:
+        file, pack.file = pack.file, None
+        if file is not None:
+            self._readers.submit(pack.number, file.close)
+
+    def _cut(self, pack: Pack) -> None:
+        def cut() -> None:
+            try:
+                self.opened(pack).truncate(page_end(pack.end))
+            except FileNotFoundError:
+                return  # never written: the crash came first
+
+        self._readers.submit(pack.number, cut)
+
+
+def _remove(disk: Disk, file: File | None, path: str) -> None:
+    if file is not None:
+        file.close()
+    disk.unlink(path)
+
+
+def _pack_key(number: int) -> bytes:
+    return _PACK_TABLE + number.to_bytes(4, "big")
+
+
+def _free_key(number: int, start: int) -> bytes:
+    return _FREE_TABLE + number.to_bytes(4, "big") + start.to_bytes(8, "big")

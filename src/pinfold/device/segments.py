@@ -1,0 +1,142 @@
+"""The journal's files: zero-filled ahead of use, recycled when released, read back at opening.
+
+A segment is filled with zeroes and flushed before its first record, because then a flush of the
+journal changes no file size and no extent map (measured on ext4, write of 8 KiB and fdatasync:
+growing file 230 µs, fallocate 190 µs, zero-filled 130 µs). Blocking code: it runs in a lane.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pinfold.codec.records import (
+    PAGE_BYTES,
+    Record,
+    Scan,
+    SegmentHeader,
+    decode_segment_header,
+    page_end,
+)
+from pinfold.env.api import Disk, File
+from pinfold.model.errors import Corrupt
+
+FILL_BYTES: Final = 1 << 20
+"""Zeroes written at once while a segment is made."""
+
+
+@dataclass(slots=True)
+class Segment:
+    """One journal file. Spare ones keep a stale header until their first batch replaces it."""
+
+    path: str
+    file: File
+    number: int = -1
+    first_sequence: int = 0
+    last_sequence: int = 0
+    """Last record written here; first_sequence - 1 while there is none."""
+    position: int = 0
+    """Where the next batch goes."""
+
+
+@dataclass(slots=True)
+class Recovered:
+    """The journal as it was found: segments in order, the last one open for more."""
+
+    live: list[Segment]
+    spare: list[Segment]
+    next_sequence: int
+    next_slot: int
+    boot: int
+    """Boot of the newest record; 0 when there is none."""
+
+    @property
+    def first_sequence(self) -> int:
+        """The oldest record found."""
+        return self.live[0].first_sequence if self.live else self.next_sequence
+
+
+def create_segment(disk: Disk, directory: str, slot: int, size: int) -> Segment:
+    """A new, zero-filled, durable file. OSError (ENOSPC) leaves nothing behind."""
+    path = f"{directory}/{slot:08d}"
+    file = disk.open(path, create=True)
+    try:
+        zeroes = bytes(min(size, FILL_BYTES))
+        for offset in range(0, size, len(zeroes)):
+            file.pwritev([zeroes[: size - offset]], offset)
+        file.datasync()
+        disk.sync_dir(directory)
+    except OSError:
+        file.close()
+        disk.unlink(path)
+        raise
+    return Segment(path=path, file=file)
+
+
+def recover(
+    disk: Disk, directory: str, uuid: bytes, size: int, redo: Callable[[Record], None]
+) -> Recovered:
+    """Find the live segments, hand every record to `redo` in order, and flush what was found.
+
+    Raises Corrupt when the journal proves that something flushed is missing. What was written and
+    never flushed may be found or not; what is found is durable afterwards.
+    """
+    headed, spare, next_slot = _open_all(disk, directory, uuid, size)
+    live = _newest_run(headed, spare)
+    sequence = live[0].first_sequence if live else 1
+    boot = 0
+    for position, segment in enumerate(live):
+        if segment.first_sequence != sequence:
+            raise Corrupt(
+                f"journal segment {segment.path} starts at {segment.first_sequence}, "
+                f"flushed records from {sequence} on are missing"
+            )
+        scan = Scan(memoryview(segment.file.pread(size, 0)), sequence, boot)
+        for record in scan:
+            redo(record)
+        if position == len(live) - 1 and (lost := scan.lost()) is not None:
+            raise Corrupt(f"journal records {scan.sequence} to {lost} were flushed and are missing")
+        sequence, boot = scan.sequence, scan.boot
+        segment.last_sequence = sequence - 1
+        segment.position = page_end(scan.end)
+    if live:
+        # A process that died without its machine leaves pages that no flush has covered yet.
+        live[-1].file.datasync()
+    return Recovered(live, spare, sequence, next_slot, boot)
+
+
+def _open_all(
+    disk: Disk, directory: str, uuid: bytes, size: int
+) -> tuple[list[Segment], list[Segment], int]:
+    """(segments with a header of this device, others of the right size, next free slot)."""
+    headed: list[Segment] = []
+    spare: list[Segment] = []
+    slot = 0
+    for name in disk.list(directory):
+        path = f"{directory}/{name}"
+        slot = max(slot, int(name) + 1)
+        file = disk.open(path)
+        header = decode_segment_header(file.pread(PAGE_BYTES, 0))
+        if header is not None and header.uuid == uuid:
+            headed.append(_segment(path, file, header))
+        elif file.size() == size:
+            spare.append(Segment(path=path, file=file))
+        else:  # a crash interrupted its making
+            file.close()
+            disk.unlink(path)
+    return headed, spare, slot
+
+
+def _segment(path: str, file: File, header: SegmentHeader) -> Segment:
+    return Segment(path=path, file=file, number=header.number, first_sequence=header.first_sequence)
+
+
+def _newest_run(headed: list[Segment], spare: list[Segment]) -> list[Segment]:
+    """The segments numbered without a gap up to the newest; older ones were released."""
+    headed.sort(key=lambda segment: segment.number)
+    start = len(headed)
+    while start > 0 and (
+        start == len(headed) or headed[start - 1].number == headed[start].number - 1
+    ):
+        start -= 1
+    spare.extend(headed[:start])
+    return headed[start:]
