@@ -2,12 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The aws command pins its own botocore, which would clash with boto3's: an environment of its own.
+CLIENTS := .venv-clients
 
 .PHONY: run test check unit cluster bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(CLIENTS)/installed:
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check 'awscli==1.45.11'
 	touch $@
 
 run: $(VENV)/installed
@@ -22,7 +29,7 @@ check: $(VENV)/installed
 unit: $(VENV)/installed
 	$(BIN)/pytest -m "not cluster"
 
-cluster: $(VENV)/installed
+cluster: $(VENV)/installed $(CLIENTS)/installed
 	$(BIN)/pytest -m cluster
 
 test: check unit cluster
@@ -31,4 +38,4 @@ bench: $(VENV)/installed
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis
