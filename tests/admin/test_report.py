@@ -72,6 +72,12 @@ def test_a_dead_front_end_makes_its_service_unavailable() -> None:
     assert waiting_for(found) == ["s3-1 does not answer"]
 
 
+def test_a_front_end_that_is_still_starting_is_waited_for() -> None:
+    up = answers()
+    up["s3-1"]["serving"] = False
+    assert waiting_for(judged(up)) == ["s3-1 is not serving yet"]
+
+
 def test_of_two_who_claim_a_group_the_higher_view_is_shown() -> None:
     up = answers()
     up["n2"]["groups"] = [{"group": 0, "view": 4, "lagging": []}]

@@ -76,11 +76,12 @@ def report(
 
 def waiting_for(found: Report) -> list[str]:
     """Why the cluster is not ready to serve; empty when it is."""
-    reasons = [
-        f"{node['name']} does not answer"
-        for node in found.nodes
-        if node["state"] != "up" and node["role"] != "storage"
-    ]
+    reasons = []
+    for node in found.nodes:
+        if node["role"] != "storage" and node["state"] != "up":
+            reasons.append(f"{node['name']} does not answer")
+        elif node.get("serving") is False:
+            reasons.append(f"{node['name']} is not serving yet")
     missing = found.groups["total"] - found.groups["with_primary"]
     if missing:
         reasons.append(f"{missing} of {found.groups['total']} groups have no primary")
@@ -98,7 +99,7 @@ def _node(name: str, cluster: ClusterMap, answer: NodeAnswer | None) -> dict[str
     known = {"name": name, "role": entry.role, "address": entry.address}
     if answer is None:
         return {**known, "state": "down", "boot": entry.boot}
-    kept = ("pid", "boot", "uptime_s", "version", "map_version", "endpoint", "rss_bytes")
+    kept = ("pid", "boot", "uptime_s", "version", "map_version", "endpoint", "serving")
     return {**known, "state": "up", **{key: answer[key] for key in kept if key in answer}}
 
 

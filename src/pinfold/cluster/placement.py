@@ -36,6 +36,11 @@ class RingPlacement:
         self._ring = ring
         self._nodes = nodes
 
+    @property
+    def partitions(self) -> int:
+        """How many partitions the ring has."""
+        return self._ring.parts
+
     def partition(self, key: bytes) -> int:
         """The partition that `key` hashes to; for the metadata policy this is a group."""
         return self._ring.partition(key)

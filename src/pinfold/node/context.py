@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from pinfold.cluster.map import MapStore
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Invalid
 from pinfold.model.ids import Boot, NodeName
 from pinfold.node.access import Access
 from pinfold.node.layout import Layout
@@ -46,6 +47,13 @@ class NodeContext:
     log: FilteringBoundLogger
     listen: Endpoint | None
     """For front ends; storage nodes have only their rpc address."""
+
+
+def endpoint_of(context: NodeContext) -> Endpoint:
+    """Where this front end listens; Invalid when nobody said."""
+    if context.listen is None:
+        raise Invalid(f"{context.name} is a front end: start it with --listen HOST:PORT")
+    return context.listen
 
 
 class Role(Protocol):

@@ -57,7 +57,7 @@ def hold_data(env: Env, layout: Layout) -> Lock:
     return hold(env.disk, layout.lock, f"a `pinfold up` is running on {root} already")
 
 
-def ensure_cluster(env: Env, layout: Layout) -> Access:
+async def ensure_cluster(env: Env, layout: Layout) -> Access:
     """Create the cluster in a held directory unless it is there; returns its access.
 
     Corrupt when the directory's own files do not agree; then nothing is changed.
@@ -67,12 +67,12 @@ def ensure_cluster(env: Env, layout: Layout) -> Access:
         return read_access(env.disk, layout)
     cluster_id = env.rng.randbytes(16)
     _write_marker(env, layout, cluster_id, "creating")
-    access = _create(env, layout, cluster_id)
+    access = await _create(env, layout, cluster_id)
     _write_marker(env, layout, cluster_id, "ready")
     return access
 
 
-def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
+async def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
     for leftover in (layout.devices, layout.map, layout.root / "nodes", layout.root / "secrets"):
         shutil.rmtree(leftover, ignore_errors=True)
     for directory in (layout.map, layout.logs, layout.root / "nodes", layout.root / "secrets"):
@@ -86,8 +86,10 @@ def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
         template = TEMPLATE.format(name=name)
         env.disk.write_file(str(layout.settings(NodeName(name))), template.encode())
     devices = tuple(
-        _new_device(env, layout, cluster_id, number, node)
-        for number, node in enumerate(STORAGE_NODES)
+        [
+            await _new_device(env, layout, cluster_id, number, node)
+            for number, node in enumerate(STORAGE_NODES)
+        ]
     )
     policies = first_policies()
     first = ClusterMap(
@@ -101,12 +103,13 @@ def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
     return access
 
 
-def _new_device(env: Env, layout: Layout, cluster_id: bytes, number: int, node: str) -> DeviceEntry:
+async def _new_device(
+    env: Env, layout: Layout, cluster_id: bytes, number: int, node: str
+) -> DeviceEntry:
     """Format the one device of a node; each node stands in a zone of its own."""
     path = f"devices/{node}/d1"
     absolute = layout.device(path)
-    env.disk.mkdir(str(absolute))
-    uuid = format_device(env, str(absolute), cluster_id)
+    uuid = await format_device(env, str(absolute), cluster_id)
     return DeviceEntry(id=number, uuid=uuid, node=node, path=path, zone=f"z-{node}")
 
 

@@ -1,9 +1,59 @@
-"""Where the node layer meets the device layer: making devices and opening those of a node."""
+"""Where the node layer meets the device layer: making devices, and opening those of a node."""
 
+from collections.abc import Mapping
+
+from pinfold.device.device import Device as OpenDevice
 from pinfold.env.api import Env
-from pinfold.model.ids import DeviceUuid
+from pinfold.model.errors import PinfoldError
+from pinfold.model.ids import DeviceId, DeviceUuid
+from pinfold.model.settings import DeviceSettings
+from pinfold.node.context import NodeContext
 
 
-def format_device(env: Env, path: str, cluster_id: bytes) -> DeviceUuid:
+class DeviceTable:
+    """The devices that a process serves, and those of its node that it could not open."""
+
+    def __init__(self, devices: dict[DeviceId, OpenDevice], refused: dict[DeviceId, str]) -> None:
+        self._devices = devices
+        self._refused = refused
+
+    @property
+    def devices(self) -> Mapping[DeviceId, OpenDevice]:
+        """Open devices by their number."""
+        return self._devices
+
+    @property
+    def refused(self) -> Mapping[DeviceId, str]:
+        """Why a device of this node is not served."""
+        return self._refused
+
+    @classmethod
+    async def open(cls, context: NodeContext) -> "DeviceTable":
+        """Open and recover all devices the map puts on this node. One that fails is refused."""
+        cluster = context.map.get()
+        devices: dict[DeviceId, OpenDevice] = {}
+        refused: dict[DeviceId, str] = {}
+        for entry in cluster.devices_of(context.name):
+            identity = DeviceId(entry.id)
+            try:
+                devices[identity] = await OpenDevice.open(
+                    context.env,
+                    str(context.layout.device(entry.path)),
+                    context.settings.device,
+                    cluster_id=cluster.cluster_id,
+                    uuid=DeviceUuid(entry.uuid),
+                )
+            except (PinfoldError, OSError) as error:
+                refused[identity] = str(error)
+                context.log.error("device refused", device=identity, reason=str(error))
+        return cls(devices, refused)
+
+    async def close(self) -> None:
+        """Flush and close every device."""
+        for device in self._devices.values():
+            await device.close()
+
+
+async def format_device(env: Env, path: str, cluster_id: bytes) -> DeviceUuid:
     """Make the directory `path` into an empty device of the cluster."""
-    return DeviceUuid(env.rng.randbytes(16))
+    return await OpenDevice.format(env, path, cluster_id, DeviceSettings())

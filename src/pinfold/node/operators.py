@@ -4,7 +4,35 @@ from dataclasses import asdict
 
 from pinfold.accounts.accounts import Accounts, User
 from pinfold.admin.api import View
-from pinfold.model.errors import Conflict, Invalid, Unavailable
+from pinfold.model.errors import Conflict, Invalid
+from pinfold.volumes.registry import Registry, VolumeShown
+
+
+class Volumes:
+    """`admin.api.VolumeAdmin` over the registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def create(self, name: str, size_bytes: int) -> View:
+        """See `VolumeAdmin`."""
+        return _volume(await self._registry.create(name, size_bytes))
+
+    async def list(self) -> list[View]:
+        """See `VolumeAdmin`."""
+        return [_volume(shown) for shown in await self._registry.list()]
+
+    async def show(self, name: str) -> View:
+        """See `VolumeAdmin`."""
+        return _volume(await self._registry.show(name))
+
+    async def resize(self, name: str, size_bytes: int, *, force: bool) -> View:
+        """See `VolumeAdmin`."""
+        return _volume(await self._registry.resize(name, size_bytes, force=force))
+
+    async def delete(self, name: str, *, force: bool) -> None:
+        """See `VolumeAdmin`."""
+        await self._registry.delete(name, force=force)
 
 
 class Users:
@@ -31,36 +59,35 @@ class Users:
         except (Conflict, Invalid):
             await self._accounts.delete_user(user_id)
             raise
-        keys = {"access_key": credential.access_key, "secret_key": credential.secret}
-        return {**_view(user), "access_keys": [credential.access_key], **keys}
+        return {
+            **_user(user),
+            "access_keys": [credential.access_key],
+            "access_key": credential.access_key,
+            "secret_key": credential.secret,
+        }
 
     async def list(self) -> list[View]:
         """See `UserAdmin`."""
-        return [_view(user) for user in await self._accounts.users()]
+        return [_user(user) for user in await self._accounts.users()]
 
     async def delete(self, user_id: str) -> None:
         """See `UserAdmin`."""
         await self._accounts.delete_user(user_id)
 
 
-class Volumes:
-    """`admin.api.VolumeAdmin` over the registry."""
-
-    async def create(self, name: str, size_bytes: int) -> View:
-        raise Unavailable("no registry")
-
-    async def list(self) -> list[View]:
-        raise Unavailable("no registry")
-
-    async def show(self, name: str) -> View:
-        raise Unavailable("no registry")
-
-    async def resize(self, name: str, size_bytes: int, *, force: bool) -> View:
-        raise Unavailable("no registry")
-
-    async def delete(self, name: str, *, force: bool) -> None:
-        raise Unavailable("no registry")
-
-
-def _view(user: User) -> View:
+def _user(user: User) -> View:
     return asdict(user)
+
+
+def _volume(shown: VolumeShown) -> View:
+    return {
+        "name": shown.name,
+        "id": shown.id.hex(),
+        "size_bytes": shown.size,
+        "created_ms": shown.created_ms,
+        "copies": shown.copies,
+        "min_in_sync": shown.min_in_sync,
+        "holder": shown.holder if shown.live else None,
+        "out": list(shown.out_of_sync),
+        "state": shown.state,
+    }

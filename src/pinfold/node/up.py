@@ -137,7 +137,7 @@ class _Up:
         lock = hold_data(self._env, layout)
         try:
             await self._check_ports()
-            access = ensure_cluster(self._env, layout)
+            access = await ensure_cluster(self._env, layout)
             access = msgspec.structs.replace(access, endpoints=self._options.ports.endpoints())
             write_access(self._env.disk, layout, access)
             prepare_socket_dir(layout)

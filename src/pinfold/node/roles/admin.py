@@ -6,40 +6,46 @@ from pinfold import __version__
 from pinfold.accounts.accounts import Accounts
 from pinfold.admin.gather import Gatherer
 from pinfold.admin.service import AdminParts, AdminService
-from pinfold.model.errors import Invalid
-from pinfold.node.context import NodeContext, Role
+from pinfold.node.context import NodeContext, Role, endpoint_of
+from pinfold.node.gateway import Gateway
 from pinfold.node.operators import Users, Volumes
-from pinfold.node.placements import Placements
-from pinfold.node.rows import row_client
+from pinfold.volumes.registry import Registry
 
 
 async def start(context: NodeContext) -> Role:
     """Listen on the context's endpoint."""
-    if context.listen is None:
-        raise Invalid(f"{context.name} is a front end: start it with --listen HOST:PORT")
-    rows = row_client(context, Placements(context.map))
-    accounts = Accounts(context.env, rows, context.settings.s3.accounts)
+    endpoint = endpoint_of(context)
+    gateway = Gateway.of(context)
+    accounts = Accounts(context.env, gateway.rows, context.settings.s3.accounts)
+    registry = Registry(
+        context.env,
+        gateway.rows,
+        gateway.extents,
+        gateway.extent_placement.devices,
+        context.settings.volumes,
+    )
     service = AdminService(
         AdminParts(
             map=context.map,
             gatherer=Gatherer(context.env.clock, context.map, context.peers),
-            volumes=Volumes(),
+            volumes=Volumes(registry),
             users=Users(accounts),
             token=context.access.token,
             version=__version__,
             log=context.log,
         )
     )
-    await service.start(context.listen.host, context.listen.port)
-    return _AdminRole(service)
+    await service.start(endpoint.host, endpoint.port)
+    return _AdminRole(service, f"http://{endpoint.host}:{service.port}")
 
 
 class _AdminRole:
-    def __init__(self, service: AdminService) -> None:
+    def __init__(self, service: AdminService, address: str) -> None:
         self._service = service
+        self._address = address
 
     def status(self) -> dict[str, Any]:
-        return {}
+        return {"endpoint": self._address}
 
     async def stop(self) -> None:
         await self._service.close()

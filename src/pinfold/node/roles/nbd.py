@@ -1,21 +1,39 @@
-"""Placeholder until its layers are wired."""
+"""An NBD gateway: every volume of the cluster as an export."""
 
 from typing import Any
 
-from pinfold.node.context import NodeContext, Role
+from pinfold.nbd.service import NbdService
+from pinfold.node.context import NodeContext, Role, endpoint_of
+from pinfold.node.gateway import Gateway
+from pinfold.node.metrics import NbdCollector
 
 
 async def start(context: NodeContext) -> Role:
-    """Nothing yet."""
-    return _Idle(context)
+    """Listen on the context's endpoint."""
+    endpoint = endpoint_of(context)
+    gateway = Gateway.of(context)
+    service = NbdService(
+        context.env,
+        gateway.rows,
+        gateway.extents,
+        gateway.extent_placement,
+        gateway=context.name,
+        boot=context.boot,
+        settings=context.settings.nbd,
+        volume_settings=context.settings.volumes,
+    )
+    context.metrics.register(NbdCollector(service.counters))
+    address = await service.start(endpoint.host, endpoint.port)
+    return _NbdRole(service, address)
 
 
-class _Idle:
-    def __init__(self, context: NodeContext) -> None:
-        self._context = context
+class _NbdRole:
+    def __init__(self, service: NbdService, address: str) -> None:
+        self._service = service
+        self._address = address
 
     def status(self) -> dict[str, Any]:
-        return {}
+        return {"endpoint": self._address, "connections": self._service.counters.connections}
 
     async def stop(self) -> None:
-        return None
+        await self._service.close()

@@ -1,21 +1,44 @@
-"""Placeholder until its layers are wired."""
+"""An S3 gateway."""
 
 from typing import Any
 
-from pinfold.node.context import NodeContext, Role
+from pinfold.env.tasks import TaskScope
+from pinfold.node.context import NodeContext, Role, endpoint_of
+from pinfold.node.gateway import Gateway
+from pinfold.node.root_user import ensure_root_user
+from pinfold.s3.service import S3Service
 
 
 async def start(context: NodeContext) -> Role:
-    """Nothing yet."""
-    return _Idle(context)
+    """Listen on the context's endpoint; serving starts when the root key is known."""
+    endpoint = endpoint_of(context)
+    gateway = Gateway.of(context)
+    service = S3Service(
+        context.env, gateway.rows, gateway.blobs, context.settings.s3, registry=context.metrics
+    )
+    port = await service.start(endpoint.host, endpoint.port)
+    return _S3Role(context, service, f"http://{endpoint.host}:{port}")
 
 
-class _Idle:
-    def __init__(self, context: NodeContext) -> None:
+class _S3Role:
+    def __init__(self, context: NodeContext, service: S3Service, address: str) -> None:
+        self._service = service
+        self._address = address
+        self._serving = False
         self._context = context
+        self._scope = TaskScope(
+            lambda error: context.log.error("no root user", error=repr(error), exc_info=error)
+        )
+        self._scope.start(self._begin(), name="root user")
+
+    async def _begin(self) -> None:
+        context = self._context
+        await ensure_root_user(self._service.store.accounts, context.access, context.log)
+        self._serving = True
 
     def status(self) -> dict[str, Any]:
-        return {}
+        return {"endpoint": self._address, "serving": self._serving}
 
     async def stop(self) -> None:
-        return None
+        await self._scope.close()
+        await self._service.close()

@@ -1,21 +1,106 @@
-"""Placeholder until its layers are wired."""
+"""A storage node: its devices, the row groups on them, blobs and extents for everybody."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from pinfold.cluster.blobs.server import BlobServer
+from pinfold.cluster.extents import ExtentHost
+from pinfold.cluster.groups.frees import FreesWorker
+from pinfold.cluster.groups.service import GroupService
+from pinfold.cluster.groups.status import GroupStatus
+from pinfold.cluster.map import METADATA
+from pinfold.device.api import Device, DeviceStatus
+from pinfold.env.tasks import TaskScope
+from pinfold.model.ids import DeviceId
 from pinfold.node.context import NodeContext, Role
+from pinfold.node.devices import DeviceTable
+from pinfold.node.gateway import Gateway
 
 
 async def start(context: NodeContext) -> Role:
-    """Nothing yet."""
-    return _Idle(context)
+    """Open the devices, recover them, and bind everything that is asked of them.
+
+    A device that cannot be opened is left out and told in the status; the others serve.
+    """
+    gateway = Gateway.of(context)
+    table = await DeviceTable.open(context)
+    try:
+        return await _start_services(context, gateway, table)
+    except BaseException:
+        await table.close()
+        raise
 
 
-class _Idle:
-    def __init__(self, context: NodeContext) -> None:
-        self._context = context
+async def _start_services(context: NodeContext, gateway: Gateway, table: DeviceTable) -> Role:
+    BlobServer(table.devices, context.dispatcher)
+    ExtentHost(context.dispatcher, table.devices)
+    groups = GroupService(
+        context.env, context.name, context.peers, context.dispatcher, gateway.membership
+    )
+    count = 1 << context.map.get().policies[METADATA].part_power
+    for identity, device in table.devices.items():
+        on_device = gateway.membership.groups_on(identity, count)
+        await groups.add_device(identity, device.log, device.rows, on_device)
+    groups.start()
+    return _StorageRole(context, table, groups, gateway)
+
+
+class _StorageRole:
+    def __init__(
+        self, context: NodeContext, table: DeviceTable, groups: GroupService, gateway: Gateway
+    ) -> None:
+        self._table = table
+        self._groups = groups
+        self._scope = TaskScope(
+            lambda error: context.log.error("collector failed", error=repr(error), exc_info=error)
+        )
+        collector = FreesWorker(context.env, groups, gateway.blobs.discard)
+        self._scope.start(collector.run(), name="collector")
 
     def status(self) -> dict[str, Any]:
-        return {}
+        led = [_group(status) for status in self._groups.status() if status.role == "serving"]
+        return {"devices": _devices(self._table.devices, self._table.refused), "groups": led}
 
     async def stop(self) -> None:
-        return None
+        await self._scope.close()
+        await self._groups.close()
+        await self._table.close()
+
+
+def _devices(
+    devices: Mapping[DeviceId, Device], refused: Mapping[DeviceId, str]
+) -> list[dict[str, Any]]:
+    shown = [_device(identity, device.status()) for identity, device in devices.items()]
+    return shown + [
+        {"id": identity, "state": "stopped", "reason": reason}
+        for identity, reason in refused.items()
+    ]
+
+
+def _device(identity: DeviceId, status: DeviceStatus) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "boot": status.boot,
+        "state": status.state,
+        "reason": status.reason,
+        "free_bytes": status.free_bytes,
+        "total_bytes": status.total_bytes,
+        "journal_bytes": status.journal_bytes,
+        "blobs": status.blobs,
+        "blob_bytes": status.blob_bytes,
+        "extent_bytes": status.extent_bytes,
+        "quarantined": status.quarantined,
+    }
+
+
+def _group(status: GroupStatus) -> dict[str, Any]:
+    return {
+        "group": status.group,
+        "view": status.view,
+        "primary": status.primary,
+        "members": list(status.members),
+        "last_op": status.last_op,
+        "commit_op": status.commit_op,
+        "applied_op": status.applied_op,
+        "lagging": [follower.device for follower in status.followers if follower.lagging],
+    }

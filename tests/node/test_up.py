@@ -1,0 +1,132 @@
+"""`pinfold up` with real processes: start, loss, stop, and what it refuses."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.running import Cluster, cluster, free_ports, gone, kill
+
+pytestmark = pytest.mark.cluster
+
+NAMES = ("n1", "n2", "n3", "s3-1", "nbd-1", "admin-1")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for the tests that leave it as they found it."""
+    with cluster(tmp_path_factory.mktemp("up") / "data") as running:
+        yield running
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def test_ready_names_endpoints_keys_and_processes(shared: Cluster) -> None:
+    facts = shared.facts
+    base = shared.base_port
+    assert facts["ready"] is True
+    assert facts["s3"] == f"http://127.0.0.1:{base}"
+    assert facts["nbd"] == f"nbd://127.0.0.1:{base + 2}"
+    assert facts["admin"] == f"http://127.0.0.1:{base + 3}"
+    assert [node["name"] for node in facts["nodes"]] == ["n1", "n2", "n3"]
+    assert all(Path(node["data"]).is_dir() for node in facts["nodes"] + facts["frontends"])
+    assert len({node["pid"] for node in facts["nodes"] + facts["frontends"]}) == 6
+
+
+def test_status_is_healthy_and_names_everything(shared: Cluster) -> None:
+    found = shared.json("status")
+    assert found["state"] == "healthy", found["findings"]
+    assert {node["name"]: node["state"] for node in found["nodes"]} == dict.fromkeys(NAMES, "up")
+    assert found["groups"]["with_primary"] == found["groups"]["total"] > 0
+    text = shared.pinfold("status").stdout
+    assert "is healthy" in text
+    assert all(name in text for name in NAMES)
+
+
+def test_everything_listens_on_loopback_only(shared: Cluster) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; tells our own address
+        except OSError:
+            return  # this machine has no other address
+        address = probe.getsockname()[0]
+    for offset in (0, 2, 3):
+        with socket.socket() as client:
+            assert client.connect_ex((address, shared.base_port + offset)) != 0
+
+
+def test_a_second_up_on_the_same_directory_is_refused(shared: Cluster) -> None:
+    second = Cluster(shared.data, free_ports())
+    assert "is running" in second.end_refused()
+    assert shared.json("status")["state"] == "healthy"
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    base = free_ports()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", base + 2))
+        taken.listen()
+        said = Cluster(tmp_path / "data", base).end_refused()
+    assert f"port {base + 2} for nbd" in said
+    assert not (tmp_path / "data" / "cluster.json").exists()
+
+
+def test_a_killed_storage_node_comes_back_with_a_higher_boot(shared: Cluster) -> None:
+    before = {node["name"]: node for node in shared.json("status")["nodes"]}
+    kill(before["n2"]["pid"])
+
+    def back() -> bool:
+        found = shared.json("status")
+        now = {node["name"]: node for node in found["nodes"]}["n2"]
+        return now["state"] == "up" and now["boot"] > before["n2"]["boot"]
+
+    until(back, "n2 up again")
+    until(lambda: shared.json("status")["state"] == "healthy", "healthy again")
+
+
+def test_sigterm_stops_all_processes_and_the_next_start_keeps_the_data(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with cluster(data) as first:
+        pids = first.pids()
+        facts = first.facts
+        assert first.pinfold("volume", "create", "disk1", "64MiB").returncode == 0
+        first.end()
+        assert first.process.returncode == 0
+        assert all(gone(pid, 0) for pid in pids.values())
+    with cluster(data) as second:
+        assert second.facts["secret_key"] == facts["secret_key"]
+        volumes = second.json("volume", "list")
+        assert [volume["name"] for volume in volumes] == ["disk1"]
+
+
+def test_when_the_supervisor_is_killed_its_processes_end(tmp_path: Path) -> None:
+    with cluster(tmp_path / "data") as running:
+        pids = running.pids()
+        os.kill(running.process.pid, signal.SIGKILL)
+        assert all(gone(pid) for pid in pids.values())
+    with cluster(tmp_path / "data") as again:
+        assert again.json("status")["state"] == "healthy"
+
+
+def test_no_restart_leaves_a_killed_process_down(tmp_path: Path) -> None:
+    with cluster(tmp_path / "data", "--no-restart") as running:
+        kill(running.pids()["n3"])
+
+        def degraded() -> bool:
+            found = running.json("status")
+            return found["state"] == "degraded" and "n3 is down" in found["findings"][0]["what"]
+
+        until(degraded, "n3 reported down and the rest serving")
+
+
+def test_a_long_data_path_works(tmp_path: Path) -> None:
+    with cluster(tmp_path / ("deep" * 25) / "data") as running:
+        assert running.json("status")["state"] == "healthy"
