@@ -8,7 +8,7 @@ spread are made. What is left is settled by `repair`, exactly, one replica at a 
 import numpy as np
 
 from pinfold_ring.mover import Bools, Mover
-from pinfold_ring.repair import repair, trim, widen
+from pinfold_ring.repair import repair, trim, unlock, widen
 from pinfold_ring.scatter import hashes, hashes_of
 from pinfold_ring.shares import LEVELS, Ints, Shares
 from pinfold_ring.spread import violations
@@ -36,6 +36,8 @@ def rebalance(shares: Shares, quota: Ints, previous: Ints, gone: Bools) -> Ints:
     widen(mover)
     if int(mover.moved.sum()) > least:
         trim(mover)
+    if mover.surplus.any() and not mover.moved.any():
+        unlock(mover)
     return mover.aligned()
 
 

@@ -108,6 +108,24 @@ def _returnable(mover: Mover, home: int) -> Ints:
     return result
 
 
+def unlock(mover: Mover) -> None:
+    """Begin a path that needs two moves in one partition; the next rebalance can go on from there.
+
+    For a table that is unbalanced though no path fits the budgets: without this a drained device
+    could keep a replica for ever.
+    """
+    free = mover.copy()
+    free.budget += len(mover.table)
+    for source in np.flatnonzero(mover.surplus).tolist():
+        path = _Search.start(free, np.array([source]), mover.deficit > 0).run()
+        if path is None:
+            continue
+        for step in path:
+            if not _replace(mover, step):
+                return
+        return
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One replacement: in `part`, `target` takes over from `source`.

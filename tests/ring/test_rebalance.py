@@ -197,6 +197,30 @@ def test_a_device_put_into_another_zone_widens_partitions_that_became_narrow() -
     assert oracle.imbalance(after, following) == []
 
 
+def test_a_drained_device_is_emptied_even_if_a_partition_must_move_twice() -> None:
+    places = [
+        ("east", "z1", "n2", 10.0),
+        ("west", "z1", "n3", 0.0),
+        ("west", "z2", "n4", 1.0),
+        ("east", "z2", "n3", 0.1),
+        ("east", "z2", "n3", 10.0),
+        ("west", "z1", "n4", 10.0),
+        ("west", "z3", "n2", 3.5),
+        ("east", "z2", "n4", 10.0),
+        ("west", "z1", "n3", 1.0),
+    ]
+    topology = Topology(
+        Device(id=index, region=region, zone=zone, node=node, weight=weight)
+        for index, (region, zone, node, weight) in enumerate(places)
+    )
+    rows = [[0, 6, 7], [4, 7, 5], [2, 5, 4], [5, 4, 0], [4, 5, 7], [0, 5, 7], [0, 3, 1], [4, 6, 0]]
+    tables = _settle(topology, oracle.as_table(rows), topology)
+    assert 1 not in tables[-1]
+    assert oracle.imbalance(topology, tables[-1]) == []
+    assert oracle.crowded(topology, tables[-1]) == []
+    assert all(max(oracle.moves(*pair)) == 1 for pair in pairwise(tables))
+
+
 def _settle(topology: Topology, table: Table, before: Topology) -> list[Table]:
     """The tables of repeated rebalances, until nothing moves."""
     power = len(table).bit_length() - 1
