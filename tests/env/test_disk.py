@@ -6,13 +6,15 @@ import pytest
 
 from pinfold.env.api import Disk
 from pinfold.env.osdisk import IOV_MAX, OsDisk
+from pinfold.sim.disk import SimDisk
+from pinfold.sim.loop import Process
 
 BLOCK = 4096
 
 
-@pytest.fixture(params=["real"])
+@pytest.fixture(params=["real", "simulated"])
 def disk(request: pytest.FixtureRequest) -> Disk:
-    return OsDisk()
+    return OsDisk() if request.param == "real" else SimDisk(1).of(Process("n1"))
 
 
 @pytest.fixture

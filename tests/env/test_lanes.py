@@ -49,28 +49,3 @@ def test_results_of_a_burst_come_in_few_wake_ups() -> None:
         lane.close()
 
     asyncio.run(body())
-
-
-def test_close_finishes_what_was_accepted() -> None:
-    async def body() -> None:
-        lane = ThreadLane("lane")
-        ran: list[int] = []
-        for n in range(50):
-            lane(ran.append, n)
-        lane.close()
-        lane.close()
-        assert ran == list(range(50))
-
-    asyncio.run(body())
-
-
-def test_a_future_given_up_stops_nothing() -> None:
-    async def body() -> None:
-        lane = ThreadLane("lane")
-        ran: list[int] = []
-        lane(ran.append, 1).cancel()
-        await lane(ran.append, 2)
-        assert ran == [1, 2]
-        lane.close()
-
-    asyncio.run(body())

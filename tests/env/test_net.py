@@ -3,13 +3,12 @@
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.env.conftest import Run, run_real
 
-from pinfold.env.api import Net
-from pinfold.env.osnet import OsNet
+from pinfold.env.api import Env
 
 
 class Collector(asyncio.Protocol):
@@ -22,10 +21,24 @@ class Collector(asyncio.Protocol):
         self.heard = asyncio.Event()
         self.transport: asyncio.Transport | None = None
         self.ended = False
+        self.stopped = False
+        self.writing_paused = False
+        self.resumed = asyncio.Event()
+        self.made = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.made.set()
+        if self.stopped:
+            transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        self.resumed.set()
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -48,20 +61,14 @@ class Collector(asyncio.Protocol):
         return bytes(self.received)
 
 
-def run(kind: str, tmp_path: Path, body: Callable[[Net, str], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            address = "tcp://127.0.0.1:0" if kind == "tcp" else f"unix://{tmp_path}/s"
-            await body(OsNet(), address)
-
-    asyncio.run(bounded())
+@pytest.fixture(params=["tcp", "unix"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/s"
 
 
-pytestmark = pytest.mark.parametrize("kind", ["tcp", "unix"])
-
-
-def test_bytes_arrive_in_order_both_ways(kind: str, tmp_path: Path) -> None:
-    async def body(net: Net, address: str) -> None:
+def test_bytes_arrive_in_order_both_ways(run: Run, address: str) -> None:
+    async def body(env: Env) -> None:
+        net = env.net
         listener = await net.listen(address, lambda: Collector(echo=True))
         transport, protocol = await net.connect(listener.address, Collector)
         assert isinstance(protocol, Collector)
@@ -72,11 +79,12 @@ def test_bytes_arrive_in_order_both_ways(kind: str, tmp_path: Path) -> None:
         assert await protocol.closed is None
         listener.close()
 
-    run(kind, tmp_path, body)
+    run(body)
 
 
-def test_close_sends_what_was_written_first(kind: str, tmp_path: Path) -> None:
-    async def body(net: Net, address: str) -> None:
+def test_close_sends_what_was_written_first(run: Run, address: str) -> None:
+    async def body(env: Env) -> None:
+        net = env.net
         servers: asyncio.Queue[Collector] = asyncio.Queue()
 
         def factory() -> Collector:
@@ -94,11 +102,12 @@ def test_close_sends_what_was_written_first(kind: str, tmp_path: Path) -> None:
         assert server.ended
         listener.close()
 
-    run(kind, tmp_path, body)
+    run(body)
 
 
-def test_nobody_listens(kind: str, tmp_path: Path) -> None:
-    async def body(net: Net, address: str) -> None:
+def test_nobody_listens(run: Run, address: str) -> None:
+    async def body(env: Env) -> None:
+        net = env.net
         listener = await net.listen(address, Collector)
         listener.close()
         listener.close()
@@ -106,11 +115,12 @@ def test_nobody_listens(kind: str, tmp_path: Path) -> None:
         with pytest.raises(OSError):
             await net.connect(listener.address, Collector)
 
-    run(kind, tmp_path, body)
+    run(body)
 
 
-def test_an_address_in_use_is_refused(kind: str, tmp_path: Path) -> None:
-    async def body(net: Net, address: str) -> None:
+def test_an_address_in_use_is_refused(run: Run, address: str) -> None:
+    async def body(env: Env) -> None:
+        net = env.net
         listener = await net.listen(address, lambda: Collector(echo=True))
         with pytest.raises(OSError):
             await net.listen(listener.address, Collector)
@@ -122,16 +132,112 @@ def test_an_address_in_use_is_refused(kind: str, tmp_path: Path) -> None:
         await protocol.closed
         listener.close()
 
-    run(kind, tmp_path, body)
+    run(body)
 
 
-def test_a_dead_process_leaves_no_obstacle(kind: str, tmp_path: Path) -> None:
-    async def body(net: Net, address: str) -> None:
-        if kind == "unix":
-            with socket.socket(socket.AF_UNIX) as dead:
-                dead.bind(f"{tmp_path}/s")
-        listener = await net.listen(address, Collector)
+def test_a_dead_process_leaves_no_obstacle(tmp_path: Path) -> None:
+    async def body(env: Env) -> None:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(f"{tmp_path}/s")
+        listener = await env.net.listen(f"unix://{tmp_path}/s", Collector)
         listener.close()
         assert os.listdir(tmp_path) == []
 
-    run(kind, tmp_path, body)
+    run_real(body)
+
+
+def test_a_protocol_is_paused_over_its_high_mark_and_resumed(run: Run, address: str) -> None:
+    async def body(env: Env) -> None:
+        servers: asyncio.Queue[Collector] = asyncio.Queue()
+
+        def factory() -> Collector:
+            server = Collector()
+            server.stopped = True
+            servers.put_nowait(server)
+            return server
+
+        listener = await env.net.listen(address, factory)
+        transport, client = await env.net.connect(listener.address, Collector)
+        assert isinstance(client, Collector)
+        transport.set_write_buffer_limits(high=100_000)
+        written = 0
+        while not client.writing_paused:
+            transport.write(b"x" * 50_000)
+            written += 50_000
+            assert written < 100 << 20
+        assert transport.get_write_buffer_size() > 100_000
+        server = await servers.get()
+        await server.made.wait()
+        assert server.transport is not None
+        server.transport.resume_reading()
+        await server.until(written)
+        await client.resumed.wait()
+        transport.close()
+        await server.closed
+        listener.close()
+
+    run(body)
+
+
+def test_an_abort_loses_the_connection_for_both(run: Run, address: str) -> None:
+    async def body(env: Env) -> None:
+        servers: asyncio.Queue[Collector] = asyncio.Queue()
+
+        def factory() -> Collector:
+            server = Collector()
+            servers.put_nowait(server)
+            return server
+
+        listener = await env.net.listen(address, factory)
+        transport, client = await env.net.connect(listener.address, Collector)
+        assert isinstance(client, Collector)
+        server = await servers.get()
+        transport.abort()
+        assert await client.closed is None
+        await server.closed
+        transport.write(b"into the void")
+        listener.close()
+
+    run(body)
+
+
+class Patient(asyncio.BufferedProtocol):
+    """Fills a buffer of seven bytes again and again."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(7)
+        self.received = bytearray()
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        assert 0 < nbytes <= 7
+        self.received += self.buffer[:nbytes]
+
+    def eof_received(self) -> bool:
+        self.ended.set_result(None)
+        return False
+
+
+def test_a_buffered_protocol_gets_its_bytes_in_its_buffer(run: Run, address: str) -> None:
+    async def body(env: Env) -> None:
+        servers: asyncio.Queue[Patient] = asyncio.Queue()
+
+        def factory() -> Patient:
+            server = Patient()
+            servers.put_nowait(server)
+            return server
+
+        listener = await env.net.listen(address, factory)
+        transport, _ = await env.net.connect(listener.address, Collector)
+        sent = bytes(n % 251 for n in range(2000))
+        transport.write(sent)
+        transport.close()
+        server = await servers.get()
+        await server.ended
+        assert server.received == sent
+        listener.close()
+
+    run(body)

@@ -1,0 +1,481 @@
+"""A disk in memory that loses what a real one may lose.
+
+A write changes what later reads see; it is durable only after `datasync` of its file. When the
+node crashes, each 4 KiB page not flushed is kept, dropped or torn between sectors, page by page as
+the seed has it, and of the directory changes not synced a prefix is kept. What was flushed stays,
+unless a test damages it (`rot`).
+
+Faults are set on `SimDisk.faults` by the world or a test; a crash may be armed for the n-th call
+that changes anything, and then happens before or behind that call.
+"""
+
+import errno
+import os.path
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pinfold.env.api import Buffer
+from pinfold.model.limits import GIB
+from pinfold.sim.loop import NodeCrashed, Process
+
+PAGE: Final = 4096
+SECTOR: Final = 512
+_ZERO: Final = bytes(PAGE)
+
+
+@dataclass(slots=True)
+class DiskFaults:
+    """What the disk does to its users; change it at any time."""
+
+    capacity_bytes: int = 64 * GIB
+    write_error: int = 0
+    """errno of every write, allocate and datasync from now on; 0: none."""
+    read_error: int = 0
+    """errno of every read from now on; 0: none."""
+    lost_flush_chance: float = 0.0
+    """That a datasync fails with EIO; what it covered then counts as clean, as on Linux."""
+    cached_chance: float = 0.7
+    """That `pread_cached` finds its bytes in memory."""
+    sync_s: tuple[float, float] = (0.0002, 0.002)
+    """What a flush costs."""
+    call_s: tuple[float, float] = (0.000005, 0.0001)
+    """What any other call costs."""
+    crash_after: int = -1
+    """Changing calls until the node crashes; below 0: never."""
+
+
+class Inode:
+    """A file's pages, current and as last flushed."""
+
+    def __init__(self) -> None:
+        self.pages: dict[int, bytes] = {}
+        self.size = 0
+        self.flushed: dict[int, bytes | None] = {}
+        """What pages changed since the last flush held at that flush; None: nothing."""
+        self.flushed_size = 0
+
+    def change(self, number: int, content: bytes | None) -> None:
+        """Set a page, or free it."""
+        self.flushed.setdefault(number, self.pages.get(number))
+        if content is None:
+            self.pages.pop(number, None)
+        else:
+            self.pages[number] = content
+
+    def flush(self) -> None:
+        """Everything is durable."""
+        self.flushed.clear()
+        self.flushed_size = self.size
+
+    def crash(self, rng: random.Random) -> None:
+        """Keep, drop or tear every page that was not flushed."""
+        for number, old in self.flushed.items():
+            fate = rng.random()
+            if fate < 0.4:
+                self._restore(number, old)
+            elif fate < 0.6:
+                cut = SECTOR * rng.randrange(1, PAGE // SECTOR)
+                new, before = self.pages.get(number, _ZERO), old or _ZERO
+                self.pages[number] = new[:cut] + before[cut:]
+        if self.size != self.flushed_size and rng.random() < 0.5:
+            self.size = self.flushed_size
+            for number in [n for n in self.pages if n * PAGE >= self.size]:
+                del self.pages[number]
+        self.flush()
+
+    def _restore(self, number: int, old: bytes | None) -> None:
+        if old is None:
+            self.pages.pop(number, None)
+        else:
+            self.pages[number] = old
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Up to `length` bytes."""
+        end = min(offset + length, self.size)
+        if end <= offset:
+            return b""
+        first, last = offset // PAGE, (end - 1) // PAGE
+        content = b"".join([self.pages.get(n, _ZERO) for n in range(first, last + 1)])
+        return content[offset - first * PAGE : end - first * PAGE]
+
+    def write(self, content: bytes, offset: int) -> None:
+        """Put bytes, growing the file."""
+        position, end = 0, len(content)
+        while position < end:
+            number, within = divmod(offset + position, PAGE)
+            size = min(PAGE - within, end - position)
+            piece = content[position : position + size]
+            if size < PAGE:
+                page = self.pages.get(number, _ZERO)
+                piece = page[:within] + piece + page[within + size :]
+            self.change(number, piece)
+            position += size
+        self.size = max(self.size, offset + end)
+
+    def clear(self, offset: int, length: int) -> None:
+        """Make a range zeroes, freeing whole pages."""
+        end = offset + length
+        for number in range(offset // PAGE, -(-end // PAGE)):
+            if number not in self.pages:
+                continue
+            low, high = max(offset - number * PAGE, 0), min(end - number * PAGE, PAGE)
+            if high - low == PAGE:
+                self.change(number, None)
+            else:
+                page = self.pages[number]
+                self.change(number, page[:low] + bytes(high - low) + page[high:])
+
+
+_Entry = Inode | None
+"""What a path names: a file, or None for a directory."""
+
+_ABSENT: Final = object()
+
+
+class SimDisk:
+    """One node's file system; it outlives the node's processes. `of` gives each its `Disk`."""
+
+    def __init__(self, seed: int | str) -> None:
+        self.faults = DiskFaults()
+        self.rng = random.Random(f"{seed}/disk")
+        self.names: dict[str, _Entry] = {"/": None}
+        self._synced: dict[str, _Entry] = {"/": None}
+        self._changes: list[str] = []
+        """Paths whose entries changed since their directory was synced, in order."""
+        self.locks: dict[str, None] = {}
+        self.cost_s = 0.0
+        """Seconds that the calls since the last `take_cost` took."""
+        self.on_crash: Callable[[], None] = lambda: None
+        """Told when an armed crash happens, before it unwinds the code."""
+
+    def of(self, process: Process) -> "ProcessDisk":
+        """The disk as one process uses it."""
+        return ProcessDisk(self, process)
+
+    # faults
+
+    def crash(self) -> None:
+        """The node has died: settle what was not flushed."""
+        kept = self.rng.randint(0, len(self._changes))
+        for path in self._changes[:kept]:
+            self._settle(path)
+        self._changes.clear()
+        self.names = dict(self._synced)
+        self.locks.clear()
+        for path in sorted(self.names):
+            if (inode := self.names[path]) is not None:
+                inode.crash(self.rng)
+        self.faults.crash_after = -1
+
+    def rot(self, path: str, offset: int, *, bit: int = 0) -> None:
+        """Flip one bit of a file, as the medium may."""
+        inode = self.file(path)
+        number, within = divmod(offset, PAGE)
+        page = bytearray(inode.pages.get(number, _ZERO))
+        page[within] ^= 1 << bit
+        inode.pages[number] = bytes(page)
+
+    def wipe(self) -> None:
+        """Everything is gone: another, empty disk."""
+        self.names = {"/": None}
+        self._synced = {"/": None}
+        self._changes.clear()
+        self.locks.clear()
+
+    # the calls' common ground
+
+    def file(self, path: str) -> Inode:
+        """The inode of a path; raises as `open` would."""
+        entry = self.names.get(path, _ABSENT)
+        if entry is _ABSENT:
+            raise FileNotFoundError(errno.ENOENT, "no such file", path)
+        if entry is None:
+            raise IsADirectoryError(errno.EISDIR, "a directory", path)
+        assert isinstance(entry, Inode)
+        return entry
+
+    def enter(self, path: str, entry: _Entry) -> None:
+        """Make or replace a directory's entry, not durably."""
+        self.names[path] = entry
+        self._changes.append(path)
+
+    def leave(self, path: str) -> None:
+        """Remove an entry, not durably."""
+        del self.names[path]
+        self._changes.append(path)
+
+    def sync_dir(self, path: str) -> None:
+        """Make a directory's entries durable."""
+        mine = [name for name in self._changes if os.path.dirname(name) == path]
+        for name in mine:
+            self._settle(name)
+        self._changes = [name for name in self._changes if os.path.dirname(name) != path]
+
+    def _settle(self, path: str) -> None:
+        if path in self.names:
+            self._synced[path] = self.names[path]
+        else:
+            self._synced.pop(path, None)
+
+    def used_bytes(self) -> int:
+        """Bytes in pages of files that have a name."""
+        return PAGE * sum(len(inode.pages) for inode in self.names.values() if inode is not None)
+
+    def require_room(self, inode: Inode, offset: int, length: int) -> None:
+        """Raise ENOSPC when pages missing in a range do not fit."""
+        numbers = range(offset // PAGE, -(-(offset + length) // PAGE))
+        missing = sum(1 for number in numbers if number not in inode.pages)
+        if missing and self.used_bytes() + missing * PAGE > self.faults.capacity_bytes:
+            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+
+    def count_change(self) -> bool:
+        """Count a changing call; whether the armed crash is due with it."""
+        self.cost_s += self.rng.uniform(*self.faults.call_s)
+        if self.faults.crash_after < 0:
+            return False
+        self.faults.crash_after -= 1
+        return self.faults.crash_after < 0
+
+    def die(self) -> None:
+        """Carry an armed crash out."""
+        self.on_crash()
+        raise NodeCrashed
+
+    def take_cost(self) -> float:
+        """Seconds that calls took since this was last asked."""
+        cost, self.cost_s = self.cost_s, 0.0
+        return cost
+
+
+class ProcessDisk:
+    """The simulated `Disk` of one process; once that is dead, every call raises NodeCrashed."""
+
+    def __init__(self, disk: SimDisk, process: Process) -> None:
+        self.disk = disk
+        self._process = process
+
+    def reading(self) -> SimDisk:
+        """Before a call that changes nothing."""
+        if not self._process.alive:
+            raise NodeCrashed
+        disk = self.disk
+        disk.cost_s += disk.rng.uniform(*disk.faults.call_s)
+        if disk.faults.read_error:
+            raise OSError(disk.faults.read_error, "simulated read error")
+        return disk
+
+    def changing(self, change: Callable[[SimDisk], None]) -> None:
+        """Make a change, dying before or behind it if that is due."""
+        if not self._process.alive:
+            raise NodeCrashed
+        disk = self.disk
+        dies = disk.count_change()
+        if dies and disk.rng.random() < 0.5:
+            disk.die()
+        if disk.faults.write_error:
+            raise OSError(disk.faults.write_error, "simulated write error")
+        change(disk)
+        if dies:
+            disk.die()
+
+    def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> "SimFile":
+        """See `Disk.open`."""
+        disk = self.reading()
+        if path not in disk.names and (create or exclusive):
+            self._require_parent(path)
+            self.changing(lambda disk: disk.enter(path, Inode()))
+        elif exclusive:
+            raise FileExistsError(errno.EEXIST, "exists", path)
+        return SimFile(self, disk.file(path))
+
+    def _require_parent(self, path: str) -> None:
+        parent = self.disk.names.get(os.path.dirname(path), _ABSENT)
+        if parent is _ABSENT:
+            raise FileNotFoundError(errno.ENOENT, "no such directory", path)
+        if parent is not None:
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
+
+    def read_file(self, path: str) -> bytes:
+        """See `Disk.read_file`."""
+        inode = self.reading().file(path)
+        return inode.read(inode.size, 0)
+
+    def write_file(self, path: str, content: bytes) -> None:
+        """See `Disk.write_file`."""
+
+        def replace(disk: SimDisk) -> None:
+            self._require_parent(path)
+            if disk.names.get(path, _ABSENT) is None:
+                raise IsADirectoryError(errno.EISDIR, "a directory", path)
+            inode = Inode()
+            disk.require_room(inode, 0, len(content))
+            inode.write(content, 0)
+            inode.flush()
+            disk.enter(path, inode)
+            disk.sync_dir(os.path.dirname(path))
+
+        self.changing(replace)
+
+    def exists(self, path: str) -> bool:
+        """See `Disk.exists`."""
+        return path in self.reading().names
+
+    def list(self, path: str) -> list[str]:
+        """See `Disk.list`."""
+        names = self.reading().names
+        if path not in names:
+            raise FileNotFoundError(errno.ENOENT, "no such directory", path)
+        prefix = path.rstrip("/") + "/"
+        return sorted(os.path.basename(n) for n in names if os.path.dirname(n) == prefix[:-1])
+
+    def mkdir(self, path: str) -> None:
+        """See `Disk.mkdir`."""
+        if path in self.disk.names:
+            if self.disk.names[path] is not None:
+                raise FileExistsError(errno.EEXIST, "a file", path)
+            return
+        parent = os.path.dirname(path)
+        self.mkdir(parent)
+
+        def make(disk: SimDisk) -> None:
+            disk.enter(path, None)
+            disk.sync_dir(parent)
+
+        self.changing(make)
+
+    def unlink(self, path: str) -> None:
+        """See `Disk.unlink`."""
+        if path in self.disk.names:
+            self.changing(lambda disk: disk.leave(path))
+
+    def lock(self, path: str) -> "SimLock":
+        """See `Disk.lock`."""
+        self.open(path, create=True)
+        if path in self.disk.locks:
+            raise BlockingIOError(errno.EWOULDBLOCK, "locked", path)
+        self.disk.locks[path] = None
+        return SimLock(self.disk, path)
+
+    def sync_dir(self, path: str) -> None:
+        """See `Disk.sync_dir`."""
+        self.changing(lambda disk: disk.sync_dir(path))
+
+    def free_bytes(self, path: str) -> int:
+        """See `Disk.free_bytes`."""
+        disk = self.reading()
+        return max(disk.faults.capacity_bytes - disk.used_bytes(), 0)
+
+    def total_bytes(self, path: str) -> int:
+        """See `Disk.total_bytes`."""
+        return self.reading().faults.capacity_bytes
+
+
+class SimLock:
+    """The simulated `Lock`; a crash gives it back."""
+
+    def __init__(self, disk: SimDisk, path: str) -> None:
+        self._disk = disk
+        self._path: str | None = path
+
+    def close(self) -> None:
+        """See `Lock.close`."""
+        if self._path is not None:
+            self._disk.locks.pop(self._path, None)
+            self._path = None
+
+
+class SimFile:
+    """The simulated `File`."""
+
+    def __init__(self, owner: ProcessDisk, inode: Inode) -> None:
+        self._owner = owner
+        self._inode = inode
+        self._closed = False
+
+    def _open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "closed")
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """See `File.pread`."""
+        self._open()
+        self._owner.reading()
+        return self._inode.read(length, offset)
+
+    def pread_cached(self, length: int, offset: int) -> bytes | None:
+        """See `File.pread_cached`."""
+        self._open()
+        disk = self._owner.reading()
+        if disk.rng.random() >= disk.faults.cached_chance:
+            return None
+        content = self._inode.read(length, offset)
+        return content if len(content) == length else None
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See `File.pwritev`."""
+        self._open()
+        content = b"".join(buffers)
+
+        def write(disk: SimDisk) -> None:
+            disk.require_room(self._inode, offset, len(content))
+            self._inode.write(content, offset)
+
+        self._owner.changing(write)
+        return len(content)
+
+    def datasync(self) -> None:
+        """See `File.datasync`."""
+        self._open()
+
+        def flush(disk: SimDisk) -> None:
+            disk.cost_s += disk.rng.uniform(*disk.faults.sync_s)
+            if disk.faults.lost_flush_chance and disk.rng.random() < disk.faults.lost_flush_chance:
+                # The kernel reports once and forgets: what it could not write is gone.
+                self._inode.crash(disk.rng)
+                raise OSError(errno.EIO, "simulated flush error")
+            self._inode.flush()
+
+        self._owner.changing(flush)
+
+    def allocate(self, offset: int, length: int) -> None:
+        """See `File.allocate`."""
+        self._open()
+
+        def reserve(disk: SimDisk) -> None:
+            disk.require_room(self._inode, offset, length)
+            for number in range(offset // PAGE, -(-(offset + length) // PAGE)):
+                if number not in self._inode.pages:
+                    self._inode.change(number, _ZERO)
+            self._inode.size = max(self._inode.size, offset + length)
+
+        self._owner.changing(reserve)
+
+    def punch(self, offset: int, length: int) -> None:
+        """See `File.punch`."""
+        self._open()
+        if length <= 0 or offset < 0:
+            raise OSError(errno.EINVAL, "an empty range")
+        self._owner.changing(lambda disk: self._inode.clear(offset, length))
+
+    def truncate(self, length: int) -> None:
+        """See `File.truncate`."""
+        self._open()
+
+        def cut(disk: SimDisk) -> None:
+            inode = self._inode
+            if length < inode.size:
+                inode.clear(length, inode.size - length)
+            inode.size = length
+
+        self._owner.changing(cut)
+
+    def size(self) -> int:
+        """See `File.size`."""
+        self._open()
+        return self._inode.size
+
+    def close(self) -> None:
+        """See `File.close`."""
+        self._closed = True

@@ -1,0 +1,38 @@
+"""Runs a contract against the machine and against the simulator."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from pinfold.env.api import Env
+from pinfold.env.real import real_env
+from pinfold.sim.world import World
+
+Run = Callable[[Callable[[Env], Awaitable[None]]], None]
+
+
+def run_real(body: Callable[[Env], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await body(real_env())
+
+    asyncio.run(bounded())
+
+
+def run_simulated(body: Callable[[Env], Awaitable[None]]) -> None:
+    async def scenario(env: Env) -> None:
+        await body(env)
+
+    for seed in range(5):
+        with World(seed) as world:
+
+            async def whole() -> None:
+                await world.node("n1").start(scenario)
+
+            world.run(whole())
+
+
+@pytest.fixture(params=["real", "simulated"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return run_real if request.param == "real" else run_simulated
