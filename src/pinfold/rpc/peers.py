@@ -187,6 +187,7 @@ class PeerTable:
         """One session from its dialling to its loss; raises when it is not established."""
         caller = Caller(self._env.clock, self._limits, epoch_seen=self._epoch_seen)
         session = Session(self._env.clock, caller, self._handshake(node), self._epoch)
+        peer: PeerIdentity | None = None
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await self._env.net.connect(address, lambda: session)
@@ -199,7 +200,7 @@ class PeerTable:
             session.fail(Unavailable("not wanted any more"))
             raise
         finally:
-            if not caller.up.done() or caller.up.exception() is not None:
+            if peer is None:
                 self._forget(session)
         return await self._serve_callers(node, caller, session, peer)
 
