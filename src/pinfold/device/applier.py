@@ -8,7 +8,7 @@ S), commit. Whatever a crash interrupts is redone from the records behind the la
 
 import asyncio
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
@@ -25,7 +25,7 @@ from pinfold.model.settings import DeviceSettings
 APPLIED: Final = b"ma"
 """Index key of how far the index and the files have come."""
 
-_APPLIED: Final = struct.Struct(">QQ")
+_APPLIED: Final = struct.Struct(">QQQ")
 
 
 class Applier:
@@ -46,6 +46,7 @@ class Applier:
         space: Space,
         health: Health,
         settings: DeviceSettings,
+        kept_from: int,
     ) -> None:
         self._disk = disk
         self._path = path
@@ -60,6 +61,8 @@ class Applier:
         self._space = space
         self._health = health
         self._settings = settings
+        self._keep_from = kept_from
+        """Journal records that the next committed pass still promises to keep start here."""
         self._closing = False
         health.on_stop(lambda _: journal.activity.set())
 
@@ -109,14 +112,17 @@ class Applier:
         self._extents.settle()
         self._log.settle()
         self._packs.settle()
-        self._index.put(APPLIED, encode_applied(sealed, journal.appended))
+        kept_from = self._keep_from
+        self._index.put(APPLIED, encode_applied(Applied(sealed, journal.appended, kept_from)))
         self._index.seal()
         await journal.flush()
         await self._index.commit(self._lane)
         journal.applied_bytes = sealed_bytes
         self._log.committed()
         self._packs.committed()
-        await self._tidy(sealed)
+        journal.release(kept_from)
+        await self._plan_release(sealed)
+        await self._tidy()
         free, total = await self._lane(measure, self._disk, self._path)
         self._space.measured(free, total, self._space.taken_bytes - taken_bytes)
         journal.keep_spare()
@@ -127,35 +133,48 @@ class Applier:
         self._blobs.write()
         self._extents.apply()
 
-    async def _tidy(self, sealed: int) -> None:
-        """Give back slots, journal segments beyond what is retained, and spare files."""
+    async def _plan_release(self, sealed: int) -> None:
+        """Decide what the next pass lets go: applied segments beyond what is retained."""
+        excess_bytes = self._journal.retained_bytes - self._settings.journal_retain_bytes
+        last = self._journal.last_of_oldest(excess_bytes, sealed)
+        if last < self._keep_from:
+            return
+        if self._log.pinned() <= last:
+            self._log.carry(last)
+            await self._journal.flush()
+        # What is pinned still was applied since the index was sealed: the next pass settles it.
+        if self._log.pinned() > last:
+            self._keep_from = last + 1
+
+    async def _tidy(self) -> None:
+        """Give back slots and the files of spare segments."""
         slots = self._extents.committed()
         if slots:
             await self._lane(self._arena.punch, slots)
-        journal = self._journal
-        while journal.retained_bytes > self._settings.journal_retain_bytes:
-            last = journal.oldest_last_sequence()
-            if last is None or last > sealed:
-                break
-            if self._log.pinned() <= last:
-                self._log.carry(last)
-                await journal.flush()
-            if self._log.pinned() <= last:
-                break  # applied since the index was sealed: the next pass settles it
-            journal.release_oldest()
-        while (spare := journal.excess()) is not None:
+        while (spare := self._journal.excess()) is not None:
             spare.file.close()
             await self._lane(self._disk.unlink, spare.path)
 
 
-def encode_applied(sealed: int, flushed: int) -> bytes:
-    """(S, journal end that was durable before the index said so), for `APPLIED`."""
-    return _APPLIED.pack(sealed, flushed)
+class Applied(NamedTuple):
+    """How far the index and the files had come when the index was committed."""
+
+    sealed: int
+    """S: records up to here have their effect in files and index, log entries apart."""
+    flushed: int
+    """The journal was durable up to here before the index said so."""
+    kept_from: int
+    """Older records may have been overwritten."""
 
 
-def decode_applied(record: bytes | None) -> tuple[int, int]:
-    """The inverse of `encode_applied`; zeroes for a device never applied."""
-    return _APPLIED.unpack(record) if record is not None else (0, 0)
+def encode_applied(applied: Applied) -> bytes:
+    """The value of `APPLIED`."""
+    return _APPLIED.pack(*applied)
+
+
+def decode_applied(record: bytes | None) -> Applied:
+    """The inverse of `encode_applied`; what holds for a device never applied without a record."""
+    return Applied(*_APPLIED.unpack(record)) if record is not None else Applied(0, 0, 1)
 
 
 def measure(disk: Disk, path: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Final
 from pinfold.codec.records import Record
 from pinfold.device import kinds
 from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, RowStore
-from pinfold.device.applier import APPLIED, Applier, decode_applied, measure
+from pinfold.device.applier import APPLIED, Applied, Applier, decode_applied, measure
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
 from pinfold.device.extents import Extents
@@ -173,20 +173,26 @@ class Device:
         disk, settings, health = self._env.disk, self._settings, self._health
         index = Index(await lane(_open_engine, disk, f"{self._path}/index", settings))
         self._closers.append(index.close)
-        applied, promised = decode_applied(index.get(APPLIED))
+        applied = decode_applied(index.get(APPLIED))
         log_redo = LogRedo(load_groups(index))
         waiting: list[Record] = []
 
         def sort_out(record: Record) -> None:
             if record.kind in _LOG_KINDS:
                 log_redo.redo(record)
-            elif record.sequence > applied and record.kind != kinds.BOOT:
+            elif record.sequence > applied.sealed and record.kind != kinds.BOOT:
                 waiting.append(record)
 
         found = await lane(
-            recover, disk, f"{self._path}/journal", self.uuid, settings.segment_bytes, sort_out
+            recover,
+            disk,
+            f"{self._path}/journal",
+            self.uuid,
+            settings.segment_bytes,
+            applied.kept_from,
+            sort_out,
         )
-        self._check_memory(found, applied, promised)
+        self._check_memory(found, applied)
         self._journal = Journal(
             disk,
             self._lane("journal"),
@@ -201,9 +207,11 @@ class Device:
         self._closers.append(self._journal.close_files)
         arena = await lane(Arena, disk, f"{self._path}/arena")
         self._closers.append(arena.close)
-        self._build(lane, index, arena, log_redo)
+        self._build(lane, index, arena, log_redo, applied.kept_from)
         self._space.measured(*await lane(measure, disk, self._path), 0)
         await self._redo(waiting)
+        await lane(self._packs.remove_strays)
+        self._packs.finish_redo()
         self._tasks = [
             self._scope.start(self._journal.run()),
             self._scope.start(self._applier.run()),
@@ -211,7 +219,9 @@ class Device:
         self._journal.append(kinds.BOOT, (), 0)
         await self._journal.flush()
 
-    def _build(self, lane: Offload, index: Index, arena: Arena, log_redo: LogRedo) -> None:
+    def _build(
+        self, lane: Offload, index: Index, arena: Arena, log_redo: LogRedo, kept_from: int
+    ) -> None:
         """Wire the stores; lanes start their threads when first used."""
         disk, settings, health = self._env.disk, self._settings, self._health
         journal, space = self._journal, self._space
@@ -240,6 +250,7 @@ class Device:
             space,
             health,
             settings,
+            kept_from,
         )
 
     async def _redo(self, records: Sequence[Record]) -> None:
@@ -252,18 +263,13 @@ class Device:
             self._journal.appended_bytes += len(record.payload)
             if number % _REDO_BATCH == _REDO_BATCH - 1:
                 await asyncio.sleep(0)
-        self._packs.finish_redo()
 
-    def _check_memory(self, found: Recovered, applied: int, promised: int) -> None:
+    def _check_memory(self, found: Recovered, applied: Applied) -> None:
         """Refuse a device whose files contradict each other."""
-        if found.next_sequence <= promised:
+        if found.next_sequence <= applied.flushed:
             raise Corrupt(
                 f"the journal ends at {found.next_sequence - 1}, "
-                f"{promised} was flushed before the index was"
-            )
-        if found.first_sequence > applied + 1:
-            raise Corrupt(
-                f"the journal starts at {found.first_sequence}, {applied + 1} is not applied"
+                f"{applied.flushed} was flushed before the index was"
             )
         if found.boot >= self.boot:
             raise Corrupt(f"the journal has seen boot {found.boot}, the superblock has not")

@@ -334,9 +334,7 @@ class Extents:
             if within or end - position < BLOCK_BYTES:
                 stop = min(end, position - within + BLOCK_BYTES)
                 patch = content[position - op.offset : stop - op.offset]
-                patched = self._patched(extent, op, position, stop, patch)
-                if patched is not None:
-                    yield patched
+                yield self._patched(extent, op, position, stop, patch)
             else:
                 stop = min(end & ~_BLOCK_MASK, position + limit)
                 piece = op._replace(offset=position, length=stop - position)
@@ -345,15 +343,15 @@ class Extents:
 
     def _patched(
         self, extent: Extent, op: ExtentOp, start: int, stop: int, patch: memoryview
-    ) -> tuple[ExtentOp, memoryview] | None:
-        """A whole block with start:stop replaced; None when a hole stays a hole.
+    ) -> tuple[ExtentOp, memoryview]:
+        """A whole block with start:stop replaced; a mark alone when a hole stays a hole.
 
         The old content comes from memory or the page cache; only for a block in neither does the
         loop wait for one device read.
         """
         number = start // BLOCK_BYTES
         if op.kind != WRITE and not extent.bitmap >> number & 1:
-            return None
+            return op._replace(length=0), patch[:0]
         block = bytearray(self._reads.block(extent, number))
         within = start - number * BLOCK_BYTES
         block[within : within + stop - start] = patch if op.kind == WRITE else bytes(stop - start)

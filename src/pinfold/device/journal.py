@@ -13,6 +13,7 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from pinfold.codec.records import (
@@ -139,14 +140,23 @@ class Journal:
             self._wake.set()
         return future
 
-    def oldest_last_sequence(self) -> int | None:
-        """Last sequence of the oldest segment; None while it is the one being written."""
-        return self._segments[0].last_sequence if len(self._segments) > 1 else None
+    def last_of_oldest(self, excess_bytes: int, sequence: int) -> int:
+        """Last sequence of the oldest segments that make up the excess and end by `sequence`.
 
-    def release_oldest(self) -> None:
-        """Nothing in the oldest segment is needed any more: recycle it."""
-        assert len(self._segments) > 1, "the newest segment is in use"
-        self._spares.append(self._segments.popleft())
+        0 when there is none; never reaches into the segment being written.
+        """
+        last = 0
+        for segment in islice(self._segments, len(self._segments) - 1):
+            if excess_bytes <= 0 or segment.last_sequence > sequence:
+                break
+            excess_bytes -= self._settings.segment_bytes
+            last = segment.last_sequence
+        return last
+
+    def release(self, kept_from: int) -> None:
+        """Records before `kept_from` are not needed any more: recycle segments without others."""
+        while len(self._segments) > 1 and self._segments[0].last_sequence < kept_from:
+            self._spares.append(self._segments.popleft())
 
     def excess(self) -> Segment | None:
         """A spare too many, for the caller to close and unlink; None when there is none."""

@@ -78,7 +78,7 @@ class LogRedo:
 
     def _restore(self, group: Group, found: dict[int, tuple[Entry, int]]) -> None:
         last = max(found, default=0)
-        if last < group.applied_op:
+        if not found or last < group.applied_op:
             return
         first = last
         while first - 1 in found:

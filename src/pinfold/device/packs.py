@@ -185,11 +185,14 @@ class Packs:
                     partial(self._punched, number, ranges)
                 )
 
-    def finish_redo(self) -> None:
-        """After the journal was redone: seal what a crash left open, forget unnamed files."""
+    def remove_strays(self) -> None:
+        """In a lane, after the journal was redone: remove files that nothing names."""
         for name in self._disk.list(self._directory):
             if int(name) not in self._packs:
                 self._disk.unlink(f"{self._directory}/{name}")
+
+    def finish_redo(self) -> None:
+        """After the journal was redone: seal what a crash left open, free what is to be freed."""
         for pack in list(self._packs.values()):
             if not pack.sealed:
                 pack.sealed = True

@@ -49,11 +49,6 @@ class Recovered:
     boot: int
     """Boot of the newest record; 0 when there is none."""
 
-    @property
-    def first_sequence(self) -> int:
-        """The oldest record found."""
-        return self.live[0].first_sequence if self.live else self.next_sequence
-
 
 def create_segment(disk: Disk, directory: str, slot: int, size: int) -> Segment:
     """A new, zero-filled, durable file. OSError (ENOSPC) leaves nothing behind."""
@@ -73,15 +68,25 @@ def create_segment(disk: Disk, directory: str, slot: int, size: int) -> Segment:
 
 
 def recover(
-    disk: Disk, directory: str, uuid: bytes, size: int, redo: Callable[[Record], None]
+    disk: Disk,
+    directory: str,
+    uuid: bytes,
+    size: int,
+    kept_from: int,
+    redo: Callable[[Record], None],
 ) -> Recovered:
-    """Find the live segments, hand every record to `redo` in order, and flush what was found.
+    """Find the segments with records from `kept_from` on, and hand every record to `redo` in order.
 
     Raises Corrupt when the journal proves that something flushed is missing. What was written and
     never flushed may be found or not; what is found is durable afterwards.
     """
     headed, spare, next_slot = _open_all(disk, directory, uuid, size)
-    live = _newest_run(headed, spare)
+    live = _newest_run(headed, kept_from)
+    spare.extend(segment for segment in headed if segment not in live)
+    if live and live[0].first_sequence > kept_from:
+        raise Corrupt(
+            f"the journal starts at {live[0].first_sequence} and was kept from {kept_from} on"
+        )
     sequence = live[0].first_sequence if live else 1
     boot = 0
     for position, segment in enumerate(live):
@@ -130,13 +135,20 @@ def _segment(path: str, file: File, header: SegmentHeader) -> Segment:
     return Segment(path=path, file=file, number=header.number, first_sequence=header.first_sequence)
 
 
-def _newest_run(headed: list[Segment], spare: list[Segment]) -> list[Segment]:
-    """The segments numbered without a gap up to the newest; older ones were released."""
+def _newest_run(headed: list[Segment], kept_from: int) -> list[Segment]:
+    """The segments numbered without a gap up to the newest, without the released ones.
+
+    A released segment may be half overwritten by a batch that a crash took back, so nothing in it
+    counts, whatever its header says.
+    """
     headed.sort(key=lambda segment: segment.number)
     start = len(headed)
     while start > 0 and (
-        start == len(headed) or headed[start - 1].number == headed[start].number - 1
+        start == len(headed)
+        or (
+            headed[start - 1].number == headed[start].number - 1
+            and headed[start].first_sequence > kept_from
+        )
     ):
         start -= 1
-    spare.extend(headed[:start])
     return headed[start:]
