@@ -3,7 +3,7 @@
 import random
 
 from tests.twins.log import AsyncLog, MemoryLog
-from tests.twins.peers import MemoryNetwork
+from tests.twins.network import MemoryNetwork
 from tests.twins.virtual import VirtualClock
 
 from pinfold.cluster.groups.client import RowClient

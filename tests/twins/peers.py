@@ -1,126 +1,49 @@
-"""`Peers` and `Dispatcher` of several nodes in one process, with nodes that die and links cut.
-
-Bodies go through msgpack, so handlers see lists. Calls of one tick arrive in order, one network
-delay later; a dead or cut-off node breaks the sessions and fails the calls in flight.
-"""
+"""Nodes that talk without bytes: `Peers` and `Dispatcher` whose faults a test chooses."""
 
 import asyncio
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import AsyncIterator, Sequence
 
 from pinfold.env.api import Buffer
-from pinfold.model.errors import DeadlineExceeded, PinfoldError, Unavailable, Unsupported
+from pinfold.model.errors import PinfoldError, Unavailable
 from pinfold.model.ids import Boot, NodeName
-from pinfold.rpc.api import Answer, Body, Handler, OutStream, Reply, Request, StreamHandler
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
+from pinfold.rpc.api import Answer, Body, Handler, Reply, Request, StreamHandler
 
 
-class MemoryNetwork:
-    """All the nodes. `delay_s` is the time a message takes; 0 means the next tick."""
+class TwinDispatcher:
+    """What one node answers."""
 
-    def __init__(self, delay_s: float = 0.0) -> None:
-        self.delay_s = delay_s
-        self.nodes: dict[NodeName, MemoryPeers] = {}
-        self._cuts: set[frozenset[NodeName]] = set()
-        self.silenced: set[NodeName] = set()
-        """Nodes that hang: what is sent to and by them is lost and no session breaks."""
-
-    def join(self, node: NodeName, boot: int = 1) -> "MemoryPeers":
-        """A node starts (again)."""
-        peers = MemoryPeers(self, node, Boot(boot))
-        self.nodes[node] = peers
-        for other in list(self.nodes.values()):
-            if other is not peers and self.linked(node, other.node):
-                peers.tell_watchers(other.node, True, other.boot)
-                other.tell_watchers(node, True, peers.boot)
-        return peers
-
-    def leave(self, node: NodeName) -> None:
-        """A node is gone: its code runs no more."""
-        gone = self.nodes.pop(node)
-        gone.lose(None)
-        for other in list(self.nodes.values()):
-            if self.linked(node, other.node):
-                other.lose(node)
-                other.tell_watchers(node, False, gone.boot)
-
-    def cut(self, a: NodeName, b: NodeName) -> None:
-        self._cuts.add(frozenset((a, b)))
-        for node, other in ((a, b), (b, a)):
-            if node in self.nodes and other in self.nodes:
-                self.nodes[node].lose(other)
-                self.nodes[node].tell_watchers(other, False, self.nodes[other].boot)
-
-    def heal(self) -> None:
-        cuts, self._cuts = self._cuts, set()
-        for pair in sorted(sorted(cut) for cut in cuts):
-            a, b = (NodeName(name) for name in pair)
-            if a in self.nodes and b in self.nodes:
-                self.nodes[a].tell_watchers(b, True, self.nodes[b].boot)
-                self.nodes[b].tell_watchers(a, True, self.nodes[a].boot)
-
-    def linked(self, a: NodeName, b: NodeName) -> bool:
-        return frozenset((a, b)) not in self._cuts
-
-    def post(self, function: Callable[..., None], *arguments: Any) -> None:
-        loop = asyncio.get_running_loop()
-        if self.delay_s:
-            loop.call_later(self.delay_s, function, *arguments)
-        else:
-            loop.call_soon(function, *arguments)
-
-
-class MemoryPeers:
-    """One node's `Peers` and `Dispatcher`."""
-
-    def __init__(self, network: MemoryNetwork, node: NodeName, boot: Boot) -> None:
-        self._network = network
-        self.node = node
-        self.boot = boot
-        self._handlers: dict[str, Handler] = {}
-        self._watchers: list[Callable[[NodeName, bool, Boot], None]] = []
-        self._calls: dict[asyncio.Future[Answer], NodeName] = {}
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.streams: dict[str, StreamHandler] = {}
 
     def bind(self, operation: str, handler: Handler) -> None:
-        assert operation not in self._handlers
-        self._handlers[operation] = handler
+        assert operation not in self.handlers
+        self.handlers[operation] = handler
 
     def bind_stream(self, operation: str, handler: StreamHandler) -> None:
-        raise NotImplementedError
+        assert operation not in self.streams
+        self.streams[operation] = handler
 
-    def open(
-        self, node: NodeName, operation: str, body: Body = None, *, deadline: float
-    ) -> OutStream:
-        raise NotImplementedError
 
-    def watch(self, callback: Callable[[NodeName, bool, Boot], None]) -> None:
-        self._watchers.append(callback)
-        for other in self._network.nodes.values():
-            if other is not self and self._network.linked(self.node, other.node):
-                callback(other.node, True, other.boot)
+class TwinNet:
+    """All nodes of a test. `down` refuse, `silent` never answer."""
 
-    def tell_watchers(self, node: NodeName, up: bool, boot: Boot) -> None:
-        for callback in self._watchers:
-            callback(node, up, boot)
+    def __init__(self) -> None:
+        self.nodes: dict[NodeName, TwinDispatcher] = {}
+        self.down: set[NodeName] = set()
+        self.silent: set[NodeName] = set()
+        self.calls: list[tuple[NodeName, str]] = []
 
-    def connected(self, node: NodeName) -> bool:
-        return node in self._network.nodes and self._network.linked(self.node, node)
+    def node(self, name: str) -> TwinDispatcher:
+        return self.nodes.setdefault(NodeName(name), TwinDispatcher())
 
-    def lose(self, node: NodeName | None) -> None:
-        """Fail the calls in flight to a node (None: all)."""
-        for future, to in list(self._calls.items()):
-            if (node is None or to == node) and not future.done():
-                future.set_exception(Unavailable("the session was lost"))
-                future.exception()
 
-    def tell(self, node: NodeName, operation: str, body: Body = None) -> None:
-        if self.connected(node):
-            self._network.post(self._arrive, node, operation, _encode(body), (), 1e9, None)
+class TwinPeers:
+    """`Peers` as one caller sees it. Every answer takes one loop tick."""
+
+    def __init__(self, net: TwinNet) -> None:
+        self._net = net
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def call(
         self,
@@ -131,85 +54,69 @@ class MemoryPeers:
         *,
         deadline: float,
     ) -> "asyncio.Future[Answer]":
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-        if not self.connected(node):
-            future.set_exception(Unavailable(f"no session with {node}"))
-            future.exception()
-            return future
-        self._calls[future] = node
-        expiry = loop.call_at(deadline, _expire, future)
-        future.add_done_callback(lambda done: (self._calls.pop(done, None), expiry.cancel()))
-        encoded = _encode(body)
-        self._network.post(self._arrive, node, operation, encoded, payload, deadline, future)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._net.calls.append((node, operation))
+        request = self._request(operation, body, memoryview(b"".join(payload)), deadline)
+        task = asyncio.get_running_loop().create_task(self._run(node, request, future))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return future
 
-    def _arrive(
-        self,
-        node: NodeName,
-        operation: str,
-        encoded: bytes,
-        payload: Sequence[Buffer],
-        deadline: float,
-        future: "asyncio.Future[Answer] | None",
+    async def _run(
+        self, node: NodeName, request: Request, future: "asyncio.Future[Answer]"
     ) -> None:
-        target = self._network.nodes.get(node)
-        if target is None or self._silenced(node):
-            return
-        if not self._network.linked(self.node, node) or self._network.nodes.get(self.node) != self:
-            return
-        whole = memoryview(payload[0]) if len(payload) == 1 else memoryview(b"".join(payload))
-        request = Request(self.node, self.boot, operation, _decode(encoded), whole, deadline, 0)
-        handler = target._handlers.get(operation)
-        if handler is None:
-            self._answer(target, future, Unsupported(operation))
+        await asyncio.sleep(0)
+        if node in self._net.silent:
             return
         try:
-            result = handler(request)
+            if node in self._net.down:
+                raise Unavailable(f"{node} is down")
+            result = self._net.nodes[node].handlers[request.operation](request)
+            reply = result if isinstance(result, Reply) else await result
         except PinfoldError as error:
-            self._answer(target, future, error)
+            if not future.done():
+                future.set_exception(error)
             return
-        if isinstance(result, Reply):
-            self._answer(target, future, result)
-            return
-        assert not inspect.iscoroutine(result), "not needed so far"
-        result.add_done_callback(
-            lambda done: self._answer(target, future, done.exception() or done.result())
-        )
+        if not future.done():
+            future.set_result(Answer(reply.body, memoryview(b"".join(reply.payload))))
 
-    def _silenced(self, node: NodeName) -> bool:
-        return node in self._network.silenced or self.node in self._network.silenced
+    def _request(self, operation: str, body: Body, payload: memoryview, deadline: float) -> Request:
+        return Request(NodeName("caller"), Boot(1), operation, body, payload, deadline, 1)
 
-    def _answer(
-        self,
-        target: "MemoryPeers",
-        future: "asyncio.Future[Answer] | None",
-        result: Reply | BaseException,
-    ) -> None:
-        if future is not None and not future.done():
-            self._network.post(self._answered, target, future, result)
+    def open(
+        self, node: NodeName, operation: str, body: Body = None, *, deadline: float
+    ) -> "TwinStream":
+        if node in self._net.down:
+            raise Unavailable(f"{node} is down")
+        self._net.calls.append((node, operation))
+        request = self._request(operation, body, memoryview(b""), deadline)
+        return TwinStream(self._net.nodes[node].streams[operation], request)
 
-    def _answered(
-        self,
-        target: "MemoryPeers",
-        future: "asyncio.Future[Answer]",
-        result: Reply | BaseException,
-    ) -> None:
-        if future.done() or self._network.nodes.get(target.node) is not target:
-            return
-        if self._silenced(target.node):
-            return
-        if isinstance(result, PinfoldError):
-            future.set_exception(type(result)(result.message, detail=result.detail))
-            future.exception()
-        elif isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            payload = memoryview(b"".join(result.payload))
-            future.set_result(Answer(_decode(_encode(result.body)), payload))
+    def tell(self, node: NodeName, operation: str, body: Body = None) -> None:
+        raise NotImplementedError
+
+    def connected(self, node: NodeName) -> bool:
+        return node not in self._net.down
 
 
-def _expire(future: "asyncio.Future[Answer]") -> None:
-    if not future.done():
-        future.set_exception(DeadlineExceeded("no answer in time"))
-        future.exception()
+class TwinStream:
+    """`OutStream` that keeps the chunks and hands them over at the end."""
+
+    def __init__(self, handler: StreamHandler, request: Request) -> None:
+        self._handler = handler
+        self._request = request
+        self._chunks: list[memoryview] = []
+
+    async def write(self, buffer: Buffer) -> None:
+        self._chunks.append(memoryview(buffer))
+
+    async def finish(self) -> Answer:
+        async def chunks() -> AsyncIterator[memoryview]:
+            for chunk in self._chunks:
+                yield chunk
+
+        reply = await self._handler(self._request, chunks())
+        return Answer(reply.body, memoryview(b""))
+
+    def abort(self) -> None:
+        self._chunks.clear()

@@ -4,9 +4,11 @@ The rule of this file: pass on. Decisions are in `replica` and `ledger`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+import structlog
 
 from pinfold.cluster.groups.confirm import Confirmed, Confirmer
 from pinfold.cluster.groups.entries import Write
@@ -17,8 +19,10 @@ from pinfold.cluster.groups.serving import Serving
 from pinfold.cluster.groups.state import Limits
 from pinfold.device.api import Entry, LogState, LogStore, RowStore
 from pinfold.env.api import Clock
-from pinfold.model.errors import NotPrimary, PinfoldError
+from pinfold.model.errors import NotPrimary, PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId, GroupId
+
+_log: Final = structlog.get_logger("pinfold.groups")
 
 
 class Surroundings(Protocol):
@@ -79,6 +83,21 @@ class BoundGroup:
             self.serving.close(error)
             self.serving = None
 
+    def act(self, event: Callable[..., None], *arguments: Any) -> None:
+        """Tell the replica of an event, unless this group has stopped.
+
+        A device that is busy or full refuses an append; the message counts as lost, and whoever
+        sent it tries again.
+        """
+        if self.stopped:
+            return
+        try:
+            event(*arguments)
+        except Unavailable as error:
+            self._surroundings.device_failed(self.me, error)
+        except PinfoldError as error:
+            _log.info("a group waits for its device", group=self.group, reason=error.message)
+
     # The replica's ports.
 
     def send(self, to: DeviceId, message: Message) -> None:
@@ -126,7 +145,11 @@ class BoundGroup:
     def append(self, entries: Sequence[Entry]) -> None:
         """See `ReplicaLog.append`."""
         last = entries[-1]
-        future = self._log.append(self.group, entries)
+        try:
+            future = self._log.append(self.group, entries)
+        except Unavailable as error:
+            self._surroundings.device_failed(self.me, error)
+            raise
         future.add_done_callback(partial(self._appended, last.op, last.view))
 
     def set_view(self, view: int, voted: bytes) -> None:
@@ -175,15 +198,15 @@ class BoundGroup:
 
     def _appended(self, op: int, view: int, future: "asyncio.Future[None]") -> None:
         if self._done(future):
-            self.replica.on_appended(op, view)
+            self.act(self.replica.on_appended, op, view)
 
     def _view_durable(self, view: int, voted: bytes, future: "asyncio.Future[None]") -> None:
         if self._done(future):
-            self.replica.on_view_durable(view, voted)
+            self.act(self.replica.on_view_durable, view, voted)
 
     def _installed(self, page: tuple[int, int], future: "asyncio.Future[None]") -> None:
         if self._done(future):
-            self.replica.on_installed(page)
+            self.act(self.replica.on_installed, page)
 
     def _done(self, future: "asyncio.Future[None]") -> bool:
         """Whether the write is durable and anybody still cares."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from pinfold.cluster.groups.messages import Fetch, Fetched, Join, Standing, Vote
 from pinfold.cluster.groups.state import MemberState
-from pinfold.model.errors import NotFound
 from pinfold.model.ids import DeviceId
 
 
@@ -39,6 +38,7 @@ class Election:
         self.settled = False
         if self._source is None:
             self._summon()
+            self._decide()
         else:
             for member in self._votes:  # they wait for a fetch that may take long
                 if member != self._state.me:
@@ -138,9 +138,5 @@ def answer_fetch(state: MemberState, sender: DeviceId, fetch: Fetch) -> None:
     after_op = fetch.after_op
     if after_op > state.last_op or state.log.view_at(after_op) != fetch.after_view:
         after_op = fetch.applied_op
-    try:
-        trimmed = after_op + 1 < state.first_op
-        entries = [] if trimmed else state.log.tail(after_op + 1, state.limits.batch_bytes)
-    except NotFound:
-        trimmed, entries = True, []
-    state.send(sender, Fetched(state.view, after_op, trimmed, entries))
+    entries = state.tail(after_op + 1, state.limits.batch_bytes)
+    state.send(sender, Fetched(state.view, after_op, entries is None, entries or ()))

@@ -5,7 +5,7 @@ twice changes nothing, and a member applies it without evaluating anything. Keys
 byte 00 belong to the group itself; users' keys never do. Checksums are the journal's business.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -32,33 +32,72 @@ RESULTS_RANGE: Final = (_RESULTS, b"\x00s")
 FREES_RANGE: Final = (_FREES, b"\x00g")
 """Keys of rows that name blobs to give back."""
 
+_BLOBS_PER_FREE: Final = 4096
+"""Blobs in one such row: some 200 KiB."""
+
 VERSION_SHIFT: Final = 16
 """version = op << 16 | index of the change in its entry."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_body_decoder = msgspec.msgpack.Decoder(tuple[int, list[tuple[bytes, bytes | None]]])
+_body_decoder = msgspec.msgpack.Decoder(
+    tuple[int, list[tuple[bytes, bytes]], list[tuple[int, bytes]]]
+)
 _row_decoder = msgspec.msgpack.Decoder(Row)
-_blob_decoder = msgspec.msgpack.Decoder(BlobRef)
+_blobs_decoder = msgspec.msgpack.Decoder(tuple[BlobRef, ...])
 
 
-def encode_body(writes: Sequence[Write]) -> bytes:
-    """The body of an entry."""
-    return _encode((_BODY_FORMAT, writes))
+def encode_body(writes: Iterable[Write]) -> bytes:
+    """The body of an entry; every key occurs once.
+
+    Keys deleted are sorted and shortened by what they share with the one before, so that deleting
+    ten thousand parts of one upload fits an entry whatever the upload's name.
+    """
+    puts: list[tuple[bytes, bytes]] = []
+    deletes: list[bytes] = []
+    for key, value in writes:
+        if value is None:
+            deletes.append(key)
+        else:
+            puts.append((key, value))
+    return _encode((_BODY_FORMAT, puts, _shorten(deletes) if deletes else ()))
 
 
 def decode_body(body: bytes) -> list[Write]:
     """The writes of an entry's body. Raises Corrupt."""
     try:
-        form, writes = _body_decoder.decode(body)
+        form, puts, deletes = _body_decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise Corrupt(f"entry does not decode: {error}") from error
     if form != _BODY_FORMAT:
         raise Corrupt(f"entry of unknown format {form}")
+    writes: list[Write] = [*puts]
+    key = b""
+    for shared, rest in deletes:
+        key = key[:shared] + rest
+        writes.append((key, None))
     return writes
+
+
+def _shorten(keys: list[bytes]) -> list[tuple[int, bytes]]:
+    keys.sort()
+    before = b""
+    short: list[tuple[int, bytes]] = []
+    for key in keys:
+        shared = _shared_length(before, key)
+        short.append((shared, key[shared:]))
+        before = key
+    return short
 
 
 EMPTY_BODY: Final = encode_body(())
 """A new primary's first entry: it commits what earlier views left."""
+
+
+def _shared_length(a: bytes, b: bytes) -> int:
+    """How many first bytes are equal; the first difference is the highest bit of the XOR."""
+    length = min(len(a), len(b))
+    differing = int.from_bytes(a[:length], "big") ^ int.from_bytes(b[:length], "big")
+    return length - (differing.bit_length() + 7) // 8
 
 
 def encode_row(row: Row) -> bytes:
@@ -100,21 +139,23 @@ def decode_results(value: bytes) -> tuple[int, list[bytes]]:
     return int.from_bytes(value[1:9], "big"), ids
 
 
-def free_write(due_ms: int, blob: BlobRef) -> Write:
-    """The row that says: give this blob back, not before `due_ms`."""
-    return _FREES + due_ms.to_bytes(8, "big") + blob.id, _FREE_FORMAT + _encode(blob)
+def free_writes(due_ms: int, version: int, blobs: Sequence[BlobRef]) -> list[Write]:
+    """Rows that say: the change `version` dropped these blobs, give them back from `due_ms` on."""
+    prefix = _FREES + due_ms.to_bytes(8, "big") + version.to_bytes(8, "big")
+    return [
+        (
+            prefix + first.to_bytes(4, "big"),
+            _FREE_FORMAT + _encode(blobs[first : first + _BLOBS_PER_FREE]),
+        )
+        for first in range(0, len(blobs), _BLOBS_PER_FREE)
+    ]
 
 
-def decode_frees(rows: Iterator[tuple[bytes, bytes]], limit: int) -> list[tuple[bytes, BlobRef]]:
-    """Up to `limit` (key, blob) of rows made by `free_write`. Raises Corrupt."""
-    frees: list[tuple[bytes, BlobRef]] = []
-    for key, value in rows:
-        if value[:1] != _FREE_FORMAT:
-            raise Corrupt("freed blob of unknown format")
-        frees.append((key, _blob_decoder.decode(value[1:])))
-        if len(frees) == limit:
-            break
-    return frees
+def decode_free(value: bytes) -> tuple[BlobRef, ...]:
+    """The blobs of one row made by `free_writes`. Raises Corrupt."""
+    if value[:1] != _FREE_FORMAT:
+        raise Corrupt("freed blobs of unknown format")
+    return _blobs_decoder.decode(value[1:])
 
 
 def frees_due_range(now_ms: int) -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ import structlog
 
 from pinfold.cluster.api import BlobRef
 from pinfold.cluster.groups.binding import BoundGroup
-from pinfold.cluster.groups.entries import decode_frees, frees_due_range
+from pinfold.cluster.groups.entries import decode_free, frees_due_range
 from pinfold.cluster.groups.service import GroupService
 from pinfold.env.api import Env
 from pinfold.model.errors import PinfoldError
@@ -21,7 +21,7 @@ from pinfold.model.errors import PinfoldError
 _log: Final = structlog.get_logger("pinfold.groups")
 
 BATCH: Final = 256
-"""Blobs given back at a time from one group."""
+"""Blobs given back at a time from one group; one change's blobs may exceed it."""
 
 IDLE_S: Final = 5.0
 """Pause between looks when nothing is due: deletes are not urgent."""
@@ -29,9 +29,18 @@ IDLE_S: Final = 5.0
 Discard = Callable[[Sequence[BlobRef]], Awaitable[None]]
 
 
-def due_frees(bound: BoundGroup, now_ms: int, limit: int = BATCH) -> list[tuple[bytes, BlobRef]]:
-    """(key, blob) of blobs that may be given back at `now_ms`, oldest first."""
-    return decode_frees(bound.scan(*frees_due_range(now_ms)), limit)
+def due_frees(
+    bound: BoundGroup, now_ms: int, limit: int = BATCH
+) -> tuple[list[bytes], list[BlobRef]]:
+    """(keys, blobs) that may be given back at `now_ms`, oldest first, until `limit` is reached."""
+    keys: list[bytes] = []
+    blobs: list[BlobRef] = []
+    for key, value in bound.scan(*frees_due_range(now_ms)):
+        keys.append(key)
+        blobs += decode_free(value)
+        if len(blobs) >= limit:
+            break
+    return keys, blobs
 
 
 async def ack_frees(bound: BoundGroup, keys: Sequence[bytes]) -> None:
@@ -69,8 +78,8 @@ class FreesWorker:
     async def _give_back(self, bound: BoundGroup) -> int:
         if bound.serving is None:
             return 0
-        due = due_frees(bound, int(self._clock.wall() * 1000))
-        if due:
-            await self._discard([blob for _, blob in due])
-            await ack_frees(bound, [key for key, _ in due])
-        return len(due)
+        keys, blobs = due_frees(bound, int(self._clock.wall() * 1000))
+        if keys:
+            await self._discard(blobs)
+            await ack_frees(bound, keys)
+        return len(blobs)

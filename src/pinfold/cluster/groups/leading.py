@@ -12,7 +12,6 @@ from pinfold.cluster.groups.entries import EMPTY_BODY, Write
 from pinfold.cluster.groups.messages import Ack, CopyAck, NeedCopy, Prepare, Refuse, Standing
 from pinfold.cluster.groups.state import MemberState
 from pinfold.device.api import Entry
-from pinfold.model.errors import NotFound
 from pinfold.model.ids import DeviceId
 
 _COPY_PATIENCE_TICKS: Final = 25
@@ -193,10 +192,11 @@ class Leadership:
         """Send what the follower lacks and the window allows."""
         state = self._state
         while follower.next_op <= state.last_op and self._may_stream(follower):
-            if follower.next_op < state.first_op:
+            entries = state.tail(follower.next_op, state.limits.batch_bytes)
+            if entries is None:
                 self._begin_copy(follower)
                 return
-            self._send(follower, state.log.tail(follower.next_op, self._state.limits.batch_bytes))
+            self._send(follower, entries)
 
     def _send(self, follower: Progress, entries: Sequence[Entry]) -> None:
         state = self._state
@@ -218,16 +218,12 @@ class Leadership:
     def _probe(self, follower: Progress, max_bytes: int) -> None:
         """Ask whether the logs match before next_op, with the entries from there on if wanted."""
         state = self._state
-        if follower.next_op < state.first_op:
-            self._begin_copy(follower)
-            return
         next_op = follower.next_op
-        try:
-            entries = state.log.tail(next_op, max_bytes) if max_bytes else ()
-        except NotFound:
+        entries = state.tail(next_op, max_bytes)
+        if entries is None:
             self._begin_copy(follower)
             return
-        self._send(follower, entries)
+        self._send(follower, entries if max_bytes else ())
         follower.next_op = next_op
 
     def _retry(self, follower: Progress) -> None:

@@ -8,7 +8,7 @@ a counter equals the rows counted; an op id takes effect once as long as it is r
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
 from typing import Final
@@ -27,7 +27,7 @@ from pinfold.cluster.groups.entries import (
     encode_body,
     encode_results,
     encode_row,
-    free_write,
+    free_writes,
     results_key,
     results_op,
 )
@@ -54,6 +54,9 @@ _EXPIRE_PER_ENTRY: Final = 4
 FREE_DELAY_MS: Final = 60_000
 """A replaced blob is kept this long for readers who have read the row that named it."""
 
+_Pending = tuple[int, Row | None]
+"""(op of the entry in flight, the row as it leaves it)."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _counter_decoder = msgspec.msgpack.Decoder(Counter)
 
@@ -68,7 +71,7 @@ class Ledger:
     ) -> None:
         self._get = get
         self._scan = scan
-        self._pending: dict[bytes, tuple[int, Row | None]] = {}
+        self._pending: dict[bytes, _Pending] = {}
         self._touched: deque[tuple[int, list[bytes]]] = deque()
         self._versions: dict[bytes, int] = {}
         self._results: deque[tuple[int, int, list[bytes]]] = deque()
@@ -108,10 +111,31 @@ class Ledger:
         self.stamp_ms = max(self.stamp_ms, now_ms)
         return Batch(self, op, self.stamp_ms)
 
-    def put_pending(self, op: int, row_by_key: dict[bytes, Row | None]) -> None:
-        """Rows as entry `op` leaves them; None: deleted."""
+    def put_pending(
+        self, op: int, row_by_key: dict[bytes, Row | None], before: dict[bytes, _Pending | None]
+    ) -> None:
+        """Rows as entry `op` leaves them; None: deleted. `before` takes what `undo` needs."""
+        pending = self._pending
         for key, row in row_by_key.items():
-            self._pending[key] = (op, row)
+            if key not in before:
+                before[key] = pending.get(key)
+            pending[key] = (op, row)
+
+    def undo(self, before: dict[bytes, _Pending | None], op_ids: Iterable[bytes]) -> None:
+        """The entry finished last will not be: forget it.
+
+        Results it was to forget stay stored until the group changes its primary; that is all.
+        """
+        for key, pending in before.items():
+            if pending is None:
+                self._pending.pop(key, None)
+            else:
+                self._pending[key] = pending
+        op, _ = self._touched.pop()
+        if self._stamps.pop(op, None) is not None:
+            self._results.pop()
+        for op_id in op_ids:
+            self._versions.pop(op_id, None)
 
     def finish(self, op: int, stamp_ms: int, keys: list[bytes], op_ids: list[bytes]) -> list[Write]:
         """Entry `op` is complete; returns the writes that remember and forget results."""
@@ -158,7 +182,7 @@ class Ledger:
 class Batch:
     """One entry in the making."""
 
-    __slots__ = ("_deltas", "_ledger", "_op_ids", "_writes", "op", "size", "stamp_ms")
+    __slots__ = ("_before", "_deltas", "_ledger", "_op_ids", "_writes", "op", "size", "stamp_ms")
 
     def __init__(self, ledger: Ledger, op: int, stamp_ms: int) -> None:
         self._ledger = ledger
@@ -168,6 +192,7 @@ class Batch:
         """Bytes of values written so far."""
         self._writes: dict[bytes, bytes | None] = {}
         self._deltas: dict[bytes, Counter] = {}
+        self._before: dict[bytes, _Pending | None] = {}
         self._op_ids: dict[bytes, int] = {}
 
     @property
@@ -202,11 +227,11 @@ class Batch:
             raise Conflict(f"check {index} ({check.kind}) does not hold", detail=detail)
         version = (self.op << VERSION_SHIFT) + len(self._op_ids)
         effects, values = self._effects(change, version)
-        self._free(effects)
+        self._free(effects, version)
         if change.counter:
             self._count(change.counter, effects)
         after = {key: new for key, (_, new) in effects.items()}
-        self._ledger.put_pending(self.op, after)
+        self._ledger.put_pending(self.op, after, self._before)
         self._writes.update(values)
         self._op_ids[change.op_id] = len(self._op_ids)
         return Changed(version, self.stamp_ms)
@@ -223,6 +248,10 @@ class Batch:
         writes: list[Write] = list(self._writes.items())
         writes += self._ledger.finish(self.op, self.stamp_ms, keys, list(self._op_ids))
         return encode_body(writes), writes
+
+    def undo(self) -> None:
+        """The finished entry could not be appended: the ledger goes on as if it had not been."""
+        self._ledger.undo(self._before, self._op_ids)
 
     def _verify(self, change: Change) -> None:
         if len(change.op_id) != OP_ID_BYTES:
@@ -266,7 +295,7 @@ class Batch:
             value = encode_row(after)
             if len(value) > ROW_BYTES:
                 raise Invalid(f"a row of {len(value)} bytes, the limit is {ROW_BYTES}")
-            size += len(value)
+            size += len(key) + len(value)
             effects[key] = (before, after)
             values[key] = value
         if size > CHANGE_BYTES:
@@ -274,7 +303,7 @@ class Batch:
         self.size += size
         return effects, values
 
-    def _free(self, effects: dict[bytes, tuple[Row | None, Row | None]]) -> None:
+    def _free(self, effects: dict[bytes, tuple[Row | None, Row | None]], version: int) -> None:
         """Note blobs that rows named before and no row put by this change names now."""
         gone: list[BlobRef] = []
         named: set[bytes] = set()
@@ -283,10 +312,11 @@ class Batch:
                 gone += before.blobs
             if after is not None and after.blobs:
                 named.update(blob.id for blob in after.blobs)
-        for blob in gone:
-            if blob.id not in named:
-                key, value = free_write(self.stamp_ms + FREE_DELAY_MS, blob)
-                self._writes[key] = value
+        freed = [blob for blob in gone if blob.id not in named]
+        if freed:
+            writes = free_writes(self.stamp_ms + FREE_DELAY_MS, version, freed)
+            self._writes.update(writes)
+            self.size += sum(len(value or b"") for _, value in writes)
 
     def _count(self, counter: bytes, effects: dict[bytes, tuple[Row | None, Row | None]]) -> None:
         rows = size = 0
@@ -316,7 +346,7 @@ class Batch:
         body = _encode(Counter(total.rows + delta.rows, total.size + delta.size))
         version = (self.op << VERSION_SHIFT) + max(len(self._op_ids) - 1, 0)
         row = Row(body, version=version, stamp_ms=self.stamp_ms)
-        self._ledger.put_pending(self.op, {key: row})
+        self._ledger.put_pending(self.op, {key: row}, self._before)
         self._writes[key] = encode_row(row)
 
     def _failed_check(self, checks: Sequence[Check]) -> int:

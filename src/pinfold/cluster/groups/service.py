@@ -108,7 +108,7 @@ class GroupService:
             members = self._membership.members(group)
             bound = BoundGroup(group, members, device, log, rows, self, self._limits)
             self._groups[device, group] = bound
-            bound.replica.start()
+            bound.act(bound.replica.start)
 
     def start(self) -> None:
         """Begin to ping and to watch."""
@@ -200,11 +200,9 @@ class GroupService:
         if self._ticks % _TICKS_PER_PING == 0:
             self._ping()
             for bound in list(self._groups.values()):
-                if not bound.stopped:
-                    bound.replica.tick()
+                bound.act(bound.replica.tick)
         for bound in list(self._groups.values()):
-            if not bound.stopped:
-                self._watch_primary(bound)
+            bound.act(self._watch_primary, bound)
 
     def _watch_primary(self, bound: BoundGroup) -> None:
         replica = bound.replica
@@ -259,8 +257,8 @@ class GroupService:
         self._liveness.heard(request.peer)
         for group, to, sender, message in wire.decode(request.body, request.payload):
             bound = self._groups.get((to, group))
-            if bound is not None and not bound.stopped:
-                bound.replica.handle(sender, message)
+            if bound is not None:
+                bound.act(bound.replica.handle, sender, message)
         return _DONE
 
     def _on_ping(self, request: Request) -> HandlerResult:
@@ -269,8 +267,8 @@ class GroupService:
         self._failed_elsewhere[request.peer] = frozenset(failed)
         for device, group, view, commit_op in told:
             bound = self._groups.get((device, group))
-            if bound is not None and not bound.stopped:
-                bound.replica.on_commit_news(view, commit_op)
+            if bound is not None:
+                bound.act(bound.replica.on_commit_news, view, commit_op)
         return _DONE
 
     def _on_confirm(self, request: Request) -> HandlerResult:

@@ -140,24 +140,30 @@ class Serving:
     def _propose(self) -> None:
         """Evaluate what waits into the next entry, if any of it changes anything."""
         replica, waiting = self._replica, self._waiting
-        last_op = replica.state.last_op
-        batch = self._ledger.begin(last_op + 1, int(self._clock.wall() * 1000))
+        batch = self._ledger.begin(replica.state.last_op + 1, int(self._clock.wall() * 1000))
         done: list[tuple[Answering, Changed]] = []
+        judged: list[tuple[int, Answering, Changed | Conflict]] = []
         while waiting and not batch.full:
             change, size, answer = waiting.popleft()
             self._waiting_bytes -= size
             if not answer.done():
-                self._evaluate(batch, change, answer, done, last_op)
+                self._evaluate(batch, change, answer, done, judged)
         while self._removals:
             keys, answer = self._removals.popleft()
             batch.remove(keys)
             done.append((answer, Changed(0, 0)))
-        if batch.empty and not done:
-            return
-        body, writes = batch.finish()
-        self._in_flight.append((batch.op, done))
-        op = replica.propose(body, writes)
-        assert op == batch.op, "one entry at a time"
+        if done:
+            body, writes = batch.finish()
+            try:
+                replica.propose(body, writes)
+            except PinfoldError as error:
+                batch.undo()
+                for answer in [one for one, _ in done] + [one for _, one, _ in judged]:
+                    _fail(answer, error)
+                return
+            self._in_flight.append((batch.op, done))
+        for one in judged:
+            self._answer_after(*one)
 
     def _evaluate(
         self,
@@ -165,17 +171,17 @@ class Serving:
         change: Change,
         answer: Answering,
         done: list[tuple[Answering, Changed]],
-        last_op: int,
+        judged: list[tuple[int, Answering, Changed | Conflict]],
     ) -> None:
+        """One change: done in this entry, or judged by entries up to an op."""
         known = batch.known(change.op_id)
         if known is not None:
-            self._answer_after(known.version >> VERSION_SHIFT, answer, known)
+            judged.append((known.version >> VERSION_SHIFT, answer, known))
             return
         try:
             done.append((answer, batch.add(change)))
         except Conflict as conflict:
-            judged_by = last_op if batch.empty else batch.op
-            self._answer_after(judged_by, answer, conflict)
+            judged.append((batch.op if done else batch.op - 1, answer, conflict))
         except PinfoldError as error:
             _fail(answer, error)
 

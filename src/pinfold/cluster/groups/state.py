@@ -17,6 +17,7 @@ from pinfold.cluster.groups.messages import (
     encode_standing,
 )
 from pinfold.device.api import Entry, LogState
+from pinfold.model.errors import NotFound
 from pinfold.model.ids import DeviceId, GroupId
 from pinfold.model.limits import KIB, MIB
 
@@ -53,7 +54,10 @@ class ReplicaLog(Protocol):
     def tail(self, first_op: int, max_bytes: int) -> list[Entry]: ...  # noqa: D102
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Then `Replica.on_appended(op, view)` of the last entry."""
+        """Then `Replica.on_appended(op, view)` of the last entry.
+
+        Raises Busy or Full, and nothing has changed, or Unavailable when the device has stopped.
+        """
         ...
 
     def set_view(self, view: int, voted: bytes) -> None:
@@ -161,8 +165,8 @@ class MemberState:
     def propose(self, body: bytes, writes: Sequence[Write]) -> Entry:
         """Append an entry of this view (as its primary); `writes` are what the body says."""
         entry = Entry(self.last_op + 1, self.view, body)
-        self._writes[entry.op] = writes
         self._append([entry])
+        self._writes[entry.op] = writes
         return entry
 
     def merge(self, prev_op: int, entries: Sequence[Entry]) -> None:
@@ -186,15 +190,25 @@ class MemberState:
     def _append(self, entries: Sequence[Entry]) -> None:
         first, last = entries[0], entries[-1]
         assert first.op > self.applied_op, "applied entries stay"
+        self.log.append(entries)  # may raise; nothing has changed then
         if first.op <= self.last_op:
             self.durable_op = min(self.durable_op, first.op - 1)
             self._forget_sizes_from(first.op)
-        self.log.append(entries)
         self.last_op, self.last_view = last.op, last.view
         for entry in entries:
             size = len(entry.body)
             self._sizes.append((entry.op, size))
             self._retained_bytes += size
+
+    def tail(self, first_op: int, max_bytes: int) -> list[Entry] | None:
+        """Entries from `first_op` on; None when they are trimmed (the device may do that too)."""
+        if first_op < self.first_op:
+            return None
+        try:
+            return self.log.tail(first_op, max_bytes)
+        except NotFound:
+            self.first_op = self.log.state().first_op
+            return None
 
     def on_appended(self, op: int, view: int) -> None:
         """Everything up to the entry (op, view) is durable, unless it was replaced meanwhile."""

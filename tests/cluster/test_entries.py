@@ -1,0 +1,100 @@
+"""What groups store and send decodes to itself, and nothing else decodes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pinfold.cluster.api import BlobRef, Row
+from pinfold.cluster.groups import entries, wire
+from pinfold.cluster.groups.messages import (
+    Ack,
+    CopyAck,
+    CopyPage,
+    Fetch,
+    Fetched,
+    Join,
+    NeedCopy,
+    Prepare,
+    Refuse,
+    Standing,
+    Vote,
+    decode_standing,
+    encode_standing,
+)
+from pinfold.device.api import Entry
+from pinfold.model.errors import Corrupt, Invalid
+
+key = st.binary(min_size=1, max_size=12) | st.sampled_from([b"name/%05d" % n for n in range(50)])
+
+
+@given(st.dictionaries(key, st.none() | st.binary(max_size=10)))
+def test_a_body_says_what_was_written(writes):
+    body = entries.encode_body(writes.items())
+    assert dict(entries.decode_body(body)) == writes
+    assert len(entries.decode_body(body)) == len(writes)
+
+
+def test_deleting_many_parts_of_a_long_name_stays_small():
+    parts = [(b"n" * 1000 + b"%05d" % number, None) for number in range(10_000)]
+    assert len(entries.encode_body(parts)) < 100_000
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x00", b"\x93\x02\x90\x90", b"\x93\x01\x90"])
+def test_a_body_of_another_format_is_refused(broken):
+    with pytest.raises(Corrupt):
+        entries.decode_body(broken)
+
+
+def test_rows_carry_their_format():
+    row = Row(b"body", b"tag", 7, (BlobRef(b"i" * 16, 3, (1, 2)),), 5, 6)
+    assert entries.decode_row(entries.encode_row(row)) == row
+    for broken in (b"", b"\x02" + entries.encode_row(row)[1:], b"\x01\x00"):
+        with pytest.raises(Corrupt):
+            entries.decode_row(broken)
+
+
+@given(st.integers(0, 1 << 60), st.lists(st.binary(min_size=16, max_size=16), max_size=5))
+def test_results_remember_op_ids_in_order(stamp, ids):
+    assert entries.decode_results(entries.encode_results(stamp, ids)) == (stamp, ids)
+
+
+def test_standing_is_new_until_stored():
+    assert decode_standing(b"") is Standing.NEW
+    for standing in Standing:
+        assert decode_standing(encode_standing(standing)) is standing
+    with pytest.raises(Corrupt):
+        decode_standing(b"\x01\x09")
+
+
+EXAMPLES = [
+    Prepare(3, 7, 2, 6, 1, [Entry(8, 3, b"eight"), Entry(9, 3, b"")]),
+    Prepare(3, 7, -1, 6, 1, []),
+    Ack(3, 7, 6, True),
+    Refuse(3, 7, 5),
+    NeedCopy(3, 9),
+    Join(3),
+    Vote(3, Standing.MEMBER, 2, 7),
+    Fetch(3, 7, 2, 5),
+    Fetched(3, 5, False, [Entry(6, 1, b"six")]),
+    CopyPage(3, 9, 0, 5, 1, 6, True, [(b"k", b"v"), (b"l", b"")]),
+    CopyAck(3, 9, 0),
+]
+
+
+def test_messages_of_one_frame_arrive_as_they_were_sent():
+    heads, payload = [], []
+    for message in EXAMPLES:
+        head, buffers = wire.encode(7, 1, 2, message)
+        heads.append(head)
+        payload += buffers
+    arrived = list(wire.decode(heads, memoryview(b"".join(payload))))
+    assert [one[:3] for one in arrived] == [(7, 1, 2)] * len(EXAMPLES)
+    assert [one[3] for one in arrived] == EXAMPLES
+
+
+@pytest.mark.parametrize(
+    "head", [[], [99, 1, 2, 3], [1, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 6, 7, 8, [1, 9]]]
+)
+def test_heads_no_member_sends_are_refused(head):
+    with pytest.raises(Invalid):
+        list(wire.decode([head], memoryview(b"short")))

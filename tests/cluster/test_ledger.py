@@ -1,0 +1,270 @@
+"""Evaluation in log order, against the twin that applies every change at once."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sortedcontainers import SortedDict
+from tests.cluster.group_cluster import env_for
+from tests.twins.cluster import MemoryRows
+from tests.twins.virtual import run_virtual
+
+from pinfold.cluster.api import BlobRef, Change, Check, Row
+from pinfold.cluster.groups import ledger as ledger_module
+from pinfold.cluster.groups.entries import (
+    FREES_RANGE,
+    RESULTS_RANGE,
+    decode_body,
+    decode_free,
+    decode_row,
+)
+from pinfold.cluster.groups.ledger import Ledger
+from pinfold.model.errors import Conflict, Invalid
+from pinfold.model.ids import OpId
+
+
+class Store:
+    """Applied rows and the entries in flight behind them."""
+
+    def __init__(self):
+        self.rows = SortedDict()
+        self.in_flight = []
+        self.ledger = self.new_ledger()
+        self.op = 1
+
+    def new_ledger(self):
+        return Ledger(self.rows.get, self.scan)
+
+    def scan(self, start, end):
+        for key in list(self.rows.irange(start, end, (True, False))):
+            yield key, self.rows[key]
+
+    def entry(self, changes, now_ms=1000):
+        """Evaluate changes into the next entry; returns their results."""
+        batch = self.ledger.begin(self.op, now_ms)
+        results = []
+        for change in changes:
+            known = batch.known(change.op_id)
+            if known is not None:
+                results.append(known)
+                continue
+            try:
+                results.append(batch.add(change))
+            except (Conflict, Invalid) as error:
+                results.append(error)
+        if not batch.empty:
+            body, writes = batch.finish()
+            assert dict(decode_body(body)) == dict(writes)
+            self.in_flight.append((self.op, writes))
+            self.op += 1
+        return results
+
+    def apply(self, count=1):
+        for op, writes in self.in_flight[:count]:
+            for key, value in writes:
+                if value is None:
+                    self.rows.pop(key, None)
+                else:
+                    self.rows[key] = value
+            self.ledger.on_applied(op)
+        del self.in_flight[:count]
+
+    def users(self):
+        """The rows that users see, without versions."""
+        self.apply(len(self.in_flight))
+        rows = {key: decode_row(value) for key, value in self.rows.items() if key[:1] != b"\x00"}
+        return {key: (row.body, row.tag, row.size, row.blobs) for key, row in rows.items()}
+
+    def freed(self):
+        return [blob for _, value in self.scan(*FREES_RANGE) for blob in decode_free(value)]
+
+
+def op_id(number):
+    return OpId(number.to_bytes(16, "big"))
+
+
+def put(number, key, body=b"", **more):
+    return Change(op_id(number), puts=((key, Row(body, **more)),))
+
+
+def test_changes_of_one_entry_see_each_other():
+    store = Store()
+    absent = (Check("absent", b"k"),)
+    first, second = store.entry(
+        [
+            Change(op_id(1), absent, ((b"k", Row(b"1")),)),
+            Change(op_id(2), absent, ((b"k", Row(b"2")),)),
+        ]
+    )
+    assert first.version == 1 << 16
+    assert isinstance(second, Conflict)
+    index, value = second.detail
+    assert (index, decode_row(value).body) == (0, b"1")
+
+
+def test_a_change_sees_entries_still_in_flight():
+    store = Store()
+    store.entry([put(1, b"k", b"1")])
+    (result,) = store.entry([Change(op_id(2), (Check("absent", b"k"),), ((b"k", Row(b"2")),))])
+    assert isinstance(result, Conflict)
+    store.entry([Change(op_id(3), deletes=(b"k",))])
+    store.apply(1)
+    (result,) = store.entry([Change(op_id(4), (Check("absent", b"k"),), ((b"k", Row(b"4")),))])
+    assert not isinstance(result, Conflict), "an older entry's application uncovered its row"
+
+
+def test_an_op_id_takes_effect_once_also_after_a_new_primary_took_over():
+    store = Store()
+    (first,) = store.entry([put(1, b"k", b"1")])
+    again, other = store.entry([put(1, b"k", b"x"), put(2, b"k", b"2")])
+    assert again == first
+    assert other.version > first.version
+    store.apply(2)
+    store.ledger = store.new_ledger()
+    (late,) = store.entry([put(1, b"k", b"x")])
+    assert late == first
+    assert store.users()[b"k"][0] == b"2"
+
+
+def test_results_are_forgotten_after_their_time_and_their_rows_with_them():
+    store = Store()
+    for number in range(20):
+        store.entry([put(number, b"k")], now_ms=1000 + number)
+    store.apply(20)
+    late = 1000 + ledger_module.RESULTS_KEPT_MS + 100
+    for number in range(20, 30):
+        store.entry([put(number, b"k")], now_ms=late)
+    store.apply(10)
+    assert len(list(store.scan(*RESULTS_RANGE))) == 10
+    assert store.ledger.known(op_id(3)) is None
+    assert store.ledger.known(op_id(25)) is not None
+
+
+def test_stamps_never_decrease_even_with_a_new_primary_whose_clock_is_behind():
+    store = Store()
+    (first,) = store.entry([put(1, b"k")], now_ms=5000)
+    store.apply()
+    store.ledger = store.new_ledger()
+    (second,) = store.entry([put(2, b"k")], now_ms=4000)
+    assert second.stamp_ms == first.stamp_ms == 5000
+
+
+def test_a_blob_is_freed_unless_the_same_change_names_it_again():
+    store = Store()
+    a, b = BlobRef(b"a" * 16, 1, (1,)), BlobRef(b"b" * 16, 1, (1,))
+    store.entry([put(1, b"part", blobs=(a, b))])
+    moved = Change(op_id(2), puts=((b"object", Row(b"", blobs=(a,))),), deletes=(b"part",))
+    store.entry([moved])
+    store.apply(2)
+    assert store.freed() == [b]
+
+
+def test_an_entry_that_could_not_be_appended_leaves_no_trace():
+    store = Store()
+    store.entry([put(1, b"k", b"1")])
+    batch = store.ledger.begin(store.op, 1000)
+    batch.add(put(2, b"k", b"2"))
+    batch.add(put(3, b"l", b"3"))
+    batch.finish()
+    batch.undo()
+    kept, fresh = store.entry(
+        [
+            Change(op_id(2), (Check("version", b"k", number=1 << 16),), ((b"k", Row(b"4")),)),
+            Change(op_id(3), (Check("absent", b"l"),), ((b"m", Row(b"5")),)),
+        ]
+    )
+    assert not isinstance(kept, Conflict)
+    assert not isinstance(fresh, Conflict)
+    assert {key: row[0] for key, row in store.users().items()} == {b"k": b"4", b"m": b"5"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Change(OpId(b"short")),
+        Change(op_id(1), deletes=(b"\x00r",)),
+        Change(op_id(1), puts=((b"", Row(b"")),)),
+        Change(op_id(1), puts=((b"k" * 5000, Row(b"")),)),
+        Change(op_id(1), puts=((b"k", Row(bytes(1 << 20))),)),
+        Change(op_id(1), puts=tuple((b"k%d" % n, Row(bytes(1000_000))) for n in range(5))),
+    ],
+)
+def test_what_exceeds_a_limit_is_refused_and_changes_nothing(change):
+    store = Store()
+    (result,) = store.entry([change])
+    assert isinstance(result, Invalid)
+    assert store.users() == {}
+
+
+key = st.sampled_from([b"a", b"b", b"c", b"d"])
+row = st.builds(
+    Row,
+    st.sampled_from([b"x", b"y"]),
+    tag=st.sampled_from([b"t", b"u"]),
+    size=st.integers(-1, 3),
+)
+check = st.one_of(
+    st.builds(Check, st.sampled_from(["absent", "present"]), key),
+    st.builds(
+        Check,
+        st.sampled_from(["tag-in", "tag-not-in"]),
+        key,
+        tags=st.sampled_from([(), (b"t",), (b"t", b"u")]),
+    ),
+    st.builds(
+        Check,
+        st.sampled_from(["unmodified-since", "modified-since"]),
+        key,
+        st.sampled_from([0, 10**15]),
+    ),
+    st.builds(Check, st.just("empty"), key, end=key),
+)
+change = st.builds(
+    lambda checks, puts, deletes, ranges, counted: (checks, puts, deletes, ranges, counted),
+    st.lists(check, max_size=2),
+    st.dictionaries(key, row, max_size=2),
+    st.sets(key, max_size=2),
+    st.lists(st.tuples(key, key), max_size=1),
+    st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(change, min_size=1, max_size=4), max_size=6), st.data())
+def test_entries_in_flight_mean_what_changes_applied_at_once_mean(plan, data):
+    async def work():
+        store, number = Store(), 0
+        twin = MemoryRows(env_for(1).clock, lambda blobs: None)
+        for batch in plan:
+            changes = []
+            for checks, puts, deletes, ranges, counted in batch:
+                number += 1
+                changes.append(
+                    Change(
+                        op_id(number),
+                        tuple(checks),
+                        tuple(puts.items()),
+                        tuple(sorted(deletes)),
+                        tuple(ranges),
+                        b"total" if counted else b"",
+                    )
+                )
+            for one, result in zip(changes, store.entry(changes), strict=True):
+                try:
+                    await twin.change(b"p", one)
+                    failed = -1
+                except Conflict as conflict:
+                    failed = conflict.detail[0]
+                assert failed == (result.detail[0] if isinstance(result, Conflict) else -1)
+            store.apply(data.draw(st.integers(0, len(store.in_flight))))
+        expected = {key: await twin.get(b"p", key) for key in list(twin.keys())}
+        rows = {key: (row.body, row.tag, row.size, row.blobs) for key, row in expected.items()}
+        mine = store.users()
+        rows.setdefault(b"total", None)
+        mine.setdefault(b"total", None)
+        if rows[b"total"] != mine[b"total"]:  # the twin writes a counter of nothing, the ledger not
+            assert mine[b"total"] is None
+            assert rows[b"total"][0] == b"\x92\x00\x00"
+            mine[b"total"] = rows[b"total"]
+        assert mine == rows
+
+    run_virtual(work)
