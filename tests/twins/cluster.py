@@ -5,7 +5,7 @@ twin adds for tests: every `change` can be made to fail before or after it was a
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import msgspec
@@ -54,9 +54,9 @@ class MemoryRows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def keys(self) -> list[bytes]:
-        """All the row keys, in order."""
-        return list(self._rows)
+    def __iter__(self) -> Iterator[bytes]:
+        """The row keys, in order."""
+        return iter(list(self._rows))
 
     async def get(self, place: bytes, key: bytes) -> Row | None:
         return self._rows.get(key)

@@ -80,6 +80,7 @@ class Accounts:
         self._rows = rows
         self._settings = settings
         self._cache: dict[str, tuple[float, Credential | None]] = {}
+        self._names: dict[str, tuple[float, str]] = {}
 
     async def lookup(self, access_key: str) -> Credential | None:
         """The key's credential, as it was some seconds ago; None when there is no such key."""
@@ -100,6 +101,21 @@ class Accounts:
         lifetime = settings.negative_cache_s if row is None else settings.cache_s
         self._cache[access_key] = (now + lifetime, credential)
         return credential
+
+    async def display_name(self, user: str) -> str:
+        """What a user is called, as it was some seconds ago; the id of one that is gone."""
+        known = self._names.get(user)
+        now = self._clock.monotonic()
+        if known is not None and now < known[0]:
+            return known[1]
+        name = user
+        if user:
+            with contextlib.suppress(NotFound):
+                name = (await self._user(user))[1].display_name
+        if len(self._names) >= self._settings.cache_max:
+            self._names.clear()
+        self._names[user] = (now + self._settings.cache_s, name)
+        return name
 
     async def create_user(self, user: str, *, display_name: str = "", email: str = "") -> User:
         """Create a user without keys; Conflict when there is one of this id."""

@@ -57,7 +57,7 @@ class PartTooSmall(Invalid):
 
 
 class PartOrder(Invalid):
-    """Parts named by Complete do not ascend."""
+    """Part numbers named by Complete descend. Of a number named again the last counts."""
 
 
 class TooManyBlobs(Invalid):
@@ -346,7 +346,7 @@ def _demand_order(named: Sequence[NamedPart]) -> None:
     if not named:
         raise PartMissing("no part is named")
     numbers = [part.number for part in named]
-    if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
+    if any(later < earlier for earlier, later in itertools.pairwise(numbers)):
         raise PartOrder("part numbers must ascend")
 
 
@@ -354,7 +354,7 @@ def _choose(
     named: Sequence[NamedPart], parts: dict[int, StoredPart], bytes_min: int
 ) -> list[StoredPart]:
     chosen: list[StoredPart] = []
-    for wish in named:
+    for wish in {part.number: part for part in named}.values():
         part = parts.get(wish.number)
         if part is None or part.etag != wish.etag:
             raise PartMissing(f"part {wish.number} is not there or is another")

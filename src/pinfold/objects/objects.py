@@ -98,16 +98,19 @@ class Objects:
             await self._staging.discard(staged)
             raise
 
-    async def delete(self, bucket: Bucket, name: bytes, conditions: Conditions = NONE) -> bool:
-        """Delete the current object; whether there was one to tell of.
+    async def delete(self, bucket: Bucket, name: bytes, conditions: Conditions = NONE) -> None:
+        """Make sure that there is no current object; NoSuchBucket.
 
-        With conditions: PreconditionFailed, or NoSuchKey when there is nothing they could hold for.
+        With conditions: PreconditionFailed when there is one for which they do not hold.
         """
         if conditions == NONE:
             await self._delete_blindly(bucket, name)
-            return True
+            return
         for _ in range(ATTEMPTS):
-            found = await self.find(bucket, name)
+            try:
+                found = await self.find(bucket, name)
+            except NoSuchKey:
+                return
             if not conditions.holds_for(found.record, found.modified_ms):
                 raise PreconditionFailed("the precondition does not hold")
             try:
@@ -115,7 +118,7 @@ class Objects:
             except Conflict:
                 bucket = await self._buckets.get(bucket.name)
                 continue
-            return True
+            return
         raise Busy("others keep changing the object")
 
     async def rewrite(

@@ -7,6 +7,7 @@ segments of a request at once: one being filled while the one before is being st
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from pinfold.cluster.api import BlobRef, Blobs
@@ -93,12 +94,6 @@ class Staging:
         finally:
             self._budget.give(length)
 
-    async def _put(self, payload: Sequence[Buffer], length: int) -> BlobRef:
-        try:
-            return await self._blobs.put(payload)
-        finally:
-            self._budget.give(length)
-
     async def _stage_segments(self, cutter: "_Cutter", size: int) -> tuple[BlobRef, ...]:
         refs: list[BlobRef] = []
         scope = TaskScope(_seen_by_whoever_awaits)
@@ -107,8 +102,10 @@ class Staging:
             for length in segment_lengths(size, self._settings.segment_bytes):
                 payload = await self._fill(cutter, length)
                 if previous is not None:
-                    refs.append(await previous)
-                previous = scope.start(self._put(payload, length))
+                    refs.append(await self._stored(previous, filled=length))
+                previous = scope.start(self._blobs.put(payload))
+                # Called however the task ends, even if it is cancelled before it began.
+                previous.add_done_callback(partial(self._give_when_done, length))
             assert previous is not None
             refs.append(await previous)
         except BaseException:
@@ -118,6 +115,17 @@ class Staging:
             await self._blobs.discard(refs)
             raise
         return tuple(refs)
+
+    async def _stored(self, put: asyncio.Task[BlobRef], *, filled: int) -> BlobRef:
+        """The put's result; if it has none, the segment filled meanwhile is given up."""
+        try:
+            return await put
+        except BaseException:
+            self._budget.give(filled)
+            raise
+
+    def _give_when_done(self, length: int, put: asyncio.Task[BlobRef]) -> None:
+        self._budget.give(length)
 
     async def _fill(self, cutter: "_Cutter", length: int) -> list[Buffer]:
         await self._take(length)

@@ -90,12 +90,12 @@ def to_xml(acl: str, owner: Identity, bucket_owner: Identity | None = None) -> b
     writer = Writer("AccessControlPolicy")
     write_owner(writer, "Owner", owner)
     with writer.inside("AccessControlList"):
-        _grant_user(writer, owner, "FULL_CONTROL")
         for uri, permission in sorted(_GROUP_GRANTS.get(acl, ())):
             with writer.inside("Grant"):
                 with writer.inside("Grantee", f'xmlns:xsi="{INSTANCE}" xsi:type="Group"'):
                     writer.leaf("URI", uri)
                 writer.leaf("Permission", permission)
+        _grant_user(writer, owner, "FULL_CONTROL")
         if bucket_owner is not None and bucket_owner.user != owner.user:
             if acl == OWNER_READ:
                 _grant_user(writer, bucket_owner, "READ")

@@ -30,11 +30,16 @@ class Declared:
 
     __slots__ = ("algorithm", "md5", "sha256", "trailer", "value")
 
-    def __init__(self, headers: dict[str, str], payload_hash: str) -> None:
+    def __init__(
+        self, headers: dict[str, str], payload_hash: str, *, of_object: bool = False
+    ) -> None:
         self.md5 = _content_md5(headers)
         self.sha256 = b""
         if len(payload_hash) == 64:
             self.sha256 = bytes.fromhex(payload_hash)
+        self.algorithm, self.value, self.trailer = "", b"", ""
+        if of_object:
+            return
         self.algorithm, self.value = _checksum_header(headers)
         self.trailer = _trailer_algorithm(headers)
         if self.trailer and self.algorithm:
@@ -63,14 +68,22 @@ class Payload:
         "size",
     )
 
-    def __init__(self, request: Request, payload_hash: str, signer: ChunkSigner | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        payload_hash: str,
+        signer: ChunkSigner | None,
+        *,
+        of_object: bool = False,
+    ) -> None:
+        """`of_object`: the x-amz-checksum- headers are of something else than this body."""
         headers = request.headers
         self._body: Body = request.body
         self._wire_length = _length(headers, "content-length")
         self._received = 0
         self._yielded = 0
         self._pieces: deque[memoryview] = deque()
-        self.declared = Declared(headers, payload_hash)
+        self.declared = Declared(headers, payload_hash, of_object=of_object)
         self._decoder: ChunkDecoder | None = None
         if payload_hash in signature.CHUNKED:
             has_trailer = payload_hash != signature.STREAMING

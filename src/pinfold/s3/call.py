@@ -55,9 +55,15 @@ class Call:
         self.payload_hash = payload_hash
         self._signer = signer
 
-    def payload(self) -> Payload:
-        """The request's body. Ask once."""
-        return Payload(self.request, self.payload_hash, self._signer)
+    def payload(self, *, of_object: bool = False) -> Payload:
+        """The request's body, see `Payload`. Ask once."""
+        return Payload(self.request, self.payload_hash, self._signer, of_object=of_object)
+
+    async def owner(self, user: str) -> Identity:
+        """An owner as documents name it."""
+        if user == self.who.user:
+            return self.who
+        return Identity(user, await self.store.accounts.display_name(user))
 
     @property
     def name(self) -> bytes:

@@ -105,13 +105,15 @@ def checksum_type(checksum: Checksum) -> str:
     return "COMPOSITE" if checksum.parts else "FULL_OBJECT"
 
 
-def checksum_headers(checksum: Checksum | None) -> list[tuple[str, str]]:
-    """The headers that state a checksum."""
+def checksum_headers(
+    checksum: Checksum | None, of: Checksum | None = None
+) -> list[tuple[str, str]]:
+    """The headers that state a checksum; the type is that of `of`, the object's, for a part's."""
     if checksum is None:
         return []
     return [
         (CHECKSUM_PREFIX + checksum.algorithm, checksum_text(checksum)),
-        ("x-amz-checksum-type", checksum_type(checksum)),
+        ("x-amz-checksum-type", checksum_type(of or checksum)),
     ]
 
 

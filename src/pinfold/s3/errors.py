@@ -26,9 +26,11 @@ from pinfold.objects.multipart import (
 
 CODES: Final[dict[str, tuple[int, str]]] = {
     "AccessDenied": (403, "Access Denied"),
+    "AccessForbidden": (403, "Forbidden"),
     "AuthorizationHeaderMalformed": (400, "The authorization header is malformed."),
     "AuthorizationQueryParametersError": (400, "The query string authorization is malformed."),
     "BadDigest": (400, "The checksum you specified did not match what we received."),
+    "BadRequest": (400, "Bad Request"),
     "BucketAlreadyExists": (409, "The requested bucket name is not available."),
     "BucketAlreadyOwnedByYou": (409, "You already own a bucket of this name."),
     "BucketNotEmpty": (409, "The bucket you tried to delete is not empty."),

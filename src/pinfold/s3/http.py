@@ -171,7 +171,7 @@ class _StreamBody:
                 return await content.readany()
         except TimeoutError:
             raise Refused("RequestTimeout") from None
-        except web.RequestPayloadError as error:
+        except (web.RequestPayloadError, ConnectionError) as error:
             raise Refused("IncompleteBody") from error
 
 

@@ -18,10 +18,9 @@ class Body(Protocol):
     """A request's body as it comes from the connection."""
 
     async def read(self) -> Buffer:
-        """The next piece, empty at the end. Refused(RequestTimeout) when the client stalls.
+        """The next piece, empty at the end. The first call answers `Expect: 100-continue`.
 
-        Raises ConnectionError when the client is gone. The first call answers
-        `Expect: 100-continue`.
+        Refused: RequestTimeout when the client stalls, IncompleteBody when it is gone.
         """
         ...
 

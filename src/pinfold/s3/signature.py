@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import quote, unquote_plus, unquote_to_bytes
 
 from pinfold.s3.errors import Refused
+from pinfold.s3.times import parse_date
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SKEW_S: Final = 15 * 60
@@ -87,7 +88,7 @@ def _claim_of_header(authorization: str, headers: dict[str, str]) -> Claim:
         raise Refused("AuthorizationHeaderMalformed")
     credential, signed, signature = found.groups()
     access_key, date, region, service = _scope(credential, "AuthorizationHeaderMalformed")
-    stamp = headers.get("x-amz-date") or _stamp_of_date(headers.get("date", ""))
+    stamp = _stamp(headers.get("x-amz-date") or headers.get("date", ""))
     if not _STAMP.fullmatch(stamp):
         raise Refused("AccessDenied", "a valid Date or x-amz-date header is required")
     if stamp[:8] != date:
@@ -153,15 +154,12 @@ def _version_2() -> Refused:
     )
 
 
-def _stamp_of_date(date: str) -> str:
+def _stamp(date: str) -> str:
+    """The stamp that a date header stands for: it may be an HTTP date. Empty when it is none."""
     if _STAMP.fullmatch(date):
         return date
-    for pattern in ("%a, %d %b %Y %H:%M:%S GMT", "%a, %d %b %Y %H:%M:%S +0000"):
-        try:
-            return time.strftime("%Y%m%dT%H%M%SZ", time.strptime(date, pattern))
-        except ValueError:
-            continue
-    return ""
+    second = parse_date(date)
+    return "" if second is None else time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
 
 
 def stamp_s(stamp: str) -> int:

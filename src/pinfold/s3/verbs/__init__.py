@@ -26,6 +26,7 @@ from pinfold.s3.verbs.list_objects import (
 )
 from pinfold.s3.verbs.list_parts import list_parts
 from pinfold.s3.verbs.object_acl import get_object_acl, put_object_acl
+from pinfold.s3.verbs.preflight_cors import preflight_cors
 from pinfold.s3.verbs.put_object import put_object
 from pinfold.s3.verbs.upload_part import upload_part, upload_part_copy
 
@@ -52,6 +53,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "ListObjects": list_objects,
     "ListObjectsV2": list_objects_v2,
     "ListParts": list_parts,
+    "PreflightCors": preflight_cors,
     "PutBucketAcl": put_bucket_acl,
     "PutObject": put_object,
     "PutObjectAcl": put_object_acl,

@@ -1,7 +1,6 @@
 """GetBucketAcl and PutBucketAcl, canned ACLs only."""
 
 from pinfold.s3 import acl, xml
-from pinfold.s3.acl import Identity
 from pinfold.s3.call import Call, xml_response
 from pinfold.s3.errors import Refused
 from pinfold.s3.request import Response
@@ -10,7 +9,7 @@ from pinfold.s3.request import Response
 async def get_bucket_acl(call: Call) -> Response:
     """Who may do what; only the owner may know."""
     bucket = await call.owned_bucket()
-    return xml_response(acl.to_xml(bucket.acl, owner_of(call, bucket.owner)))
+    return xml_response(acl.to_xml(bucket.acl, await call.owner(bucket.owner)))
 
 
 async def put_bucket_acl(call: Call) -> Response:
@@ -19,11 +18,6 @@ async def put_bucket_acl(call: Call) -> Response:
     wanted = await wanted_acl(call, bucket.owner, acl.BUCKET_CANNED)
     await call.store.buckets.set_acl(bucket.name, wanted)
     return Response(200, [])
-
-
-def owner_of(call: Call, user: str) -> Identity:
-    """An owner as documents name it: only the caller's display name is at hand."""
-    return call.who if call.who.user == user else Identity(user, user)
 
 
 async def wanted_acl(call: Call, owner: str, known: frozenset[str]) -> str:

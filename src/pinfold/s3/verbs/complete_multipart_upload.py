@@ -29,7 +29,8 @@ async def complete_multipart_upload(call: Call) -> Response:
     """Make the object of the parts that the document names."""
     headers = call.request.headers
     bucket = await call.bucket(Permission.WRITE, fresh=True)
-    document = await _document(call)
+    content = await call.payload(of_object=True).whole(xml.DOCUMENT_BYTES_MAX)
+    document = xml.parse(content, "CompleteMultipartUpload")
     named = [_named_part(node) for node in document.children("Part")]
     if not named:
         raise Refused("MalformedXML", "no part is named")
@@ -50,14 +51,6 @@ async def complete_multipart_upload(call: Call) -> Response:
         writer.leaf(checksum_element(record.checksum.algorithm), checksum_text(record.checksum))
         writer.leaf("ChecksumType", checksum_type(record.checksum))
     return xml_response(writer.document())
-
-
-async def _document(call: Call) -> xml.Node:
-    # Its x-amz-checksum- headers are of the object, not of this document.
-    payload = call.payload()
-    payload.declared.algorithm = ""
-    content = await payload.whole(xml.DOCUMENT_BYTES_MAX)
-    return xml.parse(content, "CompleteMultipartUpload")
 
 
 def _named_part(node: xml.Node) -> NamedPart:

@@ -50,7 +50,7 @@ async def _answer(call: Call) -> tuple[Found, Response, int, int]:
     if status == 206:
         described.append(("Content-Range", f"bytes {start}-{stop - 1}/{record.size}"))
     if headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
-        described += checksum_headers(checksum)
+        described += checksum_headers(checksum, record.checksum)
     return found, Response(status, described, length=stop - start), start, stop
 
 

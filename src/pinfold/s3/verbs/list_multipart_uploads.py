@@ -2,16 +2,15 @@
 
 from pinfold.objects import keys
 from pinfold.objects.buckets import Bucket
-from pinfold.objects.listing import Query
+from pinfold.objects.listing import Entry, Query
 from pinfold.objects.records import UploadRecord, decode
 from pinfold.s3 import acl, xml
-from pinfold.s3.acl import Permission
+from pinfold.s3.acl import Identity, Permission
 from pinfold.s3.call import Call, xml_response
 from pinfold.s3.errors import Refused
 from pinfold.s3.paging import encoding_of, page_size
 from pinfold.s3.request import Response
 from pinfold.s3.times import iso_date
-from pinfold.s3.verbs.bucket_acl import owner_of
 from pinfold.s3.xml import encoded_name
 
 
@@ -46,7 +45,8 @@ async def list_multipart_uploads(call: Call) -> Response:
     for entry in listing.entries:
         if entry.row is not None:
             record = decode(UploadRecord, entry.row.body)
-            _write_upload(writer, call, entry.key, record, entry.row.stamp_ms, encoding)
+            owner = await call.owner(record.owner)
+            _write_upload(writer, owner, entry, record, encoding)
     for entry in listing.entries:
         if entry.row is None:
             name = encoded_name(entry.name.decode(), encoding)
@@ -74,17 +74,17 @@ def _query(bucket: Bucket, query: dict[str, str], limit: int) -> Query:
 
 
 def _write_upload(
-    writer: xml.Writer, call: Call, key: bytes, record: UploadRecord, begun_ms: int, encoding: str
+    writer: xml.Writer, owner: Identity, entry: Entry, record: UploadRecord, encoding: str
 ) -> None:
-    owner = owner_of(call, record.owner)
+    assert entry.row is not None
     with writer.inside("Upload"):
-        name = encoded_name(keys.object_name(key).decode(), encoding)
+        name = encoded_name(entry.name.decode(), encoding)
         writer.raw(f"<Key>{name}</Key>")
-        writer.leaf("UploadId", keys.upload_id(key).hex())
+        writer.leaf("UploadId", keys.upload_id(entry.key).hex())
         acl.write_owner(writer, "Initiator", owner)
         acl.write_owner(writer, "Owner", owner)
         writer.leaf("StorageClass", "STANDARD")
-        writer.leaf("Initiated", iso_date(begun_ms))
+        writer.leaf("Initiated", iso_date(entry.row.stamp_ms))
         if record.algorithm:
             writer.leaf("ChecksumAlgorithm", record.algorithm.upper())
             writer.leaf("ChecksumType", "COMPOSITE" if record.composite else "FULL_OBJECT")

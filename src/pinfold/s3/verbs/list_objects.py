@@ -3,9 +3,8 @@
 from pinfold.objects.listing import Entry, Query
 from pinfold.objects.records import ObjectRecord, decode
 from pinfold.s3 import xml
-from pinfold.s3.acl import Permission
+from pinfold.s3.acl import Identity, Permission
 from pinfold.s3.call import Call, xml_response
-from pinfold.s3.errors import Refused
 from pinfold.s3.paging import decode_token, encode_token, encoding_of, page_size
 from pinfold.s3.request import Response
 from pinfold.s3.times import iso_date
@@ -30,7 +29,7 @@ async def list_objects(call: Call) -> Response:
     writer.flag("IsTruncated", value=listing.next_position is not None)
     if listing.next_position is not None and wanted.delimiter:
         _write_name(writer, "NextMarker", listing.entries[-1].name.decode(), encoding)
-    _write_entries(writer, listing.entries, encoding, with_owner=True)
+    await _write_entries(call, writer, listing.entries, encoding, with_owner=True)
     return xml_response(writer.document())
 
 
@@ -41,8 +40,6 @@ async def list_objects_v2(call: Call) -> Response:
     encoding = encoding_of(query)
     limit = page_size(query, "max-keys")
     token = query.get("continuation-token")
-    if token == "":
-        raise Refused("InvalidArgument", "The continuation token provided is incorrect")
     start_after = query.get("start-after", "")
     wanted = _query(
         query, after=start_after, limit=limit, position=decode_token(token) if token else b""
@@ -62,7 +59,7 @@ async def list_objects_v2(call: Call) -> Response:
     if start_after:
         _write_name(writer, "StartAfter", start_after, encoding)
     with_owner = query.get("fetch-owner", "").lower() == "true"
-    _write_entries(writer, listing.entries, encoding, with_owner=with_owner)
+    await _write_entries(call, writer, listing.entries, encoding, with_owner=with_owner)
     return xml_response(writer.document())
 
 
@@ -88,7 +85,7 @@ async def list_object_versions(call: Call) -> Response:
         _write_name(writer, "NextKeyMarker", last.name.decode(), encoding)
         if last.row is not None:
             writer.leaf("NextVersionIdMarker", "null")
-    _write_entries(writer, listing.entries, encoding, with_owner=True, as_versions=True)
+    await _write_entries(call, writer, listing.entries, encoding, with_owner=True, as_versions=True)
     return xml_response(writer.document())
 
 
@@ -113,7 +110,8 @@ def _write_delimiter(writer: xml.Writer, query: dict[str, str], encoding: str) -
         writer.leaf("EncodingType", encoding)
 
 
-def _write_entries(
+async def _write_entries(
+    call: Call,
     writer: xml.Writer,
     entries: list[Entry],
     encoding: str,
@@ -125,6 +123,7 @@ def _write_entries(
     element = "Version" if as_versions else "Contents"
     version = "<VersionId>null</VersionId><IsLatest>true</IsLatest>" if as_versions else ""
     prefixes: list[str] = []
+    owners: dict[str, str] = {}
     for entry in entries:
         name = encoded_name(entry.name.decode(), encoding)
         if entry.row is None:
@@ -141,8 +140,9 @@ def _write_entries(
             )
         owner = ""
         if with_owner:
-            who = escape(record.owner)
-            owner = f"<Owner><ID>{who}</ID><DisplayName>{who}</DisplayName></Owner>"
+            if record.owner not in owners:
+                owners[record.owner] = _owner_element(await call.owner(record.owner))
+            owner = owners[record.owner]
         writer.raw(
             f"<{element}><Key>{name}</Key>{version}<LastModified>{modified}</LastModified>"
             f"<ETag>&quot;{record.etag}&quot;</ETag><Size>{record.size}</Size>{owner}{algorithm}"
@@ -150,3 +150,8 @@ def _write_entries(
         )
     for prefix in prefixes:
         writer.raw(prefix)
+
+
+def _owner_element(owner: Identity) -> str:
+    user, name = escape(owner.user), escape(owner.display_name)
+    return f"<Owner><ID>{user}</ID><DisplayName>{name}</DisplayName></Owner>"

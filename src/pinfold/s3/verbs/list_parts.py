@@ -7,7 +7,6 @@ from pinfold.s3.errors import Refused
 from pinfold.s3.paging import encoding_of, page_size
 from pinfold.s3.request import Response
 from pinfold.s3.times import iso_date
-from pinfold.s3.verbs.bucket_acl import owner_of
 from pinfold.s3.verbs.upload_part import open_upload
 
 
@@ -27,7 +26,7 @@ async def list_parts(call: Call) -> Response:
     writer.leaf("Bucket", bucket.name)
     writer.raw(f"<Key>{xml.encoded_name(call.request.key, encoding)}</Key>")
     writer.leaf("UploadId", upload.id.hex())
-    owner = owner_of(call, upload.record.owner)
+    owner = await call.owner(upload.record.owner)
     acl.write_owner(writer, "Initiator", owner)
     acl.write_owner(writer, "Owner", owner)
     writer.leaf("StorageClass", "STANDARD")

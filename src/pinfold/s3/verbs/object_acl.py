@@ -8,15 +8,16 @@ from pinfold.s3 import acl
 from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call, xml_response
 from pinfold.s3.request import Response
-from pinfold.s3.verbs.bucket_acl import owner_of, wanted_acl
+from pinfold.s3.verbs.bucket_acl import wanted_acl
 
 
 async def get_object_acl(call: Call) -> Response:
     """Who may do what with the object."""
     call.demand_current_version()
     bucket, found = await call.found(Permission.READ_ACP)
-    owner = owner_of(call, found.record.owner)
-    return xml_response(acl.to_xml(found.record.acl, owner, owner_of(call, bucket.owner)))
+    owner = await call.owner(found.record.owner)
+    bucket_owner = await call.owner(bucket.owner)
+    return xml_response(acl.to_xml(found.record.acl, owner, bucket_owner))
 
 
 async def put_object_acl(call: Call) -> Response:

@@ -1,0 +1,248 @@
+"""Buckets: every crash between the steps of a create or delete is healed by what comes next."""
+
+import asyncio
+
+import pytest
+from tests.twins.store import MemoryStore, record_of
+
+from pinfold.cluster.api import Change
+from pinfold.model.errors import Unavailable
+from pinfold.objects import keys
+from pinfold.objects.buckets import BucketExists, BucketNotEmpty, NoSuchBucket
+
+
+class Crash(Unavailable):
+    """The gateway dies here."""
+
+
+def crash_at(store: MemoryStore, step: int, *, after: bool) -> None:
+    """Die at the step-th change from now, before or after it happened."""
+    left = step
+
+    def hook(change: Change) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Crash("crash")
+
+    if after:
+        store.rows.after_change = hook
+    else:
+        store.rows.before_change = hook
+
+
+def restart(store: MemoryStore) -> None:
+    store.rows.before_change = store.rows.after_change = None
+    store.attach()
+
+
+async def listed(store: MemoryStore, owner: str = "alice") -> list[str]:
+    buckets, following = await store.buckets.list(owner, limit=100)
+    assert following is None
+    return [bucket.name for bucket in buckets]
+
+
+async def exists(store: MemoryStore, name: str = "bucket") -> bool:
+    try:
+        await store.buckets.get(name)
+    except NoSuchBucket:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_crash_while_creating_lists_exactly_what_exists(step: int, *, after: bool) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        crash_at(store, step, after=after)
+        with pytest.raises(Crash):
+            await store.bucket()
+        restart(store)
+        assert await listed(store) == (["bucket"] if await exists(store) else [])
+        if not await exists(store):
+            await store.bucket()
+        assert await listed(store) == ["bucket"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_crash_while_deleting_is_finished_by_repeating(step: int, *, after: bool) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        await store.bucket()
+        crash_at(store, step, after=after)
+        with pytest.raises(Crash):
+            await store.buckets.delete("bucket")
+        restart(store)
+        if await exists(store):
+            await store.buckets.delete("bucket")
+        assert not await exists(store)
+        await store.bucket()
+        assert await listed(store) == ["bucket"]
+
+    asyncio.run(run())
+
+
+def test_a_put_into_a_half_deleted_bucket_finishes_the_delete() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        crash_at(store, 0, after=True)
+        with pytest.raises(Crash):
+            await store.buckets.delete("bucket")
+        restart(store)
+        with pytest.raises(NoSuchBucket):
+            await store.put(bucket, "o", b"x" * 2000)
+        assert not await exists(store)
+        assert store.blobs.named() == set()
+
+    asyncio.run(run())
+
+
+def test_an_intent_that_was_given_up_is_forgotten() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        crash_at(store, 1, after=False)
+        with pytest.raises(Crash):
+            await store.bucket()
+        restart(store)
+        rows = len(store.rows)
+        assert await listed(store) == []
+        assert len(store.rows) == rows, "it may still be on its way"
+        store.clock.advance(61)
+        assert await listed(store) == []
+        assert len(store.rows) == rows - 1
+
+    asyncio.run(run())
+
+
+def test_a_name_is_taken_whoever_has_it() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        await store.bucket(owner="alice")
+        for owner in ("alice", "bob"):
+            with pytest.raises(BucketExists) as refused:
+                await store.bucket(owner=owner)
+            assert refused.value.owner == "alice"
+        assert await listed(store, "alice") == ["bucket"]
+        assert await listed(store, "bob") == []
+
+    asyncio.run(run())
+
+
+def test_two_creators_at_once_one_wins_and_lists_stay_right() -> None:
+    async def run() -> None:
+        store, other = MemoryStore(), MemoryStore(seed=2)
+        other.rows = store.rows
+        other.attach()
+        outcomes = []
+
+        async def create(gateway: MemoryStore) -> None:
+            try:
+                await gateway.bucket()
+                outcomes.append("created")
+            except BucketExists:
+                outcomes.append("exists")
+
+        honest_get = store.rows.get
+
+        async def get_and_yield(place: bytes, key: bytes) -> object:
+            row = await honest_get(place, key)
+            await asyncio.sleep(0)
+            return row
+
+        store.rows.get = get_and_yield  # type: ignore[method-assign,assignment]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(create(store))
+            group.create_task(create(other))
+        assert sorted(outcomes) == ["created", "exists"]
+        assert await listed(store) == ["bucket"]
+
+    asyncio.run(run())
+
+
+def test_a_bucket_with_objects_or_uploads_stays() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        await store.put(bucket, "o", b"")
+        with pytest.raises(BucketNotEmpty):
+            await store.buckets.delete("bucket")
+        await store.objects.delete(bucket, b"o")
+        await store.buckets.delete("bucket")
+        assert await listed(store) == []
+
+    asyncio.run(run())
+
+
+def test_another_gateways_cache_neither_hides_nor_shows_a_former_life() -> None:
+    async def run() -> None:
+        here = MemoryStore()
+        there = MemoryStore(seed=2)
+        there.rows, there.blobs, there.clock = here.rows, here.blobs, here.clock
+        there.attach()
+        await here.bucket()
+        stale = await there.buckets.lookup("bucket")
+        await here.buckets.delete("bucket")
+        fresh = await here.bucket()
+        await here.put(fresh, "o", b"new life")
+        assert (await there.buckets.lookup("bucket")).shard == stale.shard, "the cache is stale"
+        assert await there.read(stale, "o") == b"new life"
+        assert await there.names(stale) == ["o"]
+        staged = await there.stage(b"from there")
+        await there.objects.put(stale, b"p", record_of(staged), staged)
+        assert await here.read(fresh, "p") == b"from there"
+        await there.objects.delete(stale, b"o")
+        assert await here.names(fresh) == ["p"]
+
+    asyncio.run(run())
+
+
+def test_usage_counts_objects_and_bytes() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        assert (await store.buckets.usage(bucket)).rows == 0
+        await store.put(bucket, "a", b"x" * 10)
+        await store.put(bucket, "a", b"x" * 2000)
+        await store.put(bucket, "b", b"x" * 5)
+        await store.objects.delete(bucket, b"b")
+        await store.objects.delete(bucket, b"b")
+        usage = await store.buckets.usage(bucket)
+        assert (usage.rows, usage.size) == (1, 2000)
+
+    asyncio.run(run())
+
+
+def test_lists_have_pages_and_prefixes() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        for name in ("abc", "abd", "b", "c"):
+            await store.bucket(name)
+        first, following = await store.buckets.list("alice", limit=3)
+        assert [bucket.name for bucket in first] == ["abc", "abd", "b"]
+        assert following is not None
+        rest, end = await store.buckets.list("alice", start=following, limit=3)
+        assert [bucket.name for bucket in rest] == ["c"]
+        assert end is None
+        some, _ = await store.buckets.list("alice", prefix="ab", limit=3)
+        assert [bucket.name for bucket in some] == ["abc", "abd"]
+
+    asyncio.run(run())
+
+
+def test_a_sealed_shard_takes_nothing() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        await store.buckets.delete("bucket")
+        assert keys.seal_key(bucket.shard) in store.rows
+        with pytest.raises(NoSuchBucket):
+            await store.put(bucket, "o", b"")
+        with pytest.raises(NoSuchBucket):
+            await store.objects.find(bucket, b"o")
+
+    asyncio.run(run())

@@ -1,0 +1,94 @@
+"""Listings against a naive twin: all names and prefixes, once, in order, whatever the page size."""
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.twins.store import MemoryStore
+
+from pinfold.objects.listing import Query
+
+NAMES = st.text("ab/\x00\x01é", min_size=1, max_size=6)
+
+
+def naive(names: set[str], prefix: str, delimiter: str, after: str) -> list[str]:
+    """Every name or common prefix to be listed, in byte order."""
+    found: set[bytes] = set()
+    for name in names:
+        if not name.startswith(prefix):
+            continue
+        at = name.find(delimiter, len(prefix)) if delimiter else -1
+        rolled = name[: at + len(delimiter)] if at >= 0 else name
+        is_prefix = at >= 0
+        # A prefix is shown while a name in it is above the marker, unless the marker is a prefix
+        # that was shown itself.
+        if is_prefix and after_is_rolled(after, prefix, delimiter):
+            shown = rolled.encode() > after.encode()
+        else:
+            shown = name.encode() > after.encode()
+        if shown and not (after_is_rolled(after, prefix, delimiter) and name.startswith(after)):
+            found.add(rolled.encode())
+    return [name.decode() for name in sorted(found)]
+
+
+def after_is_rolled(after: str, prefix: str, delimiter: str) -> bool:
+    if not delimiter or not after.startswith(prefix):
+        return False
+    at = after.find(delimiter, len(prefix))
+    return at >= 0 and at + len(delimiter) == len(after)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sets(NAMES, max_size=12),
+    st.sampled_from(["", "a", "a/", "b\x00"]),
+    st.sampled_from(["", "/", "a", "/a"]),
+    st.just("") | NAMES,
+    st.integers(1, 4),
+)
+def test_pages_are_what_the_naive_twin_lists(
+    names: set[str], prefix: str, delimiter: str, after: str, limit: int
+) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        store.rows.rows_looked_at_max = 3
+        bucket = await store.bucket()
+        for name in names:
+            await store.put(bucket, name, b"")
+        wanted = naive(names, prefix, delimiter, after)
+        for by_marker in (False, True):
+            listed: list[str] = []
+            position, marker = b"", after
+            while True:
+                query = Query(
+                    prefix=prefix.encode(),
+                    delimiter=delimiter.encode(),
+                    after=marker.encode(),
+                    position=position,
+                    limit=limit,
+                )
+                page = await store.listings.page(bucket, query)
+                assert len(page.entries) <= limit
+                listed += [entry.name.decode() for entry in page.entries]
+                if page.next_position is None:
+                    break
+                assert len(page.entries) == limit, "only the last page is short"
+                if by_marker:
+                    marker = page.entries[-1].name.decode()
+                else:
+                    position = page.next_position
+            assert listed == wanted
+
+    asyncio.run(run())
+
+
+def test_nothing_is_asked_of_a_page_of_nothing() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        await store.put(bucket, "a", b"")
+        page = await store.listings.page(bucket, Query(limit=0))
+        assert page.entries == []
+        assert page.next_position is None
+
+    asyncio.run(run())

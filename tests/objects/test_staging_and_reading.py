@@ -1,0 +1,141 @@
+"""Bytes in and out: whatever the size and the pieces, the same bytes; nothing kept in memory."""
+
+import asyncio
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.twins.store import Bytes, MemoryStore
+
+from pinfold.model.errors import Corrupt, Full
+from pinfold.model.limits import INLINE_BYTES
+from pinfold.objects.staging import segment_lengths
+
+SIZES = st.sampled_from([0, 1, INLINE_BYTES, INLINE_BYTES + 1, 4095, 4096, 4097, 8192, 20_000])
+
+
+def content_of(size: int) -> bytes:
+    return bytes(index * 7 % 251 for index in range(size))
+
+
+@settings(max_examples=60)
+@given(SIZES, st.integers(1, 5000), st.data())
+def test_what_goes_in_comes_out_in_any_range(size: int, piece: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        content = content_of(size)
+        staged = await store.staging.stage(Bytes(content, piece), size)
+        assert staged.sums["md5"] == hashlib.md5(content).digest()
+        assert bool(staged.blobs) == (size > INLINE_BYTES)
+        assert [blob.length for blob in staged.blobs] == (
+            segment_lengths(size, 4096) if size > INLINE_BYTES else []
+        )
+        await store.put(bucket, "o", content)
+        assert await store.read(bucket, "o", start, stop) == content[start:stop]
+        assert store.staging.memory_taken == store.reading.memory_taken == 0
+
+    asyncio.run(run())
+
+
+class Breaking(Bytes):
+    """A client that goes away half-way."""
+
+    async def read(self) -> bytes:
+        piece = await super().read()
+        if not self._pieces:
+            raise Corrupt("gone")
+        return piece
+
+
+@pytest.mark.parametrize("size", [100, 3000, 20_000])
+def test_a_client_that_goes_away_leaves_no_blobs_and_no_memory(size: int) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        with pytest.raises(Corrupt):
+            await store.staging.stage(Breaking(content_of(size), 900), size)
+        assert store.blobs.payloads == {}
+        assert store.staging.memory_taken == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("put", [0, 1, 2])
+def test_a_put_that_fails_gives_back_the_segments_before_it(put: int) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        calls = 0
+        honest = store.blobs.put
+
+        async def failing(payload: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == put + 1:
+                raise Full("no room")
+            return await honest(payload)  # type: ignore[arg-type]
+
+        store.blobs.put = failing  # type: ignore[method-assign,assignment]
+        with pytest.raises(Full):
+            await store.stage(content_of(12_000))
+        assert store.blobs.payloads == {}
+        assert store.staging.memory_taken == 0
+
+    asyncio.run(run())
+
+
+def test_many_uploads_at_once_share_the_memory_there_is() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        most = 0
+
+        class Watching(Bytes):
+            async def read(self) -> bytes:
+                nonlocal most
+                most = max(most, store.staging.memory_taken)
+                await asyncio.sleep(0)
+                return await super().read()
+
+        content = content_of(9000)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(store.staging.stage(Watching(content), len(content)))
+        assert 0 < most <= 3 * 4096
+        assert store.staging.memory_taken == 0
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_stops_gives_its_memory_back() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        await store.put(bucket, "o", content_of(20_000))
+        found = await store.objects.find(bucket, b"o")
+        chunks = store.objects.chunks(found, 0, 20_000)
+        assert len(await anext(chunks)) == 1
+        assert store.reading.memory_taken > 0
+        await chunks.aclose()
+        assert store.reading.memory_taken == 0
+
+    asyncio.run(run())
+
+
+def test_a_chunk_that_cannot_be_read_is_an_error_not_a_gap() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        await store.put(bucket, "o", content_of(20_000))
+        found = await store.objects.find(bucket, b"o")
+        chunks = store.objects.chunks(found, 0, 20_000)
+        await anext(chunks)
+        store.blobs.failures.append(Corrupt("rotten"))
+        with pytest.raises(Corrupt):
+            async for _ in chunks:
+                pass
+        assert store.reading.memory_taken == 0
+
+    asyncio.run(run())

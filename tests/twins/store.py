@@ -1,0 +1,91 @@
+"""The object use cases on memory, put together for tests."""
+
+from tests.twins.cluster import MemoryBlobs, MemoryRows
+from tests.twins.env import HandClock, hand_env
+
+from pinfold.model.settings import ObjectSettings
+from pinfold.objects.buckets import Bucket, Buckets
+from pinfold.objects.digests import MD5, Hashing
+from pinfold.objects.listing import Listings
+from pinfold.objects.multipart import Multipart
+from pinfold.objects.objects import Objects
+from pinfold.objects.reading import Reading
+from pinfold.objects.records import ObjectRecord
+from pinfold.objects.staging import Staged, Staging
+
+SMALL = ObjectSettings(
+    segment_bytes=4096,
+    write_memory_bytes=3 * 4096,
+    read_memory_bytes=2048,
+    read_chunk_bytes=1024,
+    memory_waiting_max=8,
+    memory_timeout_s=0.5,
+    bucket_cache_max=2,
+)
+"""Limits that bite."""
+
+
+class Bytes:
+    """A `ByteSource` of some bytes, in pieces of some size."""
+
+    def __init__(self, content: bytes, piece: int = 1000) -> None:
+        self._pieces = [content[at : at + piece] for at in range(0, len(content), piece)]
+
+    async def read(self) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
+
+
+class MemoryStore:
+    """Everything below a front end."""
+
+    def __init__(self, settings: ObjectSettings = SMALL, seed: int = 1) -> None:
+        self.clock = HandClock()
+        self.env = hand_env(self.clock, seed)
+        self.blobs = MemoryBlobs(self.clock, self.env.rng.randbytes)
+        self.rows = MemoryRows(self.clock, self.blobs.freed)
+        self.attach(settings)
+
+    def attach(self, settings: ObjectSettings = SMALL) -> None:
+        """A fresh gateway on the same rows and blobs."""
+        self.buckets = Buckets(self.env, self.rows, settings)
+        self.staging = Staging(self.blobs, Hashing(self.env), settings)
+        self.reading = Reading(self.blobs, settings)
+        self.objects = Objects(self.rows, self.buckets, self.staging, self.reading)
+        self.listings = Listings(self.rows, self.buckets)
+        self.multipart = Multipart(self.env, self.rows, self.buckets, self.objects, self.staging)
+
+    async def bucket(self, name: str = "bucket", owner: str = "alice") -> Bucket:
+        """A new bucket."""
+        return await self.buckets.create(name, owner=owner, acl="private", region="here")
+
+    async def stage(self, content: bytes, algorithms: tuple[str, ...] = ("crc64nvme",)) -> Staged:
+        """Bytes stored without a name."""
+        return await self.staging.stage(Bytes(content), len(content), algorithms)
+
+    async def put(self, bucket: Bucket, name: str, content: bytes) -> ObjectRecord:
+        """An object."""
+        staged = await self.stage(content)
+        record = record_of(staged)
+        await self.objects.put(bucket, name.encode(), record, staged)
+        return record
+
+    async def read(
+        self, bucket: Bucket, name: str, start: int = 0, stop: int | None = None
+    ) -> bytes:
+        """An object's bytes."""
+        found = await self.objects.find(bucket, name.encode())
+        stop = found.record.size if stop is None else stop
+        chunks = self.objects.chunks(found, start, stop)
+        return b"".join([bytes(piece) async for chunk in chunks for piece in chunk])
+
+    async def names(self, bucket: Bucket) -> list[str]:
+        """All objects' names."""
+        from pinfold.objects.listing import Query
+
+        listing = await self.listings.page(bucket, Query(limit=1000))
+        return [entry.name.decode() for entry in listing.entries]
+
+
+def record_of(staged: Staged, owner: str = "alice") -> ObjectRecord:
+    """The record of staged bytes."""
+    return ObjectRecord(staged.sums[MD5].hex(), staged.size, owner, inline=staged.inline)
