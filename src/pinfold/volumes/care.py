@@ -154,7 +154,8 @@ class Care:
         winner = next((payload for _lane, payload in found if payload is not None), None)
         if winner is None:
             return  # no member can read it; reads will say so block by block
-        losers = [lane for lane, payload in found if payload != winner]
+        good = winner.tobytes()  # memoryviews compare element by element, bytes by memcmp
+        losers = [lane for lane, payload in found if payload is None or payload.tobytes() != good]
         if losers:
             self._send(losers, extent, within, winner)
 
@@ -312,7 +313,7 @@ class Care:
     def _send(self, lanes: list[Lane], extent: int, within: int, payload: memoryview) -> int:
         """Send a piece to members in their streams; zeroes travel as a hole."""
         length = len(payload)
-        if payload == memoryview(_ZEROES)[:length]:
+        if payload.tobytes() == _ZEROES[:length]:
             self._sequencer.copy(lanes, [(TRIM, extent, within, length)], [])
             return 0
         buffer: Buffer = payload

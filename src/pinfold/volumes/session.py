@@ -6,6 +6,7 @@ equal again is `care.py`. Everything runs on one event loop; nothing here decide
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -73,6 +74,7 @@ class Session:
         self._addresses: dict[DeviceId, Address] = {}
         self._broken: dict[DeviceId, asyncio.Event] = {}
         self._dirty: dict[int, None] = {}
+        self._boots_changed = asyncio.Event()
         self.changed = Pulse()
         """Beats whenever a member's standing or progress changes."""
         self._sequencer: Sequencer | None = None
@@ -432,7 +434,10 @@ class Session:
         """Confirm the row; requests wait while that fails for too long."""
         try:
             while True:
-                await asyncio.sleep(self._settings.beat_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.beat_s):
+                        await self._boots_changed.wait()
+                self._boots_changed.clear()
                 await self._lease.beat(self._boots())
                 self._check_size()
         except PinfoldError as error:
@@ -452,6 +457,8 @@ class Session:
             if trusted != sequencer.serving:
                 sequencer.serving = trusted
                 self._schedule()
+            if self._boots() != self._lease.row.boots:
+                self._boots_changed.set()
             if sequencer.retained.due(now):
                 sequencer.flush()
             sequencer.reads.hedge(now - settings.hedge_s, now + settings.silence_s)

@@ -1,0 +1,353 @@
+"""Directed tests of a held volume, each named after what it prevents."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.twins.virtual import run_virtual
+from tests.volumes.world import Client, World
+
+from pinfold.model.errors import Fenced, Full
+from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
+from pinfold.model.settings import VolumeSettings
+from pinfold.volumes.io import TRIM, ZERO
+
+
+def play(story: Callable[[World], Awaitable[None]], **options: object) -> None:
+    async def run() -> None:
+        world = World(**options)  # type: ignore[arg-type]
+        await world.create()
+        async with asyncio.timeout(600):
+            await story(world)
+
+    run_virtual(run)
+
+
+def pattern(number: int, length: int = BLOCK_BYTES) -> bytes:
+    return number.to_bytes(8, "big") * (length // 8)
+
+
+def test_what_was_written_is_read_from_every_member() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        for extent in range(3):  # each extent's reads go to another member
+            await client.write(extent * EXTENT_BYTES + 512, pattern(extent + 1, 1024))
+        for extent in range(3):
+            found = await client.read(extent * EXTENT_BYTES, 2048)
+            assert found == bytes(512) + pattern(extent + 1, 1024) + bytes(512)
+        volume = (await world.row()).id
+        await gateway.session.close(deadline=100)
+        for device in world.devices:
+            assert device.extents.content(volume, 512, 1024) == pattern(1, 1024)
+            assert not device.extents.dirty(volume)
+        assert (await world.row()).holder is None
+
+    play(story)
+
+
+def test_a_request_across_extents_is_whole() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        data = bytes(range(256)) * 4096 * 5
+        await client.write(3 * EXTENT_BYTES - 700_000, data)
+        assert await client.read(3 * EXTENT_BYTES - 700_000, len(data)) == data
+        await client.change(ZERO, 3 * EXTENT_BYTES - 8192, 16384)
+        await client.change(TRIM, 3 * EXTENT_BYTES + 8192, 8192)
+        found = await client.read(3 * EXTENT_BYTES - 8192, 24576)
+        assert found == bytes(24576 - 0) or found[:24576] == bytes(24576)
+        behind = await client.read(3 * EXTENT_BYTES + 16384, 4096)
+        start = 700_000 + 16384
+        assert behind == data[start : start + 4096]
+
+    play(story, size=32 << 20)
+
+
+@pytest.mark.parametrize("deliver", [0, 1, 100])
+def test_a_member_that_dies_is_put_out_before_writes_are_answered(deliver: int) -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        writing = asyncio.get_running_loop().create_task(client.write(0, pattern(2)))
+        await asyncio.sleep(0)
+        world.kill(gateway, 1, deliver=deliver)
+        before = asyncio.get_running_loop().time()
+        await writing
+        assert 1 in (await world.row()).out
+        assert asyncio.get_running_loop().time() - before < 2.0
+        assert await client.read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
+def test_a_member_that_hangs_does_not_stop_the_volume() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        world.nodes[0].hung = True
+        before = asyncio.get_running_loop().time()
+        await client.write(0, pattern(2))
+        assert asyncio.get_running_loop().time() - before < 5.0
+        assert set((await world.row()).out) == {0}
+        assert await client.read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
+def test_two_members_away_pause_writes_and_do_not_fail_them() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        world.kill(gateway, 1)
+        world.kill(gateway, 2)
+        writing = asyncio.get_running_loop().create_task(client.write(0, pattern(2)))
+        await asyncio.sleep(30)
+        assert not writing.done()
+        assert len((await world.row()).out) <= 1
+        world.start(1)
+        world.start(2)
+        await writing
+        await client.flush()
+        assert await client.read(0, BLOCK_BYTES) == pattern(2)
+        await world.in_sync()
+
+    play(story)
+
+
+def test_a_member_that_forgot_unflushed_writes_gets_them_again() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        for block in range(32):
+            await client.write(block * BLOCK_BYTES, pattern(block + 1))
+        volume = (await world.row()).id
+        world.kill(gateway, 2)
+        world.start(2)
+        world.devices[2].extents.crash(world.rng)
+        await client.flush()
+        assert not (await world.row()).out
+        world.devices[2].restart(world.rng)  # what the flush covered survives
+        expected = [pattern(block + 1) for block in range(32)]
+        assert world.contents(2, volume, range(32)) == expected
+
+    play(story)
+
+
+def test_a_flush_waits_for_a_member_that_lost_the_writes() -> None:
+    """A member restarts between taking a write and the flush: ok only when it has it again."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        world.kill(gateway, 0)
+        world.devices[0].extents._undo.reverse()  # whatever was kept, drop all
+        world.start(0)
+        flushing = asyncio.get_running_loop().create_task(client.flush())
+        await flushing
+        volume = (await world.row()).id
+        assert world.contents(0, volume, range(1)) == [pattern(1)]
+
+    play(story)
+
+
+def test_a_returning_member_is_resynchronised() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        for block in range(8):
+            await client.write(block * EXTENT_BYTES // 2, pattern(block + 1))
+        await client.flush()
+        world.kill(gateway, 1)
+        for block in range(4):
+            await client.write(block * EXTENT_BYTES // 2, pattern(100 + block))
+        await client.change(TRIM, 3 * EXTENT_BYTES, EXTENT_BYTES)
+        await client.flush()
+        world.start(1)
+        writer = asyncio.get_running_loop().create_task(_overwrite(client, 200))
+        await world.in_sync()
+        await writer
+        await client.flush()
+        row = await world.row()
+        for extent in range(4):
+            contents = {
+                device.extents.content(row.id, extent * EXTENT_BYTES, EXTENT_BYTES)
+                for device in world.devices
+            }
+            assert len(contents) == 1
+        assert await client.read(0, BLOCK_BYTES) == pattern(299)
+
+    play(story)
+
+
+async def _overwrite(client: Client, first: int) -> None:
+    for number in range(100):
+        await client.write(0, pattern(first + number))
+        await asyncio.sleep(0.02)
+
+
+def test_a_new_holder_settles_what_the_old_one_left_unequal() -> None:
+    async def story(world: World) -> None:
+        old = world.gateway()
+        client = Client(old.session)
+        await client.write(0, pattern(1))
+        await client.flush()
+        writing = asyncio.get_running_loop().create_task(client.write(0, pattern(2)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        old.network.cut(world.nodes[1], deliver=10)  # one member gets it, two do not
+        old.network.cut(world.nodes[0])
+        old.network.cut(world.nodes[2])
+        await old.die()
+        writing.cancel()
+        new = Client(world.gateway().session)
+        found = await new.read(0, BLOCK_BYTES)
+        for _ in range(3):
+            assert await new.read(0, BLOCK_BYTES) == found
+        volume = (await world.row()).id
+        assert {device.extents.content(volume, 0, BLOCK_BYTES) for device in world.devices} == {
+            found
+        }
+
+    play(story)
+
+
+def test_an_acknowledged_write_survives_holder_and_one_member_dying_together() -> None:
+    async def story(world: World) -> None:
+        for round_number in range(6):
+            old = world.gateway()
+            client = Client(old.session)
+            await client.write(0, pattern(round_number + 10))
+            lost = round_number % 3
+            world.kill(old, lost)
+            await old.die()
+            world.devices[lost].extents.crash(world.rng)
+            world.start(lost)
+            new = world.gateway()
+            assert await Client(new.session).read(0, BLOCK_BYTES) == pattern(round_number + 10)
+            await new.session.close(deadline=world.env.clock.monotonic() + 10)
+
+    play(story)
+
+
+def test_an_old_holder_is_fenced_and_told() -> None:
+    async def story(world: World) -> None:
+        old = world.gateway("a")
+        client = Client(old.session)
+        await client.write(0, pattern(1))
+        new = world.gateway("a")  # the same name with a higher boot: the old process is gone
+        await Client(new.session).write(0, pattern(2))
+        with pytest.raises(Fenced):
+            await client.write(0, pattern(3))
+        with pytest.raises(Fenced):
+            await client.read(0, BLOCK_BYTES)
+        assert isinstance(old.lost, Fenced)
+        assert await Client(new.session).read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
+def test_another_gateway_waits_for_the_holder_s_silence() -> None:
+    async def story(world: World) -> None:
+        first, second = world.gateway("a"), world.gateway("b")
+        client = Client(first.session)
+        await client.write(0, pattern(1))
+        other = Client(second.session)
+        writing = asyncio.get_running_loop().create_task(other.write(0, pattern(2)))
+        await asyncio.sleep(60)
+        assert not writing.done()
+        await client.write(0, pattern(3))
+        await first.die()
+        before = asyncio.get_running_loop().time()
+        await writing
+        assert 9 < asyncio.get_running_loop().time() - before < 16
+        assert await other.read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
+def test_a_holder_that_cannot_confirm_its_row_stops_serving() -> None:
+    async def story(world: World) -> None:
+        from pinfold.model.errors import Unavailable
+
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+
+        def refuse(_change: object) -> None:
+            raise Unavailable("no majority")
+
+        world.rows.before_change = refuse
+        await asyncio.sleep(9)
+        reading = asyncio.get_running_loop().create_task(client.read(0, BLOCK_BYTES))
+        await asyncio.sleep(5)
+        assert not reading.done()
+        world.rows.before_change = None
+        assert await reading == pattern(1)
+
+    play(story)
+
+
+def test_a_corrupt_block_is_read_elsewhere_and_repaired() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        await client.write(0, pattern(7, 4 * BLOCK_BYTES))
+        await client.flush()
+        for device in world.devices[:2]:
+            device.extents.corrupt.add((0, 2))
+        assert await client.read(0, 4 * BLOCK_BYTES) == pattern(7, 4 * BLOCK_BYTES)
+        await asyncio.sleep(1)
+        assert sum(len(device.extents.corrupt) for device in world.devices) < 2
+
+    play(story)
+
+
+def test_when_every_member_is_full_writes_fail_and_reads_go_on() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        await client.write(0, pattern(1))
+        for device in world.devices:
+            device.extents.full = True
+        with pytest.raises(Full):
+            await client.write(0, pattern(2))
+        assert await client.read(0, BLOCK_BYTES) == pattern(1)
+        for device in world.devices:
+            device.extents.full = False
+        await client.write(0, pattern(3))
+        assert await client.read(0, BLOCK_BYTES) == pattern(3)
+        assert not (await world.row()).out
+
+    play(story)
+
+
+def test_one_full_member_is_put_out_and_comes_back() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        await client.write(0, pattern(1))
+        world.devices[1].extents.full = True
+        await client.write(0, pattern(2))
+        assert set((await world.row()).out) == {1}
+        world.devices[1].extents.full = False
+        await world.in_sync()
+        await client.flush()
+        volume = (await world.row()).id
+        assert world.contents(1, volume, range(1)) == [pattern(2)]
+
+    play(story)
+
+
+def test_unflushed_writes_are_bounded_by_a_flush_nobody_asked_for() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        for number in range(100):
+            await client.write((number % 50) * 8192, pattern(number, 8192))
+        volume = (await world.row()).id
+        await asyncio.sleep(2)
+        for device in world.devices:
+            assert not device.extents._undo
+            assert not device.extents.dirty(volume)
+
+    play(story, settings=VolumeSettings.for_tests())
