@@ -6,7 +6,7 @@ from itertools import count
 
 from tests.twins.log import MemoryLog
 
-from pinfold.cluster.groups.entries import encode_body
+from pinfold.cluster.groups.entries import decode_body, encode_body
 from pinfold.cluster.groups.messages import Ack, Message, Standing, Vote
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.state import Limits
@@ -125,6 +125,8 @@ class World:
         self.network: list[tuple[DeviceId, DeviceId, object]] = []
         self.cuts: set[tuple[DeviceId, DeviceId]] = set()
         self.history: dict[int, tuple[int, bytes]] = {}
+        self.rows_at: list[dict[bytes, bytes]] = [{}]
+        """The rows after each op."""
         self.leaders: dict[int, tuple[DeviceId, int]] = {}
         self.floor = 0
         self.values = count(1)
@@ -139,6 +141,13 @@ class World:
     def check_applied(self, member: Member, entry: Entry) -> None:
         known = self.history.setdefault(entry.op, (entry.view, entry.body))
         assert known == (entry.view, entry.body), f"op {entry.op} changed on {member.device}"
+        assert member.memory.durable(GROUP).last_op >= entry.op, "applied before it was durable"
+        if entry.op == len(self.rows_at):
+            rows = dict(self.rows_at[-1])
+            for key, value in decode_body(entry.body):
+                assert value is not None, "these schedules only put"
+                rows[key] = value
+            self.rows_at.append(rows)
 
     def check_leader(self, member: Member) -> None:
         leader = (member.device, member.boot)
@@ -153,6 +162,9 @@ class World:
             seen = member.memory.view_at(GROUP, message.op)
             kept = durable.entries.get(message.op)
             assert kept is None or seen is None or kept.view == seen
+        if isinstance(message, Ack) and message.counted:
+            seen = member.memory.seen(GROUP)
+            assert seen.rows == self.rows_at[seen.applied_op], "counted with rows of no instant"
         if isinstance(message, Vote) and message.standing != Standing.COPYING:
             assert (durable.last_view, durable.last_op) == (message.last_view, message.last_op)
 

@@ -1,0 +1,152 @@
+"""Directed schedules, named after what they prevent."""
+
+from tests.cluster.replica_world import GROUP, World
+
+from pinfold.cluster.groups.messages import Standing
+
+
+def settled(size=3):
+    """A world in which one member serves; (world, primary, the others)."""
+    world = World(0, size)
+    world.heal(12)
+    world.check_agreement()
+    (primary,) = [one for one in world.all.values() if one.replica.leadership is not None]
+    return world, primary, [one for one in world.all.values() if one is not primary]
+
+
+def commit(world, primary, count, *, key=b"k"):
+    for _ in range(count):
+        world.propose(primary, key)
+        world.settle()
+
+
+def elect(world, rounds=12):
+    """Whoever is up tries to find a primary among those that are."""
+    for _ in range(rounds):
+        world.settle()
+        for member in world.up():
+            member.replica.tick()
+        for member in world.up():
+            lost = not world.all[member.replica.primary].up
+            if lost or member.replica.unsettled_ticks > 4:
+                world.suspect(member, lambda device: world.all[device].up)
+    world.settle()
+
+
+def serving(world):
+    return [one for one in world.up() if one.replica.leadership is not None]
+
+
+def test_a_dead_primary_takes_nothing_committed_with_it():
+    world, primary, _ = settled()
+    commit(world, primary, 5)
+    before = dict(world.history)
+    primary.crash()
+    elect(world)
+    (successor,) = serving(world)
+    assert successor.replica.state.commit_op > max(before)
+    world.heal()
+    world.check_agreement()
+    assert world.acknowledged == 5
+
+
+def test_a_minority_neither_commits_nor_serves():
+    world, primary, others = settled()
+    for other in others:
+        other.crash()
+    world.propose(primary)
+    world.settle()
+    assert world.acknowledged == 0
+    primary.crash()
+    others[0].start()
+    elect(world)
+    assert not serving(world)
+
+
+def test_entries_of_a_deposed_primary_are_replaced():
+    world, primary, others = settled()
+    for other in others:
+        world.cuts |= {(primary.device, other.device), (other.device, primary.device)}
+    for _ in range(3):
+        world.propose(primary)
+    world.settle()
+    alive = {one.device for one in others}
+    world.suspect(others[0], alive.__contains__)
+    world.settle()
+    (successor,) = [one for one in others if one.replica.leadership is not None]
+    commit(world, successor, 2)
+    world.heal()
+    world.check_agreement()
+    assert world.acknowledged == 2
+
+
+def test_a_restarted_primary_does_not_resume_its_view():
+    world, primary, _ = settled()
+    view = primary.replica.view
+    world.propose(primary)
+    primary.crash()
+    primary.start()
+    assert primary.replica.view > view
+    elect(world)
+    assert len(serving(world)) == 1
+
+
+def test_a_member_behind_a_trimmed_log_copies_and_is_counted_again():
+    world, primary, (behind, other) = settled()
+    behind.crash()
+    commit(world, primary, 40)
+    assert primary.replica.state.first_op > behind.memory.state(GROUP).last_op + 1
+    behind.start()
+    world.heal(12)
+    world.check_agreement()
+    assert world.copies
+    other.crash()
+    before = world.acknowledged
+    commit(world, primary, 1)
+    assert world.acknowledged == before + 1
+
+
+def test_a_member_that_is_copying_proves_nothing():
+    """It gave up the log that its vote would stand for; the conservative rule costs one wait."""
+    world, primary, (copying, other) = settled()
+    copying.crash()
+    commit(world, primary, 40)
+    committed = world.acknowledged
+    copying.start()
+    for _ in range(500):
+        if copying.memory.durable(GROUP).incomplete:
+            break
+        if world.network:
+            world.deliver()
+        else:
+            primary.replica.tick()
+            copying.memory.flush(1)
+    assert copying.replica.state.standing is Standing.COPYING
+    world.network.clear()
+    primary.crash()
+    elect(world)
+    assert not serving(world)
+    world.heal()
+    world.check_agreement()
+    assert world.acknowledged == committed
+    assert other.replica.state.commit_op > committed
+
+
+def test_new_members_alone_do_not_begin_a_group_that_may_exist_elsewhere():
+    world = World(0)
+    world.all[world.members[2]].crash()
+    world.network.clear()
+    elect(world)
+    assert not serving(world), "the third may know of commits"
+    world.heal()
+    world.check_agreement()
+
+
+def test_a_single_member_serves_alone():
+    world, primary, _ = settled(1)
+    commit(world, primary, 3)
+    assert world.acknowledged == 3
+    primary.crash()
+    primary.start()
+    world.heal(3)
+    world.check_agreement()
