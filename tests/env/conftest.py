@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+import uvloop
 
 from pinfold.env.api import Env
 from pinfold.env.real import real_env
@@ -12,12 +13,17 @@ from pinfold.sim.world import World
 Run = Callable[[Callable[[Env], Awaitable[None]]], None]
 
 
-def run_real(body: Callable[[Env], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await body(real_env())
+async def _bounded(body: Callable[[Env], Awaitable[None]]) -> None:
+    async with asyncio.timeout(10):
+        await body(real_env())
 
-    asyncio.run(bounded())
+
+def run_real(body: Callable[[Env], Awaitable[None]]) -> None:
+    asyncio.run(_bounded(body))
+
+
+def run_uvloop(body: Callable[[Env], Awaitable[None]]) -> None:
+    uvloop.run(_bounded(body))
 
 
 def run_simulated(body: Callable[[Env], Awaitable[None]]) -> None:
@@ -33,6 +39,7 @@ def run_simulated(body: Callable[[Env], Awaitable[None]]) -> None:
             world.run(whole())
 
 
-@pytest.fixture(params=["real", "simulated"])
+@pytest.fixture(params=[run_real, run_uvloop, run_simulated])
 def run(request: pytest.FixtureRequest) -> Run:
-    return run_real if request.param == "real" else run_simulated
+    found: Run = request.param
+    return found

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from pinfold.env.api import Buffer
 from pinfold.env.real import real_env
@@ -91,7 +92,8 @@ def run(
             finally:
                 await pair.close()
 
-    asyncio.run(bounded())
+    for run_loop in (asyncio.run, uvloop.run):
+        run_loop(bounded())
 
 
 both = pytest.mark.parametrize("target", [A, B], ids=["itself", "another"])

@@ -130,7 +130,8 @@ class Net(Protocol):
     """Reliable byte streams. Addresses: `tcp://host:port` or `unix:///path`.
 
     Protocol factories make asyncio protocols (`Protocol` or `BufferedProtocol`); transports obey
-    asyncio's contract for write, writelines, pause_reading, close and abort.
+    asyncio's contract for write, writelines, pause_reading, close and abort. Once `connection_lost`
+    was called a transport must not be written to: uvloop raises RuntimeError, asyncio warns.
     """
 
     async def listen(self, address: str, factory: Callable[[], asyncio.BaseProtocol]) -> "Listener":

@@ -140,7 +140,9 @@ class SimTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """See asyncio."""
-        if self._closing or self.lost or not len(data):
+        if self.lost:
+            raise RuntimeError("written after connection_lost")
+        if self._closing or not len(data):
             return
         self._outgoing.append(bytes(data))
         self._outgoing_size += len(data)
