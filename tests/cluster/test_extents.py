@@ -1,0 +1,160 @@
+"""What a device's side of the extent streams takes and refuses."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
+from tests.twins.virtual import run_virtual
+
+from pinfold.cluster.extents import OP, SPAN, Address, ExtentClient, ExtentHost
+from pinfold.model.errors import Conflict, Fenced, Invalid, Unavailable
+from pinfold.model.ids import Boot, DeviceId, Token, VolumeId
+
+VOLUME = VolumeId(b"v" * 16)
+DEVICE = DeviceId(0)
+SOON = 100.0
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.node = MemoryNode("n0")
+        self.device = MemoryDevice(0)
+        ExtentHost(self.node.dispatcher, {DEVICE: self.device})
+        self.network = MemoryNetwork([self.node])
+        self.client = ExtentClient(
+            self.network, lambda device: self.node.name if device == DEVICE else None
+        )
+
+    async def open(self, token: int, stream: int) -> Address:
+        claimed = await self.client.claim(DEVICE, VOLUME, Token(token), stream, deadline=SOON)
+        return Address(DEVICE, claimed.boot, VOLUME, Token(token), stream)
+
+    async def write(self, address: Address, number: int, data: bytes = b"x" * 8) -> None:
+        ops = OP.pack(0, 0, 0, len(data))
+        await self.client.write(address, number, 1, number + 1, 0, ops, [data], deadline=SOON)
+
+    async def read(self, address: Address, number: int, length: int = 8) -> bytes:
+        spans = SPAN.pack(0, 0, length)
+        answer = await self.client.read(address, number, spans, deadline=SOON)
+        return bytes(answer.payload)
+
+
+def on_stage(story: Callable[[Stage], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await story(Stage())
+
+    run_virtual(run)
+
+
+def test_messages_are_taken_in_order_or_not_at_all() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        await stage.write(address, 0, b"a" * 8)
+        with pytest.raises(Conflict):
+            await stage.write(address, 2, b"c" * 8)
+        with pytest.raises(Conflict):
+            await stage.write(address, 0, b"d" * 8)
+        assert await stage.read(address, 1) == b"a" * 8
+        await stage.write(address, 1, b"b" * 8)
+        assert await stage.read(address, 2) == b"b" * 8
+
+    on_stage(story)
+
+
+def test_a_read_or_flush_that_overtook_a_write_is_refused() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        with pytest.raises(Conflict):
+            await stage.read(address, 1)
+        with pytest.raises(Conflict):
+            await stage.client.flush(address, 1, deadline=SOON)
+        await stage.client.flush(address, 0, deadline=SOON)
+
+    on_stage(story)
+
+
+def test_stragglers_of_an_older_stream_are_refused() -> None:
+    async def story(stage: Stage) -> None:
+        old = await stage.open(1, 1)
+        new = await stage.open(1, 2)
+        with pytest.raises(Conflict):
+            await stage.write(old, 0)
+        with pytest.raises(Conflict):
+            await stage.read(old, 0)
+        with pytest.raises(Conflict):
+            await stage.open(1, 2)
+        await stage.write(new, 0)
+
+    on_stage(story)
+
+
+def test_nothing_is_taken_under_another_boot() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        wrong = address._replace(boot=Boot(address.boot + 1))
+        with pytest.raises(Conflict) as refused:
+            await stage.write(wrong, 0)
+        assert refused.value.detail == address.boot
+
+    on_stage(story)
+
+
+def test_a_lower_token_is_fenced_also_for_reads() -> None:
+    async def story(stage: Stage) -> None:
+        old = await stage.open(1, 1)
+        await stage.open(2, 1)
+        for attempt in (stage.write(old, 0), stage.read(old, 0)):
+            with pytest.raises(Conflict):
+                await attempt
+        with pytest.raises(Fenced):
+            await stage.open(1, 9)
+
+    on_stage(story)
+
+
+def test_devices_that_are_not_here_are_unavailable() -> None:
+    async def story(stage: Stage) -> None:
+        with pytest.raises(Unavailable):
+            await stage.client.claim(DeviceId(5), VOLUME, Token(1), 1, deadline=SOON)
+
+    on_stage(story)
+
+
+@pytest.mark.parametrize("body", [None, 7, [], [0] * 9, [0, 1, VOLUME, 1, 1, 0, 1, 1, 0, b"xx"]])
+def test_malformed_bodies_change_nothing(body: object) -> None:
+    async def story(stage: Stage) -> None:
+        await stage.open(1, 1)
+        with pytest.raises(Invalid):
+            await stage.network.call(stage.node.name, "extent.write", body, deadline=SOON)
+        with pytest.raises(Invalid):
+            await stage.network.call(stage.node.name, "extent.claim", [0], deadline=SOON)
+
+    on_stage(story)
+
+
+def test_marks_flush_stable_and_drop() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        await stage.write(address, 0)
+        await stage.client.flush(address, 1, deadline=SOON)
+        (mark,) = await stage.client.marks(address, deadline=SOON)
+        assert (mark.extent, mark.epoch, mark.dirty) == (0, 1, True)
+        await stage.client.stable(address, 1, deadline=SOON)
+        assert not (await stage.client.marks(address, deadline=SOON))[0].dirty
+        assert await stage.client.allocated(address, [0, 1], deadline=SOON) == [[(0, 4 << 20)], []]
+        await stage.client.drop(DEVICE, VOLUME, deadline=SOON)
+        assert not stage.device.extents.volumes()
+
+    on_stage(story)
+
+
+def test_calls_that_nobody_waits_for_leave_no_trace() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        calls = [stage.client.read(address, 9, b"", deadline=SOON) for _ in range(3)]
+        for call in calls:
+            with pytest.raises(Conflict):
+                await asyncio.shield(call)
+
+    on_stage(story)
