@@ -88,6 +88,12 @@ class LmdbEngine:
         self._env.set_mapsize(2 * self._env.info()["map_size"])
         return True
 
+    def entries(self) -> int:
+        """Keys and markers in the root database."""
+        with self._env.begin() as txn:
+            count: int = txn.stat(self._roots)["entries"]
+            return count
+
     def close(self) -> None:
         """Close the environment. Idempotent."""
         self._env.close()
