@@ -2,11 +2,12 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.twins.cluster import MemoryRows
 from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
-from tests.twins.virtual import VirtualClock
+from tests.twins.virtual import VirtualClock, run_virtual
 
 from pinfold.cluster.extents import ExtentClient, ExtentHost
 from pinfold.env.api import Env
@@ -159,3 +160,19 @@ class World:
         """Wait until no device is out of sync."""
         while (await self.row()).out:  # noqa: ASYNC110 - virtual time, and rows cannot tell
             await asyncio.sleep(0.1)
+
+
+def play(story: Callable[[World], Awaitable[None]], **options: Any) -> None:
+    """Tell a story to a fresh world, in virtual time."""
+
+    async def run() -> None:
+        world = World(**options)
+        await world.create()
+        async with asyncio.timeout(600):
+            await story(world)
+
+    run_virtual(run)
+
+
+def pattern(number: int, length: int = BLOCK_BYTES) -> bytes:
+    return number.to_bytes(8, "big") * (length // 8)

@@ -1,0 +1,222 @@
+"""The rules that only rare meetings of failures would break, each brought about on purpose."""
+
+import asyncio
+
+from tests.volumes.world import Client, World, pattern, play
+
+from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
+from pinfold.model.settings import VolumeSettings
+
+LAST = 3 * EXTENT_BYTES
+
+
+async def ticks(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_a_write_that_the_absent_member_missed_reaches_it_later() -> None:
+    """It went out under the old epoch; nothing else ever touches its extent."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        writing = asyncio.get_running_loop().create_task(client.write(LAST, pattern(2)))
+        await ticks()
+        world.kill(gateway, 1)
+        await writing
+        await client.flush()
+        await asyncio.sleep(10)
+        volume = (await world.row()).id
+        assert not world.devices[0].extents.dirty(volume)
+        world.start(1)
+        await world.in_sync()
+        assert world.devices[1].extents.content(volume, LAST, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
+def test_a_write_that_only_the_absent_member_took_is_undone_there() -> None:
+    async def story(world: World) -> None:
+        old = world.gateway()
+        client = Client(old.session)
+        await client.write(0, pattern(1))
+        await client.flush()
+        writing = asyncio.get_running_loop().create_task(client.write(LAST, pattern(2)))
+        await ticks()
+        old.network.cut(world.nodes[1], deliver=10)
+        for number in (0, 2):
+            old.network.cut(world.nodes[number])
+        await old.die()
+        writing.cancel()
+        volume = (await world.row()).id
+        assert world.devices[1].extents.content(volume, LAST, BLOCK_BYTES) == pattern(2)
+        world.nodes[1].up = False
+        new = Client(world.gateway().session)
+        assert await new.read(LAST, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+        assert set((await world.row()).out) == {1}
+        world.nodes[1].up = True
+        await world.in_sync()
+        assert world.devices[1].extents.content(volume, LAST, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+
+    play(story)
+
+
+def test_writes_during_a_copy_are_not_undone_by_it() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        clients = [Client(gateway.session) for _ in range(8)]
+        await clients[0].write(0, pattern(1))
+        world.kill(gateway, 2)
+        await clients[0].write(0, pattern(2, 64 * BLOCK_BYTES))
+        world.start(2)
+
+        async def overwrite(client: Client, block: int) -> None:
+            number = 100
+            while (await world.row()).out:
+                number += 1
+                await client.write(block * BLOCK_BYTES, pattern(number))
+
+        async with asyncio.TaskGroup() as group:
+            for block, client in enumerate(clients):
+                group.create_task(overwrite(client, block))
+        await clients[0].flush()
+        volume = (await world.row()).id
+        held = {device.extents.content(volume, 0, 1 << 20) for device in world.devices}
+        assert len(held) == 1
+
+    play(story)
+
+
+def test_nobody_sees_a_write_that_may_still_vanish() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        await client.write(0, pattern(1))
+        world.nodes[2].hung = True
+        loop = asyncio.get_running_loop()
+        writing = loop.create_task(client.write(0, pattern(2)))
+        await asyncio.sleep(0.01)  # two members have it, the third does not
+        reading = loop.create_task(client.read(0, BLOCK_BYTES))
+        await asyncio.sleep(0.5)
+        assert not writing.done()
+        assert not reading.done()
+        assert await reading == pattern(2)
+        assert 2 in (await world.row()).out
+
+    play(story)
+
+
+def test_a_member_that_is_still_being_told_is_not_read() -> None:
+    settings = VolumeSettings(window_bytes=8 << 10, retained_bytes=8 << 20, retained_s=60)
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(200 * BLOCK_BYTES, pattern(1))
+        await client.flush()
+        for block in range(100):
+            await client.write(block * BLOCK_BYTES, pattern(block + 5))
+        world.kill(gateway, 0)  # extent 0 is read there first
+        world.devices[0].extents._undo.insert(0, lambda: None)
+        world.start(0)
+        world.devices[0].extents.crash(world.rng)
+        for block in reversed(range(100)):
+            assert await client.read(block * BLOCK_BYTES, BLOCK_BYTES) == pattern(block + 5)
+
+    for seed in range(4):
+        play(story, settings=settings, seed=seed)
+
+
+def test_fua_waits_for_every_member_s_flush() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        await client.write(0, pattern(1))
+        loop = asyncio.get_running_loop()
+        gate = world.devices[1].extents.flush_gate = loop.create_future()
+        writing = loop.create_task(client.write(0, pattern(2), fua=True))
+        plain = loop.create_task(client.write(BLOCK_BYTES, pattern(3)))
+        await asyncio.sleep(1)
+        assert plain.done()
+        assert not writing.done()
+        world.devices[1].extents.flush_gate = None
+        gate.set_result(None)
+        await writing
+        for device in world.devices:
+            device.restart(world.rng)
+        volume = (await world.row()).id
+        for number in range(3):
+            assert world.contents(number, volume, range(1)) == [pattern(2)]
+
+    play(story)
+
+
+def test_every_holder_has_a_token_of_its_own() -> None:
+    async def story(world: World) -> None:
+        tokens = []
+        for _ in range(3):
+            gateway = world.gateway()
+            await Client(gateway.session).write(0, pattern(1))
+            tokens.append((await world.row()).token)
+            await gateway.session.close(deadline=world.env.clock.monotonic() + 10)
+        assert tokens == [1, 2, 3]
+
+    play(story)
+
+
+def test_requests_of_a_client_that_left_are_not_begun() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        first, second = Client(gateway.session), Client(gateway.session)
+        await first.write(0, pattern(1))
+        world.kill(gateway, 1)
+        world.kill(gateway, 2)
+        settled = asyncio.get_running_loop().create_task(second.write(0, pattern(2)))
+        await asyncio.sleep(5)  # writes wait: one member is left
+        late = asyncio.get_running_loop().create_task(
+            first.write(BLOCK_BYTES, pattern(9, 32 * BLOCK_BYTES))
+        )
+        more = [
+            asyncio.get_running_loop().create_task(first.write(BLOCK_BYTES, pattern(9)))
+            for _ in range(9)
+        ]
+        await asyncio.sleep(0.1)
+        gateway.session.withdraw(first)
+        world.start(1)
+        world.start(2)
+        await settled
+        await asyncio.sleep(5)
+        assert not more[-1].done()
+        for task in (late, *more):
+            task.cancel()
+
+    play(story, settings=VolumeSettings(batches_max=1))
+
+
+def test_many_devices_keep_a_volume_going_with_two_of_them_out() -> None:
+    """Members differ by extent: devices that share no extent may be out together."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        for extent in range(4):
+            await client.write(extent * EXTENT_BYTES, pattern(extent + 1))
+        world.kill(gateway, 0)
+        await client.write(0, pattern(10))
+        assert set((await world.row()).out) == {0}
+        world.kill(gateway, 3)
+        await client.write(3 * EXTENT_BYTES, pattern(13))
+        assert set((await world.row()).out) == {0, 3}
+        world.start(0)
+        world.start(3)
+        await world.in_sync()
+        await client.flush()
+        volume = (await world.row()).id
+        for extent in range(4):
+            for device in world.placement.members(volume, extent):  # type: ignore[arg-type]
+                held = world.devices[device].extents.content(
+                    volume, extent * EXTENT_BYTES, BLOCK_BYTES
+                )
+                assert held == await client.read(extent * EXTENT_BYTES, BLOCK_BYTES)
+
+    play(story, devices=6, spread=True)
