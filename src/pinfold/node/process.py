@@ -32,6 +32,7 @@ from pinfold.node.logs import become_process_log
 from pinfold.node.metrics import new_registry, render
 from pinfold.node.roles import starter_of
 from pinfold.node.settings import NodeSettings, read_settings
+from pinfold.node.stacks import print_stacks
 from pinfold.rpc.api import Reply, Request
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity
@@ -96,6 +97,7 @@ class _Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, print_stacks)
         if self._lifeline is not None:
             self._lifeline.watch(self._stop.set, settings.process.drain_timeout_s)
 
