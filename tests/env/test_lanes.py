@@ -34,9 +34,19 @@ def test_what_a_function_raises_reaches_its_caller() -> None:
     asyncio.run(body())
 
 
+class Counting(ThreadLane):
+    """Counts its wake-ups."""
+
+    deliveries = 0
+
+    def _deliver(self) -> None:
+        self.deliveries += 1
+        super()._deliver()
+
+
 def test_results_of_a_burst_come_in_few_wake_ups() -> None:
     async def body() -> None:
-        lane = ThreadLane("lane")
+        lane = Counting("lane")
         gate = threading.Event()
         futures = [lane(gate.wait)] + [lane(int, n) for n in range(100)]
         gate.set()
@@ -46,6 +56,7 @@ def test_results_of_a_burst_come_in_few_wake_ups() -> None:
         assert not any(future.done() for future in futures)
         await last
         assert [future.result() for future in futures[1:]] == list(range(100))
+        assert lane.deliveries <= 2
         lane.close()
 
     asyncio.run(body())

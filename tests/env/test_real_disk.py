@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,20 @@ def test_a_short_write_is_finished(tmp_path: Path, written: int) -> None:
     file.pwritev([b"".join(batch)[:written]], 3)
     file._write_rest(batch, 3, written)
     assert file.pread(20, 3) == b"abcdefghi"
+    file.close()
+
+
+def test_a_write_cut_short_by_the_system_tells_its_cause(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = OsDisk().open(str(tmp_path / "f"), create=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            file.pwritev([b"12345", b"67890"], 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert file.pread(20, 0) == b"12345678"
     file.close()
 
 

@@ -188,6 +188,21 @@ def test_a_stream_keeps_its_order_at_any_latency(pair: Pair) -> None:
     run(pair, scenario)
 
 
+def test_what_is_late_holds_up_what_comes_behind_it(pair: Pair) -> None:
+    async def scenario() -> None:
+        faults = pair.world.net.faults
+        started_at = pair.world.loop.now
+        faults.latency_s = (0.5, 0.5)
+        pair.say(b"late")
+        faults.latency_s = (0.001, 0.001)
+        pair.say(b"quick")
+        await asyncio.sleep(1)
+        assert pair.at_server[0].text == b"latequick"
+        assert min(when for when, _ in pair.at_server[0].heard) - started_at >= 0.5
+
+    run(pair, scenario)
+
+
 def test_random_resets_come() -> None:
     pair = Pair(World(9))
 

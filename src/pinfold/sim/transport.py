@@ -186,7 +186,7 @@ class SimTransport(asyncio.Transport):
     def _ship(self, piece: bytes) -> None:
         """Put a piece on the way, behind all before it."""
         net = self._link.net
-        if self._held or net.is_cut(self._process.name, self._peer._process.name):
+        if net.is_cut(self._process.name, self._peer._process.name):
             self._held.append(piece)
             return
         if net.faults.reset_chance and net.rng.random() < net.faults.reset_chance:
