@@ -45,6 +45,16 @@ def test_a_write_cut_short_by_the_system_tells_its_cause(tmp_path: Path) -> None
     file.close()
 
 
+@pytest.mark.parametrize("length", [1, 4096, 1 << 20, (1 << 20) + 1])
+def test_cached_reads_of_any_length_are_copies(tmp_path: Path, length: int) -> None:
+    file = OsDisk().open(str(tmp_path / "f"), create=True)
+    file.pwritev([b"a" * length, b"b" * length], 0)
+    first, second = file.pread_cached(length, 0), file.pread_cached(length, length)
+    assert first in (None, b"a" * length)
+    assert second in (None, b"b" * length)
+    file.close()
+
+
 def test_errors_of_the_system_come_out(tmp_path: Path) -> None:
     file = OsDisk().open(str(tmp_path / "f"), create=True)
     with pytest.raises(OSError) as caught:

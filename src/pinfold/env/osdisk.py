@@ -9,6 +9,7 @@ import errno
 import fcntl
 import itertools
 import os
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -26,6 +27,21 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 _temporary_numbers: Final = itertools.count()
 """Makes the names of temporary files differ within the process; they carry no meaning."""
+
+
+class _Scratch(threading.local):
+    """A buffer for each thread: RWF_NOWAIT needs one to read into, and the system's fresh pages
+    for a buffer of 1 MiB cost sixty times the read (1,340 against 22 us, measured).
+    """
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_SCRATCH_BYTES))
+
+
+_SCRATCH_BYTES: Final = 1 << 20
+"""Longest cached read that needs no buffer of its own."""
+
+_scratch: Final = _Scratch()
 
 
 class OsFile:
@@ -56,7 +72,9 @@ class OsFile:
         """See `File.pread_cached`: a read the kernel refuses when it would have to wait."""
         if not self._cached_reads:
             return None
-        buffer = bytearray(length)
+        buffer = (
+            _scratch.view[:length] if length <= _SCRATCH_BYTES else memoryview(bytearray(length))
+        )
         try:
             filled = os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
         except BlockingIOError:
