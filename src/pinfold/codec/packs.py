@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 import xxhash
 
+from pinfold.codec.checks import payload_checks
 from pinfold.codec.records import PAGE_BYTES, Buffer, page_end
 from pinfold.model.errors import Corrupt
-from pinfold.model.limits import BLOB_CHECK_BYTES
 
 _VERSION: Final = 1
 _PACK: Final = struct.Struct(">4sHH16sI")
@@ -45,12 +45,8 @@ class Location(NamedTuple):
 
 
 def checks_of(payload: Buffer) -> tuple[int, ...]:
-    """xxh3_64 of each started 64 KiB of a payload."""
-    view = memoryview(payload)
-    return tuple(
-        xxhash.xxh3_64_intdigest(view[start : start + BLOB_CHECK_BYTES])
-        for start in range(0, len(view), BLOB_CHECK_BYTES)
-    )
+    """xxh3_64 of each started 64 KiB of a payload: none for an empty one."""
+    return tuple(payload_checks([payload])) if len(payload) else ()
 
 
 def head_bytes(checks: int) -> int:

@@ -35,7 +35,7 @@ from pinfold.device.journal import Journal
 from pinfold.device.packs import Pack, Packs
 from pinfold.device.readers import Readers
 from pinfold.device.streams import Stream, Streams
-from pinfold.env.api import Buffer, Offload
+from pinfold.env.api import Buffer, File, Offload
 from pinfold.model.errors import Corrupt, Invalid, NotFound
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import BLOB_CHECK_BYTES, JOURNAL_BLOB_BYTES
@@ -150,7 +150,7 @@ class Blobs:
         end = min(location.length, -(-(offset + length) // BLOB_CHECK_BYTES) * BLOB_CHECK_BYTES)
         pack = self._packs.get(location.pack)
         if pack.file is not None:
-            found = pack.file.pread_cached(end - start, location.offset + start)
+            found = self._read_cached(pack.file, end - start, location.offset + start)
             if found is not None:
                 if not _verified(found, location.checks, first):
                     raise self._quarantine(blob)
@@ -314,6 +314,13 @@ class Blobs:
         self._bytes -= decode_location(entry).length
         self.quarantined += 1
         return True
+
+    def _read_cached(self, file: File, length: int, offset: int) -> bytes | None:
+        try:
+            return file.pread_cached(length, offset)
+        except OSError as error:
+            self._health.stop(f"pack: {error}")
+            raise self._health.error() from error
 
     def _load(self, pack: Pack, location: Location, first: int, start: int, end: int) -> bytes:
         """In a reader's lane: verified bytes from `start` to `end`."""

@@ -1,0 +1,145 @@
+import asyncio
+import random
+
+import pytest
+from tests.device.model import whole
+from tests.device.worlds import PATH, lives, put
+
+from pinfold.codec.packs import checks_of
+from pinfold.device.device import Device
+from pinfold.model.errors import Corrupt, Invalid, NotFound
+from pinfold.model.ids import BlobId
+from pinfold.sim.world import SimNode
+
+SMALL = random.Random(1).randbytes(5000)
+LARGE = random.Random(2).randbytes(300_000)
+A, B, C = (BlobId(letter * 16) for letter in (b"a", b"b", b"c"))
+
+
+def rot_packs(node: SimNode) -> None:
+    """Flip a bit in the middle of every page of every pack, past the packs' headers."""
+    disk = node.disk
+    for name in [name for name in disk.names if name.startswith(f"{PATH}/packs/")]:
+        for page in range(1, disk.file(name).size // 4096):
+            disk.rot(name, page * 4096 + 1000)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_blobs_are_read_from_memory_and_from_packs_alike(crash: bool) -> None:
+    async def write(device: Device) -> None:
+        await put(device, A, SMALL)
+        await put(device, B, LARGE)
+        await put(device, C, b"")
+        await read(device)
+
+    async def read(device: Device) -> None:
+        for blob, payload in ((A, SMALL), (B, LARGE), (C, b"")):
+            for start, length in ((0, len(payload)), (len(payload) // 2, len(payload) // 3)):
+                found = await whole(device.blobs.read(blob, start, length))
+                assert found == payload[start : start + length]
+            with pytest.raises(Invalid):
+                device.blobs.read(blob, 1, len(payload))
+            assert device.blobs.state(blob) == (len(payload), True)
+        assert device.blobs.scan(b"", 2) == [(A, len(SMALL)), (B, len(LARGE))]
+        assert device.blobs.scan(A, 10) == [(B, len(LARGE)), (C, 0)]
+        with pytest.raises(NotFound):
+            device.blobs.read(BlobId(b"z" * 16), 0, 1)
+
+    lives(write, read, read, crash=crash)
+
+
+def test_what_differs_from_its_checks_is_not_stored() -> None:
+    async def life(device: Device) -> None:
+        with pytest.raises(Corrupt):
+            device.blobs.put(A, memoryview(SMALL), [1])
+        with pytest.raises(Invalid):
+            device.blobs.put(A, memoryview(LARGE), checks_of(LARGE))
+        stream = device.blobs.begin(A, len(LARGE), checks_of(LARGE))
+        with pytest.raises(Corrupt):
+            stream.write(bytes(len(LARGE)))
+        short = device.blobs.begin(A, len(LARGE), checks_of(LARGE))
+        await short.write(LARGE[:1000])
+        with pytest.raises(Invalid):
+            short.commit()
+        with pytest.raises(Invalid):
+            device.blobs.begin(A, len(LARGE), checks_of(LARGE)[1:])
+        assert device.blobs.state(A) is None
+        assert device.blobs.scan(b"", 10) == []
+
+    lives(life)
+
+
+def test_a_damaged_blob_is_quarantined_until_it_is_put_again() -> None:
+    async def write(device: Device) -> None:
+        await put(device, A, SMALL)
+        await put(device, B, LARGE)
+
+    async def find_damage(device: Device) -> None:
+        for blob in (A, B):
+            with pytest.raises(Corrupt):
+                await whole(device.blobs.read(blob, 0, 2000))
+            with pytest.raises(NotFound):
+                device.blobs.read(blob, 0, 2000)
+            assert device.blobs.state(blob) is None
+        assert device.status().quarantined == 2
+
+    async def repair(device: Device) -> None:
+        assert device.status().quarantined == 2
+        await put(device, A, SMALL)
+        await device.blobs.delete([B])
+        assert await whole(device.blobs.read(A, 0, 5000)) == SMALL
+        await asyncio.sleep(1.0)
+        assert device.status().quarantined == 0
+
+    damaged: list[SimNode] = []
+
+    def damage_once(node: SimNode) -> None:
+        if not damaged:
+            rot_packs(node)
+            damaged.append(node)
+
+    lives(write, find_damage, repair, between=damage_once)
+
+
+def test_deleted_blobs_give_their_space_back() -> None:
+    used: list[int] = []
+    blobs = [BlobId(bytes([number]) * 16) for number in range(30)]
+
+    async def fill(device: Device) -> None:
+        for blob in blobs:
+            await put(device, blob, LARGE)
+
+    async def empty(device: Device) -> None:
+        await device.blobs.delete(blobs)
+        await device.blobs.delete(blobs)
+        await asyncio.sleep(1.0)
+        await put(device, A, SMALL)
+        await asyncio.sleep(1.0)
+        assert device.blobs.scan(b"", 100) == [(A, len(SMALL))]
+        assert (device.status().blobs, device.status().blob_bytes) == (1, len(SMALL))
+
+    async def look(device: Device) -> None:
+        assert await whole(device.blobs.read(A, 0, 10)) == SMALL[:10]
+
+    def measure(node: SimNode) -> None:
+        packs = [name for name in node.disk.names if name.startswith(f"{PATH}/packs/")]
+        used.append(sum(len(node.disk.file(name).pages) for name in packs))
+
+    lives(fill, empty, look, between=measure)
+    assert used[0] * 4096 > 30 * len(LARGE)
+    assert used[1] <= 6
+
+
+def test_more_packs_than_may_be_open_are_read() -> None:
+    blobs = [BlobId(bytes([number]) * 16) for number in range(24)]
+
+    async def fill(device: Device) -> None:
+        for blob in blobs:
+            await put(device, blob, LARGE)
+
+    async def read(device: Device) -> None:
+        for _ in range(2):
+            for blob in blobs:
+                assert await whole(device.blobs.read(blob, 0, len(LARGE))) == LARGE
+
+    lives(fill, read, open_packs=2, pack_bytes=1 << 20)

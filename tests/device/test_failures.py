@@ -1,0 +1,152 @@
+"""What a device does when its disk fails, fills up, or comes back with less than it promised."""
+
+import asyncio
+import errno
+import random
+
+import pytest
+from tests.device.model import whole
+from tests.device.worlds import CLUSTER, PATH, SETTINGS, lives, put
+
+from pinfold.codec.packs import checks_of
+from pinfold.device.api import Entry, ExtentOp
+from pinfold.device.device import Device
+from pinfold.env.api import Env
+from pinfold.model.errors import Corrupt, Full, Unavailable
+from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from pinfold.sim.world import SimNode, World
+
+SMALL = random.Random(1).randbytes(5000)
+A = BlobId(b"a" * 16)
+G, V, ONE = GroupId(1), VolumeId(b"v" * 16), Token(1)
+MIB = 1 << 20
+
+
+def test_a_failed_flush_stops_the_device_and_only_the_device() -> None:
+    async def life(env: Env) -> None:
+        await Device.format(env, PATH, CLUSTER, SETTINGS)
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await device.log.create(G)
+        await put(device, A, SMALL)
+        waiting = device.log.append(G, [Entry(1, 0, b"x")])
+        world.node("n1").disk.faults.lost_flush_chance = 1.0
+        also_waiting = device.blobs.put(BlobId(b"b" * 16), memoryview(SMALL), checks_of(SMALL))
+        for future in (waiting, also_waiting):
+            with pytest.raises(Unavailable):
+                await future
+        assert device.status().state == "stopped"
+        assert "journal" in device.status().reason
+        for call in (
+            lambda: device.log.append(G, [Entry(2, 0, b"y")]),
+            lambda: device.blobs.read(A, 0, 1),
+            lambda: device.blobs.delete([A]),
+            lambda: device.extents.claim(V, ONE),
+        ):
+            with pytest.raises(Unavailable):
+                call()
+        await device.close()
+
+    with World(1) as world:
+
+        async def scenario() -> None:
+            await world.node("n1").start(life)
+
+        world.run(scenario())
+
+
+def test_a_read_error_stops_the_device() -> None:
+    async def write(device: Device) -> None:
+        await put(device, A, SMALL)
+
+    async def read(device: Device) -> None:
+        nodes[0].disk.faults.cached_chance = 0.0
+        nodes[0].disk.faults.read_error = errno.EIO
+        with pytest.raises(Unavailable):
+            await whole(device.blobs.read(A, 0, 1))
+        assert device.status().state == "stopped"
+        nodes[0].disk.faults.read_error = 0
+
+    nodes: list[SimNode] = []
+    lives(write, read, between=nodes.append)
+
+
+async def put_many(device: Device) -> None:
+    for number in range(1000):
+        await put(device, bytes([number % 256, number // 256]) * 8, SMALL * 10)
+
+
+def test_a_full_device_refuses_early_and_still_reads_and_deletes() -> None:
+    async def start(device: Device) -> None:
+        await device.log.create(G)
+        await device.extents.claim(V, ONE)
+
+    async def fill(device: Device) -> None:
+        with pytest.raises(Full):
+            await put_many(device)
+        assert device.status().state == "full"
+        with pytest.raises(Full):
+            device.blobs.begin(A, 300_000, checks_of(bytes(300_000)))
+        write = [ExtentOp(0, 0, 0, 4096)]
+        with pytest.raises(Full):
+            device.extents.write(V, ONE, 0, 1, write, memoryview(bytes(4096)))
+        await device.log.append(G, [Entry(1, 0, b"a delete")])
+        blobs = [blob for blob, _ in device.blobs.scan(b"", 1000)]
+        assert len(blobs) > 20
+        assert await whole(device.blobs.read(blobs[0], 0, 5000)) == SMALL
+        await device.blobs.delete(blobs)
+        await asyncio.sleep(1)
+        await put(device, A, SMALL)
+        await asyncio.sleep(1)
+        assert device.status().state == "serving"
+
+    def limit(node: SimNode) -> None:
+        node.disk.faults.capacity_bytes = 12 * MIB
+
+    lives(start, fill, between=limit)
+
+
+def flushed_then_lost(place: str) -> None:
+    """Damage one flushed journal record that is not applied; the next opening must refuse."""
+
+    async def write(device: Device) -> None:
+        await device.log.create(G)
+        for op in range(1, 6):
+            await device.log.append(G, [Entry(op, 0, b"%d" % op * 100)])
+
+    async def reopen(device: Device) -> None:
+        raise AssertionError("it opened")
+
+    def damage(node: SimNode) -> None:
+        disk = node.disk
+        for name in [name for name in disk.names if name.startswith(f"{PATH}/journal/")]:
+            image = disk.file(name).read(SETTINGS.segment_bytes, 0)
+            found = image.find(b"3" * 100)
+            if found >= 0:
+                disk.rot(name, found if place == "payload" else found - 70)
+                return
+        raise AssertionError("the record is in no segment")
+
+    with pytest.raises(Corrupt):
+        lives(write, reopen, crash=True, between=damage, apply_interval_s=1000.0)
+
+
+@pytest.mark.parametrize("place", ["payload", "header"])
+def test_a_device_that_lost_a_flushed_record_is_refused(place: str) -> None:
+    flushed_then_lost(place)
+
+
+def test_a_device_that_lost_its_journal_is_refused() -> None:
+    async def write(device: Device) -> None:
+        await put(device, A, SMALL)
+        await asyncio.sleep(1)
+
+    async def reopen(device: Device) -> None:
+        raise AssertionError("it opened")
+
+    def lose(node: SimNode) -> None:
+        for name in [name for name in node.disk.names if name.startswith(f"{PATH}/journal/")]:
+            node.disk.leave(name)
+        node.disk.sync_dir(f"{PATH}/journal")
+
+    with pytest.raises(Corrupt):
+        lives(write, reopen, crash=True, between=lose)

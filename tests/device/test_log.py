@@ -1,0 +1,161 @@
+import asyncio
+
+import pytest
+from tests.device.worlds import PATH, SETTINGS, lives
+
+from pinfold.device.api import Entry
+from pinfold.device.device import Device
+from pinfold.model.errors import Busy, Invalid, NotFound
+from pinfold.model.ids import GroupId
+
+G, H = GroupId(7), GroupId(8)
+
+
+def entries(first: int, count: int, *, view: int = 1, size: int = 10) -> list[Entry]:
+    return [Entry(op, view, b"%d/%d" % (view, op) * size) for op in range(first, first + count)]
+
+
+def test_a_log_is_appended_truncated_applied_and_trimmed() -> None:
+    async def first(device: Device) -> None:
+        log = device.log
+        with pytest.raises(NotFound):
+            log.state(G)
+        await log.create(G)
+        await log.create(G)
+        assert log.groups() == [G]
+        assert log.tail(G, 1, 100) == []
+        await log.append(G, entries(1, 5))
+        log.apply(G, 1, [(b"a", b"1"), (b"b", b"1")])
+        log.apply(G, 2, [(b"a", None)])
+        await log.append(G, entries(4, 1, view=3))
+        await log.set_view(G, 6, b"ballot")
+        check(device)
+
+    def check(device: Device) -> None:
+        log = device.log
+        assert [entry.view for entry in log.tail(G, 3, 1000)] == [1, 3]
+        assert len(log.tail(G, 3, 1)) == 1
+        assert log.tail(G, 5, 1000) == []
+        state = log.state(G)
+        assert (state.view, state.voted, state.last_op, state.last_view) == (6, b"ballot", 4, 3)
+        assert (log.view_at(G, 4), log.view_at(G, 5)) == (3, None)
+
+    async def second(device: Device) -> None:
+        check(device)
+        state = device.log.state(G)
+        for op in range(state.applied_op + 1, 3):
+            device.log.apply(G, op, [(b"a", b"1"), (b"b", b"1")] if op == 1 else [(b"a", None)])
+        assert list(device.rows.scan(G, b"", None)) == [(b"b", b"1")]
+        device.log.trim(G, 2)
+        with pytest.raises(NotFound):
+            device.log.tail(G, 1, 1000)
+        assert device.log.view_at(G, 2) == 1
+
+    lives(first, second, crash=True)
+    lives(first, second)
+
+
+def test_programmers_errors_are_caught() -> None:
+    async def life(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.append(G, entries(1, 2))
+        device.log.apply(G, 1, [])
+        with pytest.raises(AssertionError):
+            device.log.append(G, entries(4, 1))
+        with pytest.raises(AssertionError):
+            device.log.append(G, entries(1, 1))
+        with pytest.raises(AssertionError):
+            device.log.apply(G, 3, [])
+        with pytest.raises(Invalid):
+            device.log.append(G, [Entry(3, 1, bytes(SETTINGS.segment_bytes))])
+        assert device.log.state(G).last_op == 2
+
+    lives(life)
+
+
+def test_a_group_that_stands_still_does_not_pin_the_journal() -> None:
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.create(H)
+        await device.log.append(G, entries(1, 3))
+        for op in range(1, 200):
+            await device.log.append(H, entries(op, 1, size=5000))
+            device.log.apply(H, op, [(b"row", b"%d" % op)])
+        await asyncio.sleep(1)
+        segments = device._env.disk.list(f"{PATH}/journal")  # the journal's size on disk
+        bound = SETTINGS.journal_retain_bytes // SETTINGS.segment_bytes
+        assert len(segments) <= bound + 4
+
+    async def second(device: Device) -> None:
+        assert device.log.tail(G, 1, 1 << 20) == entries(1, 3)
+        assert device.rows.get(H, b"row") == b"199"
+        with pytest.raises(NotFound):
+            device.log.tail(H, 1, 1)
+
+    lives(first, second, crash=True)
+
+
+async def append_many(device: Device) -> None:
+    for op in range(1, 100):
+        await device.log.append(G, entries(op, 1, size=4000))
+
+
+def test_unapplied_entries_are_bounded() -> None:
+    async def life(device: Device) -> None:
+        await device.log.create(G)
+        with pytest.raises(Busy):
+            await append_many(device)
+        assert device.log.state(G).first_op == 1
+
+    lives(life)
+
+
+ROWS = [(b"row-%04d" % number, b"new") for number in range(300)]
+
+
+def test_an_installed_copy_replaces_the_group_whole() -> None:
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.append(G, entries(1, 4))
+        device.log.apply(G, 1, [(b"old", b"1")])
+        await device.log.set_view(G, 5, b"me")
+        for start in range(0, 300, 100):
+            page = ROWS[start : start + 100]
+            await device.log.install(G, 90, 4, page, first=start == 0, last=start == 200)
+        await device.log.append(G, entries(91, 2, view=5))
+        check(device)
+
+    def check(device: Device) -> None:
+        state = device.log.state(G)
+        assert (state.view, state.voted, state.applied_op, state.applied_view) == (5, b"me", 90, 4)
+        assert (state.first_op, state.last_op) == (91, 92)
+        assert device.log.view_at(G, 90) == 4
+        assert list(device.rows.scan(G, b"", None)) == ROWS
+
+    async def second(device: Device) -> None:
+        check(device)
+        await asyncio.sleep(1)
+        assert not device._log.purging  # the old life's rows are gone from the index too
+
+    lives(first, second, second, crash=True)
+
+
+def test_an_interrupted_copy_leaves_an_empty_group() -> None:
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.append(G, entries(1, 4))
+        device.log.apply(G, 1, [(b"old", b"1")])
+        await device.log.set_view(G, 5, b"me")
+        await device.log.install(G, 90, 4, ROWS, first=True, last=False)
+
+    async def second(device: Device) -> None:
+        state = device.log.state(G)
+        assert (state.view, state.voted, state.last_op, state.applied_op) == (5, b"me", 0, 0)
+        assert list(device.rows.scan(G, b"", None)) == []
+        await device.log.append(G, entries(1, 1, view=5))
+        device.log.apply(G, 1, [(b"x", b"y")])
+
+    async def third(device: Device) -> None:
+        assert device.log.state(G).last_op == 1
+
+    lives(first, second, third, crash=True)
