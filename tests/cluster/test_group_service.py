@@ -10,7 +10,7 @@ from tests.twins.virtual import run_virtual
 from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.frees import FreesWorker
-from pinfold.model.errors import Conflict, Unavailable
+from pinfold.model.errors import Conflict, Full, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
 
 PLACE = b"p"
@@ -229,3 +229,60 @@ async def test_members_agree_when_everything_has_settled(cluster):
     for store in cluster.stores.values():
         assert store.seen(GroupId(0)).rows == first
     assert decode_row(first[b"k1"]).body == b"99"
+
+
+@scenario(groups=1)
+async def test_a_full_primary_refuses_and_serves_again_when_there_is_room(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"one"))
+    log = cluster.logs[cluster.primary(GroupId(0))]
+    log.refusal = Full("no room")
+    with pytest.raises(Full):
+        await cluster.client.change(PLACE, put(2, b"k", b"two"))
+    assert (await cluster.client.get(PLACE, b"k")).body == b"one"
+    log.refusal = None
+    check = (Check("absent", b"l"),)
+    await cluster.client.change(PLACE, put(2, b"l", b"two", checks=check))
+    assert (await cluster.client.get(PLACE, b"l")).body == b"two"
+
+
+@scenario(groups=1)
+async def test_a_full_follower_catches_up_when_there_is_room(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"one"))
+    primary = cluster.primary(GroupId(0))
+    follower = next(n for n in cluster.logs if n != primary)
+    cluster.logs[follower].refusal = Full("no room")
+    for number in range(2, 30):
+        await cluster.client.change(PLACE, put(number, b"k%d" % number, b"x"))
+    cluster.logs[follower].refusal = None
+    await asyncio.sleep(2)
+    rows = [store.seen(GroupId(0)).rows for store in cluster.stores.values()]
+    assert rows[0] == rows[1] == rows[2]
+
+
+@scenario(groups=6)
+async def test_leadership_returns_to_its_first_members_when_a_node_is_back(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"x"))
+    await asyncio.sleep(1)
+    await cluster.kill(1)
+    await asyncio.sleep(3)
+    await cluster.start_node(1)
+    await asyncio.sleep(40)
+    leaders = [cluster.primary(group) for group in cluster.groups]
+    assert leaders == [cluster.membership.members(group)[0] for group in cluster.groups]
+    assert (await cluster.client.get(PLACE, b"k")).body == b"x"
+
+
+@scenario(groups=2)
+async def test_operators_see_who_leads_and_who_lags(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"x"))
+    group = cluster.group_of(PLACE)
+    primary = cluster.primary(group)
+    dead = next(n for n in cluster.services if n != primary)
+    await asyncio.sleep(1)
+    await cluster.kill(dead)
+    await cluster.client.change(PLACE, put(2, b"k", b"y"))
+    await asyncio.sleep(1)
+    (status,) = [one for one in cluster.services[primary].status() if one.group == group]
+    assert (status.role, status.standing, status.primary) == ("serving", "member", primary)
+    assert status.commit_op == status.applied_op == status.last_op
+    assert [one.device for one in status.followers if one.lagging] == [dead]

@@ -41,7 +41,7 @@ def naive(source, collapse, kinds, reverse):
     return list(items.items())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.sets(st.tuples(name, kind)),
     st.sampled_from([b"/", b"a", b""]),

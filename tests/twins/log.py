@@ -12,7 +12,7 @@ from typing import Any
 from sortedcontainers import SortedDict
 
 from pinfold.device.api import Entry, LogState
-from pinfold.model.errors import NotFound, Unavailable
+from pinfold.model.errors import NotFound, PinfoldError, Unavailable
 from pinfold.model.ids import GroupId
 
 
@@ -196,6 +196,8 @@ class AsyncLog:
         self._flush_s = flush_s
         self._flushing = False
         self.stopped = False
+        self.refusal: PinfoldError | None = None
+        """Raised by every append: a device that is full or busy."""
         self.groups = memory.groups
         self.state = memory.state
         self.view_at = memory.view_at
@@ -235,6 +237,8 @@ class AsyncLog:
         return self._write(group, "create")
 
     def append(self, group: GroupId, entries: Sequence[Entry]) -> "asyncio.Future[None]":
+        if self.refusal is not None:
+            raise self.refusal
         return self._write(group, "append", list(entries))
 
     def set_view(self, group: GroupId, view: int, voted: bytes = b"") -> "asyncio.Future[None]":

@@ -24,6 +24,7 @@ class Liveness:
     def __init__(self, now: float) -> None:
         self._heard_at: dict[NodeName, float] = {}
         self._lost_at: dict[NodeName, float] = {}
+        self._changed_at: dict[NodeName, float] = {}
         self._start = now
         self._now = now
 
@@ -33,6 +34,7 @@ class Liveness:
 
     def session(self, node: NodeName, up: bool) -> None:
         """A session to a node was established or lost."""
+        self._changed_at[node] = self._now
         if up:
             self._lost_at.pop(node, None)
             self._heard_at[node] = self._now
@@ -48,6 +50,10 @@ class Liveness:
                 for node in times:
                     times[node] += late_s
         self._now = now
+
+    def steady(self, node: NodeName, seconds: float) -> bool:
+        """Whether a node is alive and its session has neither begun nor ended for so long."""
+        return self.alive(node) and self._now - self._changed_at.get(node, self._start) > seconds
 
     def alive(self, node: NodeName) -> bool:
         """Whether a node is believed alive."""

@@ -94,6 +94,26 @@ class Replica:
             if alive(state.primary_of(view))
         )
 
+    def heir(self) -> DeviceId | None:
+        """Who should lead instead of this serving primary: the first member, if it lacks nothing.
+
+        The ring spreads first members evenly; failovers do not.
+        """
+        state, leadership = self.state, self.leadership
+        first = state.members[0]
+        if leadership is None or first == state.me:
+            return None
+        progress = leadership.followers[first]
+        ready = progress.copy is None and progress.counted_op == state.last_op
+        return first if ready else None
+
+    def hand_over(self, heir: DeviceId) -> None:
+        """Leave the lead to `heir`. Changes in flight are repeated by their callers."""
+        view = self.state.view + 1
+        while self.state.primary_of(view) != heir:
+            view += 1
+        self.change_view(view)
+
     def change_view(self, view: int) -> None:
         """Leave the present view for a higher one."""
         state = self.state

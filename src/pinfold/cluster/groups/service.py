@@ -48,6 +48,15 @@ _TICKS_PER_PING: Final = 2
 _PATIENCE_TICKS: Final = 10
 """Replica ticks (2 s) after which a view that got no primary is given up."""
 
+_TICKS_PER_BALANCE: Final = 10
+"""Once a second one group led here may be handed to its first member."""
+
+_STEADY_S: Final = 15.0
+"""A node that has been here for so long without interruption is given groups to lead."""
+
+_BALANCE_PAUSE_S: Final = 300.0
+"""A group is not handed over again before: if its heir cannot hold it, nothing flaps."""
+
 _MESSAGES_S: Final = 2.0
 """Deadline of messages between members; they are repeated if lost."""
 
@@ -85,6 +94,7 @@ class GroupService:
         self._run_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._ticks = 0
+        self._handed_over_at: dict[GroupId, float] = {}
         self._closed = False
         dispatcher.bind(MESSAGES, self._on_messages)
         dispatcher.bind(PING, self._on_ping)
@@ -203,6 +213,30 @@ class GroupService:
                 bound.act(bound.replica.tick)
         for bound in list(self._groups.values()):
             bound.act(self._watch_primary, bound)
+
+        if self._ticks % _TICKS_PER_BALANCE == 0:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Hand one group back to the member that leads it when nothing has failed."""
+        now = self.clock.monotonic()
+        for bound in self.led():
+            heir = bound.replica.heir()
+            if heir is None or not self._steady(heir):
+                continue
+            before = self._handed_over_at.get(bound.group)
+            if before is None or now - before > _BALANCE_PAUSE_S:
+                self._handed_over_at[bound.group] = now
+                bound.act(bound.replica.hand_over, heir)
+                return
+
+    def _steady(self, device: DeviceId) -> bool:
+        try:
+            node = self._membership.node_of(device)
+        except PinfoldError:
+            return False
+        steady = node == self._node or self._liveness.steady(node, _STEADY_S)
+        return steady and self._alive(device)
 
     def _watch_primary(self, bound: BoundGroup) -> None:
         replica = bound.replica

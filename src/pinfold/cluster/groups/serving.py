@@ -31,6 +31,9 @@ WAITING_CHANGES: Final = 8_192
 WAITING_BYTES: Final = 32 * MIB
 """Changes waiting in one group; with more it answers Busy."""
 
+WAITING_READS: Final = 16_384
+"""Reads waiting for a confirmation in one group; with more it answers Busy."""
+
 Answering = asyncio.Future[Reply]
 _Work = tuple[Change, int, Answering]
 
@@ -62,6 +65,7 @@ class Serving:
         self._unconfirmed: list[tuple[Answering, Conflict]] = []
         self._reads: list[tuple[Answering, Callable[[], Reply]]] = []
         self._confirming: dict[int, list[tuple[Answering, Callable[[], Reply]]]] = {}
+        self._reads_waiting = 0
         self._rounds = 0
         self._scheduled = False
         self._closed: PinfoldError | None = None
@@ -84,7 +88,13 @@ class Serving:
         return answer
 
     def read(self, look: Callable[[], Reply]) -> Answering:
-        """Answer with `look()` once a majority has confirmed the view after this call."""
+        """Answer with `look()` once a majority has confirmed the view after this call.
+
+        Busy at the limit.
+        """
+        if self._reads_waiting >= WAITING_READS:
+            raise Busy("too many reads wait in this group")
+        self._reads_waiting += 1
         answer = self._new_answer()
         self._reads.append((answer, look))
         self._schedule()
@@ -196,15 +206,17 @@ class Serving:
     def _ask(self) -> None:
         """One question for all the reads and conflicts of this tick."""
         reads, self._reads = self._reads, []
+        count = len(reads)
         for answer, conflict in self._unconfirmed:
             reads.append((answer, _raiser(conflict)))
         self._unconfirmed.clear()
         self._rounds += 1
         number = self._rounds
         self._confirming[number] = reads
-        self._confirm(lambda error: self._confirmed(number, error))
+        self._confirm(lambda error: self._confirmed(number, count, error))
 
-    def _confirmed(self, number: int, error: PinfoldError | None) -> None:
+    def _confirmed(self, number: int, count: int, error: PinfoldError | None) -> None:
+        self._reads_waiting -= count
         for answer, look in self._confirming.pop(number, ()):
             if answer.done():
                 continue
