@@ -41,7 +41,7 @@ class Declared:
         if of_object:
             return
         self.algorithm, self.value = _checksum_header(headers)
-        self.trailer = _trailer_algorithm(headers)
+        self.trailer = _trailer_algorithm(headers, payload_hash)
         if self.trailer and self.algorithm:
             raise Refused("InvalidRequest", "Expecting a single x-amz-checksum- header")
         self.algorithm = self.algorithm or self.trailer
@@ -86,7 +86,7 @@ class Payload:
         self.declared = Declared(headers, payload_hash, of_object=of_object)
         self._decoder: ChunkDecoder | None = None
         if payload_hash in signature.CHUNKED:
-            has_trailer = payload_hash != signature.STREAMING
+            has_trailer = payload_hash in signature.TRAILING
             self._decoder = ChunkDecoder(signer, has_trailer=has_trailer)
             decoded = _length(headers, "x-amz-decoded-content-length")
             if decoded is None:
@@ -205,13 +205,13 @@ def _checksum_header(headers: dict[str, str]) -> tuple[str, bytes]:
     return algorithm, value
 
 
-def _trailer_algorithm(headers: dict[str, str]) -> str:
+def _trailer_algorithm(headers: dict[str, str], payload_hash: str) -> str:
     announced = headers.get("x-amz-trailer", "").strip().lower()
     if not announced:
         return ""
     if not announced.startswith(CHECKSUM_PREFIX) or "," in announced:
         raise Refused("InvalidRequest", "x-amz-trailer may only announce one x-amz-checksum-")
-    if headers.get("x-amz-content-sha256") in (None, signature.STREAMING):
+    if payload_hash not in signature.TRAILING:
         raise Refused("InvalidRequest", "x-amz-trailer needs a payload with trailers")
     return known_algorithm(announced[len(CHECKSUM_PREFIX) :])
 

@@ -140,6 +140,8 @@ class ChunkDecoder:
         if found is None or not self._has_trailer or len(self.trailers) >= TRAILERS_MAX:
             raise Refused("InvalidRequest", "a trailer of the chunked body is not valid")
         name, value = found[1].decode().lower(), found[2].decode()
+        if name in self.trailers:
+            raise Refused("InvalidRequest", "a trailer comes twice")
         if name != _TRAILER_SIGNATURE:
             if _TRAILER_SIGNATURE in self.trailers:
                 raise Refused("InvalidRequest", "a trailer follows the trailers' signature")

@@ -95,14 +95,14 @@ class HttpServer:
         if received.body_exists:
             body = _StreamBody(received, self._settings.body_timeout_s)
         response = await self._answer(received, request_id, body)
-        keep_alive = received.keep_alive
-        if isinstance(body, _StreamBody) and body.awaits_continue:
-            keep_alive = False  # whether the body follows is the client's guess: start afresh
+        abandoned = isinstance(body, _StreamBody) and body.abandoned
+        keep_alive = received.keep_alive and not abandoned
         return _Outgoing(
             response,
             _head(response, request_id, self._clock, keep_alive=keep_alive),
             with_body=received.method != hdrs.METH_HEAD,
             keep_alive=keep_alive,
+            abandoned=abandoned,
             timeout_s=self._settings.body_timeout_s,
         )
 
@@ -148,19 +148,29 @@ class _RequestIds:
 class _StreamBody:
     """A body that arrives while it is read."""
 
-    __slots__ = ("_content", "_received", "_timeout_s", "awaits_continue")
+    __slots__ = ("_awaits_continue", "_content", "_received", "_stalled", "_timeout_s")
 
     def __init__(self, received: BaseRequest, timeout_s: float) -> None:
         self._received = received
         self._content: StreamReader = received.content
         self._timeout_s = timeout_s
-        self.awaits_continue = received.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+        self._stalled = False
+        self._awaits_continue = received.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the rest of the body is not worth waiting for.
+
+        The client stalls, or asked whether to send it and was refused: then whether it follows
+        is the client's guess, so the connection must end.
+        """
+        return self._stalled or self._awaits_continue
 
     async def read(self) -> Buffer:
         """See `Body.read`."""
         content = self._content
-        if self.awaits_continue:
-            self.awaits_continue = False
+        if self._awaits_continue:
+            self._awaits_continue = False
             await self._received.writer.write(_CONTINUE)
         try:
             if ready := content.read_nowait():
@@ -170,6 +180,7 @@ class _StreamBody:
             async with asyncio.timeout(self._timeout_s):
                 return await content.readany()
         except TimeoutError:
+            self._stalled = True
             raise Refused("RequestTimeout") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise Refused("IncompleteBody") from error
@@ -185,6 +196,7 @@ class _Outgoing(web.StreamResponse):
         *,
         with_body: bool,
         keep_alive: bool,
+        abandoned: bool,
         timeout_s: float,
     ) -> None:
         # The base class's state describes a response of its own, which this is not.
@@ -192,8 +204,8 @@ class _Outgoing(web.StreamResponse):
         self._head = head
         self._with_body = with_body
         self._keeps_alive = keep_alive
+        self._abandoned = abandoned
         self._timeout_s = timeout_s
-        self._sent = False
 
     @property
     def keep_alive(self) -> bool:
@@ -215,6 +227,8 @@ class _Outgoing(web.StreamResponse):
         finally:
             if chunks is not None:
                 await chunks.aclose()
+            if self._abandoned:
+                request.protocol.force_close()  # after what was written, without lingering
         return writer
 
     async def write_eof(self, data: bytes = b"") -> None:
