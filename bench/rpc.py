@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
-from pinfold.env.real import real_env
+from pinfold.env.real import keep_freed_memory, real_env
 from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import Reply, Request
 from pinfold.rpc.dispatch import Operations
@@ -83,6 +83,7 @@ async def later(request: Request) -> Reply:
 
 
 def server(root: str, ready: Connection) -> None:
+    keep_freed_memory()
     uvloop.run(serve(root, ready))
 
 
@@ -193,6 +194,7 @@ def main() -> None:
         )
         process.start()
         ours.recv()
+        keep_freed_memory()
         try:
             uvloop.run(measure(root, arguments.seconds))
         finally:
