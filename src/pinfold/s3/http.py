@@ -94,6 +94,10 @@ class HttpServer:
         body: Body = _NO_BODY
         if received.body_exists:
             body = _StreamBody(received, self._settings.body_timeout_s)
+        elif _expects_continue(received):
+            # Nothing will follow, but botocore takes a final answer without it for the answer to
+            # its next request on the connection, and waits for ever.
+            await received.writer.write(_CONTINUE)
         response = await self._answer(received, request_id, body)
         abandoned = isinstance(body, _StreamBody) and body.abandoned
         keep_alive = received.keep_alive and not abandoned
@@ -155,7 +159,7 @@ class _StreamBody:
         self._content: StreamReader = received.content
         self._timeout_s = timeout_s
         self._stalled = False
-        self._awaits_continue = received.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+        self._awaits_continue = _expects_continue(received)
 
     @property
     def abandoned(self) -> bool:
@@ -184,6 +188,10 @@ class _StreamBody:
             raise Refused("RequestTimeout") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise Refused("IncompleteBody") from error
+
+
+def _expects_continue(received: BaseRequest) -> bool:
+    return received.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
 
 
 class _Outgoing(web.StreamResponse):
