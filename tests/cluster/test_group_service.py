@@ -286,3 +286,17 @@ async def test_operators_see_who_leads_and_who_lags(cluster):
     assert (status.role, status.standing, status.primary) == ("serving", "member", primary)
     assert status.commit_op == status.applied_op == status.last_op
     assert [one.device for one in status.followers if one.lagging] == [dead]
+
+
+@scenario(groups=1)
+async def test_a_follower_that_hangs_delays_no_read_by_much(cluster):
+    loop = asyncio.get_running_loop()
+    await cluster.client.change(PLACE, put(1, b"k", b"x"))
+    primary = cluster.primary(GroupId(0))
+    for n in [n for n in cluster.services if n != primary]:
+        cluster.network.silenced.add(NodeName(f"n{n}"))
+        began = loop.time()
+        for _ in range(3):
+            assert (await cluster.client.get(PLACE, b"k")).body == b"x"
+        assert loop.time() - began < 0.05
+        cluster.network.silenced.clear()

@@ -110,6 +110,7 @@ class BoundGroup:
             self.serving.close(self.not_primary())
             self.serving = None
         if self.replica.leadership is not None:
+            _log.info("group served", group=self.group, device=self.me, view=self.replica.view)
             self.serving = Serving(
                 self.replica,
                 self.get,

@@ -22,8 +22,10 @@ from pinfold.rpc.api import Answer, Peers
 CONFIRM: Final = "group.confirm"
 """Body: [device, group, view, …] flat; answer: None, or the positions refused."""
 
-HEDGE_S: Final = 0.005
-"""An answer later than this is not waited for alone."""
+HEDGE_MIN_S: Final = 0.005
+HEDGE_MAX_S: Final = 0.2
+"""An answer later than this is not waited for alone: thrice the usual time within these bounds,
+so that a machine that is busy as a whole does not get twice the questions."""
 
 ROUND_S: Final = 1.5
 """A round that has no majority by then fails its reads; callers try again."""
@@ -94,8 +96,9 @@ class Confirmer:
             return
         questions, self._questions = self._questions, []
         self._send(questions)
-        loop = asyncio.get_running_loop()
-        loop.call_later(HEDGE_S, self._hedge, questions)
+        usual_s = min(self._response_s.values(), default=0.0)
+        hedge_s = min(max(3 * usual_s, HEDGE_MIN_S), HEDGE_MAX_S)
+        asyncio.get_running_loop().call_later(hedge_s, self._hedge, questions)
 
     def _response_time(self, device: DeviceId) -> float:
         return self._response_s.get(self._node_of(device) or NodeName(""), 0.0)
