@@ -71,7 +71,7 @@ def test_go_describes_the_export_and_enters_the_transmission() -> None:
     body = info_body("disk", nbd.INFO_NAME, nbd.INFO_DESCRIPTION, nbd.INFO_BLOCK_SIZE)
     assert handshake.receive(option(nbd.OPT_GO, body) + b"next") == [Lookup("disk")]
     actions = handshake.resolved(FACTS)
-    assert actions[-1] == Transmit(FACTS, True, b"next")
+    assert actions[-1] == Transmit(FACTS, True, False, b"next")
     infos = [body for _option, kind, body in replies(actions) if kind == nbd.REP_INFO]
     assert struct.pack(">HQH", 0, 1 << 30, transmission_flags(FACTS)) in infos
     assert struct.pack(">HIII", nbd.INFO_BLOCK_SIZE, 1, 4096, 32 << 20) in infos
@@ -109,7 +109,7 @@ def test_export_name_answers_without_a_reply_header() -> None:
         assert isinstance(sent, Send)
         head = nbd.EXPORT_NAME_REPLY.pack(1 << 30, transmission_flags(FACTS))
         assert sent.data == head + bytes(zeroes)
-        assert transmit == Transmit(FACTS, False, b"")
+        assert transmit == Transmit(FACTS, False, False, b"")
 
 
 def test_export_name_of_nothing_can_only_end_the_session() -> None:
@@ -157,6 +157,53 @@ def test_read_only_exports_offer_no_writes() -> None:
     assert not flags & (nbd.SEND_TRIM | nbd.SEND_WRITE_ZEROES)
 
 
+def meta_body(name: str, *queries: str) -> bytes:
+    strings = [name.encode(), *(query.encode() for query in queries)]
+    head, *rest = [struct.pack(">I", len(text)) + text for text in strings]
+    return head + struct.pack(">I", len(queries)) + b"".join(rest)
+
+
+def test_the_allocation_context_is_listed_and_selected() -> None:
+    handshake = started()
+    name = nbd.ALLOCATION_CONTEXT
+    for queries, found in (((), 1), ((name,), 1), (("base:",), 1), (("qemu:",), 0)):
+        handshake.receive(option(nbd.OPT_LIST_META_CONTEXT, meta_body("disk", *queries)))
+        answered = replies(handshake.resolved(FACTS))
+        assert [kind for _option, kind, _body in answered] == [nbd.REP_META_CONTEXT] * found + [
+            nbd.REP_ACK
+        ]
+    early = handshake.receive(option(nbd.OPT_SET_META_CONTEXT, meta_body("disk", name)))
+    assert kinds(early) == [nbd.REP_ERR_INVALID]
+    handshake.receive(option(nbd.OPT_STRUCTURED_REPLY))
+    handshake.receive(option(nbd.OPT_SET_META_CONTEXT, meta_body("disk", "x:y", name)))
+    (_option, kind, body), _ack = replies(handshake.resolved(FACTS))
+    assert kind == nbd.REP_META_CONTEXT
+    assert body == struct.pack(">I", nbd.ALLOCATION_ID) + name.encode()
+    handshake.receive(option(nbd.OPT_GO, info_body("disk")))
+    assert handshake.resolved(FACTS)[-1] == Transmit(FACTS, True, True, b"")
+
+
+def test_contexts_of_another_export_or_an_unknown_one_count_for_nothing() -> None:
+    handshake = started()
+    handshake.receive(option(nbd.OPT_STRUCTURED_REPLY))
+    body = meta_body("other", nbd.ALLOCATION_CONTEXT)
+    handshake.receive(option(nbd.OPT_SET_META_CONTEXT, body))
+    other = ExportFacts(name="other", size=1, description="")
+    handshake.resolved(other)
+    handshake.receive(option(nbd.OPT_GO, info_body("disk")))
+    assert handshake.resolved(FACTS)[-1] == Transmit(FACTS, True, False, b"")
+    unknown = started()
+    unknown.receive(option(nbd.OPT_LIST_META_CONTEXT, body))
+    assert kinds(unknown.resolved(None)) == [nbd.REP_ERR_UNKNOWN]
+
+
+def test_malformed_context_options_are_invalid() -> None:
+    good = meta_body("disk", "a", "b")
+    for body in (b"", good[:-1], good + b"x", good[:5], meta_body("disk", "a")[:8]):
+        actions = started().receive(option(nbd.OPT_LIST_META_CONTEXT, body))
+        assert kinds(actions) == [nbd.REP_ERR_INVALID]
+
+
 @given(
     st.lists(
         st.one_of(
@@ -198,8 +245,8 @@ def _talk(chunks: list[bytes]) -> tuple[bytes, list[Action], bytes]:
                     queue += handshake.resolved(FACTS if name == "disk" else None)
                 case ListExports():
                     queue += handshake.listed(["disk"])
-                case Transmit(_facts, _structured, more):
-                    decisions.append(Transmit(FACTS, _structured, b""))
+                case Transmit(facts, structured, allocation, more):
+                    decisions.append(Transmit(facts, structured, allocation, b""))
                     rest += more
                 case Close():
                     decisions.append(action)

@@ -17,7 +17,7 @@ from pinfold.model.errors import (
 )
 from pinfold.nbd import protocol as nbd
 from pinfold.nbd.transmission import ProtocolViolation, Transmission, errno_of
-from pinfold.volumes.io import FLUSH, READ, TRIM, WRITE, ZERO, Io
+from pinfold.volumes.io import CACHE, FLUSH, READ, STATUS, TRIM, WRITE, ZERO, Io
 
 SIZE = 1 << 20
 
@@ -152,6 +152,32 @@ def test_the_room_bounds_what_is_taken_on() -> None:
     assert reached == len(ios) * 28
 
 
+def test_block_status_needs_its_context_and_tells_runs() -> None:
+    assert refusal(request(nbd.CMD_BLOCK_STATUS, 0, 512)) == nbd.EINVAL
+    to = Transmission(Nobody(), SIZE, structured=True, read_only=False, allocation=True)
+    (io,), _out, _reached, _needed = parse(
+        request(nbd.CMD_BLOCK_STATUS, 0, 8192, flags=nbd.CMD_FLAG_REQ_ONE), to=to
+    )
+    assert io.kind == STATUS
+    assert io.first_only
+    io.runs = [(4096, True), (4096, False)]
+    out: list[Buffer] = []
+    to.reply(io, out)
+    expected = struct.pack(">IHHQI", 0x668E33EF, 1, 5, 7, 20) + struct.pack(
+        ">IIIII", 1, 4096, 0, 4096, 3
+    )
+    assert b"".join(out) == expected
+
+
+def test_cache_is_a_read_without_an_answer() -> None:
+    big = Transmission(Nobody(), 1 << 40, structured=True, read_only=False)
+    (io,), _out, _reached, _needed = parse(request(nbd.CMD_CACHE, 0, 1 << 30), to=big)
+    assert (io.kind, io.length) == (CACHE, 32 << 20)
+    out: list[Buffer] = []
+    big.reply(io, out)
+    assert out == [big.success(7)]
+
+
 def test_replies_carry_data_errors_and_cookies() -> None:
     io = Io(READ, 4096, 6, Nobody(), 99)
     io.parts = [b"abc", memoryview(b"def")]
@@ -184,7 +210,7 @@ def test_errors_have_their_numbers(error: PinfoldError, number: int) -> None:
 one_request = st.one_of(
     st.builds(
         lambda c, o, n, f: request(c, o, n, flags=f),
-        st.sampled_from([0, 3, 4, 6, 5, 9]),
+        st.sampled_from([0, 3, 4, 6, 5, 7, 9]),
         st.integers(0, SIZE + 10),
         st.integers(0, 70_000),
         st.sampled_from([0, 0, 1, 2, 4, 16]),

@@ -41,8 +41,9 @@ def test_a_write_that_only_the_absent_member_took_is_undone_there() -> None:
     async def story(world: World) -> None:
         old = world.gateway()
         client = Client(old.session)
-        await client.write(0, pattern(1))
+        await client.write(LAST + BLOCK_BYTES, pattern(1))
         await client.flush()
+        await asyncio.sleep(1)
         writing = asyncio.get_running_loop().create_task(client.write(LAST, pattern(2)))
         await ticks()
         old.network.cut(world.nodes[1], deliver=10)
@@ -72,15 +73,16 @@ def test_writes_during_a_copy_are_not_undone_by_it() -> None:
         await clients[0].write(0, pattern(2, 64 * BLOCK_BYTES))
         world.start(2)
 
-        async def overwrite(client: Client, block: int) -> None:
-            number = 100
-            while (await world.row()).out:
-                number += 1
+        async def overwrite(client: Client, first: int) -> None:
+            for number in range(first, first + 4000):
+                if not (await world.row()).out:
+                    return
+                block = world.rng.randrange(256)  # each seldom: the next write must not mend it
                 await client.write(block * BLOCK_BYTES, pattern(number))
 
         async with asyncio.TaskGroup() as group:
-            for block, client in enumerate(clients):
-                group.create_task(overwrite(client, block))
+            for number, client in enumerate(clients):
+                group.create_task(overwrite(client, 10_000 * number))
         await clients[0].flush()
         volume = (await world.row()).id
         held = {device.extents.content(volume, 0, 1 << 20) for device in world.devices}

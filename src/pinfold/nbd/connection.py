@@ -25,7 +25,7 @@ from pinfold.nbd.handshake import (
 )
 from pinfold.nbd.transmission import HEADER_BYTES, REQUEST_COST, ProtocolViolation, Transmission
 from pinfold.nbd.window import Window
-from pinfold.volumes.io import READ, WRITE, Io, Owner
+from pinfold.volumes.io import CACHE, READ, WRITE, Io, Owner
 
 RECEIVE_BYTES: Final = 256 << 10
 """A receive buffer: what a client may have sent since the last tick, some 60 writes of 4 KiB."""
@@ -184,15 +184,20 @@ class Connection(asyncio.BufferedProtocol):
                     self._desk.list_exports(self)
                 case Close():
                     transport.close()
-                case Transmit(facts, structured, rest):
-                    self._transmit(facts, structured=structured, rest=rest)
+                case Transmit():
+                    self._transmit(action)
 
-    def _transmit(self, facts: ExportFacts, *, structured: bool, rest: bytes) -> None:
+    def _transmit(self, agreed: Transmit) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._handshake = None
+        facts, rest = agreed.facts, agreed.rest
         self._transmission = Transmission(
-            self, facts.size, structured=structured, read_only=facts.read_only
+            self,
+            facts.size,
+            structured=agreed.structured,
+            read_only=facts.read_only,
+            allocation=agreed.allocation,
         )
         self._volume = self._desk.attach(self, facts)
         if rest:
@@ -243,7 +248,7 @@ class Connection(asyncio.BufferedProtocol):
         size = 0
         for io in ios:
             kind = io.kind
-            if kind == READ:
+            if kind in (READ, CACHE):
                 size += io.length
             elif kind == WRITE:
                 size += io.length
@@ -312,6 +317,8 @@ class Connection(asyncio.BufferedProtocol):
             reply(io, out)
             if io.kind == READ or io.kind == WRITE:
                 carried += io.length
+            elif io.kind == CACHE:
+                size += io.length
         if transport is not None and not transport.is_closing():
             if carried <= JOIN_BYTES:
                 transport.write(b"".join(out))

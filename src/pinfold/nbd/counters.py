@@ -13,7 +13,7 @@ class Counters:
     """Open now."""
     reads: int = 0
     writes: int = 0
-    """Writes, zeroes and trims."""
+    """Writes, zeroes, trims, and the rare rest."""
     flushes: int = 0
     errors: int = 0
     payload_bytes: int = 0

@@ -54,12 +54,15 @@ class Transmit:
 
     facts: ExportFacts
     structured: bool
+    allocation: bool
+    """`base:allocation` was negotiated: block status may be asked."""
     rest: bytes
 
 
 Action = Send | Lookup | ListExports | Close | Transmit
 
 _FLAGS: Final = nbd.FLAG_FIXED_NEWSTYLE | nbd.FLAG_NO_ZEROES
+_META: Final = (nbd.OPT_LIST_META_CONTEXT, nbd.OPT_SET_META_CONTEXT)
 _NAME_LENGTH: Final = struct.Struct(">I")
 _COUNT: Final = struct.Struct(">H")
 
@@ -74,6 +77,7 @@ def transmission_flags(facts: ExportFacts) -> int:
     on one covers what was answered on any.
     """
     flags = nbd.HAS_FLAGS | nbd.SEND_FLUSH | nbd.SEND_FUA | nbd.SEND_DF | nbd.CAN_MULTI_CONN
+    flags |= nbd.SEND_CACHE
     if facts.read_only:
         return flags | nbd.READ_ONLY
     return flags | nbd.SEND_TRIM | nbd.SEND_WRITE_ZEROES | nbd.SEND_FAST_ZERO
@@ -92,6 +96,9 @@ class Handshake:
         self._structured = False
         self._asked = 0
         self._wanted: tuple[int, ...] = ()
+        self._queries: list[str] = []
+        self._allocation_of: str | None = None
+        """The export for which `base:allocation` was selected last."""
         self._over = False
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[Action]:
@@ -111,6 +118,8 @@ class Handshake:
             actions = [_error(option, nbd.REP_ERR_SHUTDOWN, "the server is shutting down")]
         elif facts is None:
             actions = [_error(option, nbd.REP_ERR_UNKNOWN, "there is no such export")]
+        elif option in _META:
+            actions = self._contexts(option, facts)
         else:
             actions = [*_describe(option, facts, self._wanted), _ack(option)]
             if option == nbd.OPT_GO:
@@ -181,6 +190,8 @@ class Handshake:
             return self._export_name(body)
         if option in (nbd.OPT_INFO, nbd.OPT_GO):
             return self._info(option, body)
+        if option in _META:
+            return self._meta(option, body)
         if option == nbd.OPT_ABORT:
             return [_ack(option), *self._end()]
         if option in (nbd.OPT_LIST, nbd.OPT_STRUCTURED_REPLY) and body:
@@ -210,6 +221,27 @@ class Handshake:
         self._asked = option
         return [Lookup(name)]
 
+    def _meta(self, option: int, body: bytes) -> list[Action]:
+        self._allocation_of = None
+        parsed = _parse_meta(body)
+        if parsed is None or (option == nbd.OPT_SET_META_CONTEXT and not self._structured):
+            return [_error(option, nbd.REP_ERR_INVALID, "malformed, or no structured replies")]
+        name, self._queries = parsed
+        self._asked = option
+        return [Lookup(name)]
+
+    def _contexts(self, option: int, facts: ExportFacts) -> list[Action]:
+        """Answer which of the contexts asked for there are."""
+        listing = option == nbd.OPT_LIST_META_CONTEXT
+        matching = {nbd.ALLOCATION_CONTEXT, "base:"} if listing else {nbd.ALLOCATION_CONTEXT}
+        if not (matching & set(self._queries) or (listing and not self._queries)):
+            return [_ack(option)]
+        number = 0 if listing else nbd.ALLOCATION_ID
+        if not listing:
+            self._allocation_of = facts.name
+        body = _NAME_LENGTH.pack(number) + nbd.ALLOCATION_CONTEXT.encode()
+        return [_reply(option, nbd.REP_META_CONTEXT, body), _ack(option)]
+
     def _export_name_reply(self, facts: ExportFacts) -> bytes:
         reply = nbd.EXPORT_NAME_REPLY.pack(facts.size, transmission_flags(facts))
         assert self._flags is not None
@@ -219,7 +251,9 @@ class Handshake:
         self._over = True
         rest = bytes(self._buffer)
         self._buffer.clear()
-        return [*actions, Transmit(facts, self._structured, rest)]
+        allocation = self._allocation_of == facts.name
+        transmit = Transmit(facts, self._structured, allocation, rest)
+        return [*actions, transmit]
 
     def _end(self) -> list[Action]:
         self._over = True
@@ -240,6 +274,29 @@ def _parse_info(body: bytes) -> tuple[str, tuple[int, ...]] | None:
     if name is None or len(body) != count_at + _COUNT.size * (1 + count):
         return None
     return name, struct.unpack_from(f">{count}H", body, count_at + _COUNT.size)
+
+
+def _parse_meta(body: bytes) -> tuple[str, list[str]] | None:
+    """(export name, queries) of the options about contexts; None when the lengths do not fit."""
+    strings: list[str] = []
+    position = 0
+    count = 0
+    while position < len(body) or not strings:
+        if len(body) < position + _NAME_LENGTH.size:
+            return None
+        (number,) = _NAME_LENGTH.unpack_from(body, position)
+        position += _NAME_LENGTH.size
+        text = _text(body[position : position + number])
+        if text is None or len(body) < position + number:
+            return None
+        strings.append(text)
+        position += number
+        if len(strings) == 1:  # the name is followed by the number of queries
+            if len(body) < position + _NAME_LENGTH.size:
+                return None
+            (count,) = _NAME_LENGTH.unpack_from(body, position)
+            position += _NAME_LENGTH.size
+    return (strings[0], strings[1:]) if len(strings) == count + 1 else None
 
 
 def _text(encoded: bytes) -> str | None:

@@ -77,10 +77,12 @@ CMD_FLUSH: Final = 3
 CMD_TRIM: Final = 4
 CMD_CACHE: Final = 5
 CMD_WRITE_ZEROES: Final = 6
+CMD_BLOCK_STATUS: Final = 7
 
 CMD_FLAG_FUA: Final = 1 << 0
 CMD_FLAG_NO_HOLE: Final = 1 << 1
 CMD_FLAG_DF: Final = 1 << 2
+CMD_FLAG_REQ_ONE: Final = 1 << 3
 CMD_FLAG_FAST_ZERO: Final = 1 << 4
 
 SIMPLE_REPLY: Final = struct.Struct(">IIQ")
@@ -93,7 +95,14 @@ ERROR_CHUNK: Final = struct.Struct(">IHHQIIH")
 CHUNK_DONE: Final = 1 << 0
 CHUNK_NONE: Final = 0
 CHUNK_OFFSET_DATA: Final = 1
+CHUNK_BLOCK_STATUS: Final = 5
 CHUNK_ERROR: Final = (1 << 15) + 1
+
+ALLOCATION_CONTEXT: Final = "base:allocation"
+ALLOCATION_ID: Final = 1
+"""The number that this server gives the context."""
+STATE_HOLE_ZERO: Final = 3
+"""A hole that reads as zeroes; 0 is data."""
 
 EPERM: Final = 1
 EIO: Final = 5

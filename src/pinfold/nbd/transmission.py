@@ -5,6 +5,7 @@ the buffer is never reused once a payload was taken from it. Offsets, lengths an
 here: what reaches the volume is within it.
 """
 
+import struct
 from typing import Final
 
 from pinfold.env.api import Buffer
@@ -18,7 +19,7 @@ from pinfold.model.errors import (
 )
 from pinfold.model.limits import NBD_REQUEST_BYTES
 from pinfold.nbd import protocol as nbd
-from pinfold.volumes.io import FLUSH, READ, TRIM, WRITE, ZERO, Io, Owner
+from pinfold.volumes.io import CACHE, FLUSH, READ, STATUS, TRIM, WRITE, ZERO, Io, Owner
 
 HEADER_BYTES: Final = nbd.REQUEST.size
 
@@ -27,6 +28,8 @@ _FLAGS_ALLOWED: Final = {
     nbd.CMD_WRITE: nbd.CMD_FLAG_FUA,
     nbd.CMD_FLUSH: nbd.CMD_FLAG_FUA,
     nbd.CMD_TRIM: nbd.CMD_FLAG_FUA,
+    nbd.CMD_CACHE: nbd.CMD_FLAG_FUA,
+    nbd.CMD_BLOCK_STATUS: nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_REQ_ONE,
     nbd.CMD_WRITE_ZEROES: nbd.CMD_FLAG_FUA | nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO,
 }
 """FUA is valid everywhere once it is offered; the others belong to their command."""
@@ -36,7 +39,7 @@ _CHANGING: Final = (nbd.CMD_WRITE, nbd.CMD_TRIM, nbd.CMD_WRITE_ZEROES)
 _GROWING: Final = (nbd.CMD_WRITE, nbd.CMD_WRITE_ZEROES)
 """Past the end these would need room that is not there: ENOSPC; the others are EINVAL."""
 
-_CARRYING: Final = (READ, WRITE)
+_CARRYING: Final = (READ, WRITE, CACHE)
 
 REQUEST_COST: Final = 512
 """Bytes of memory a request takes besides its payload, for the limits' sake."""
@@ -59,11 +62,20 @@ class ProtocolViolation(Exception):
 class Transmission:
     """One connection's requests and replies."""
 
-    def __init__(self, owner: Owner, size: int, *, structured: bool, read_only: bool) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        size: int,
+        *,
+        structured: bool,
+        read_only: bool,
+        allocation: bool = False,
+    ) -> None:
         self._owner = owner
         self._size = size
         self._structured = structured
         self._read_only = read_only
+        self._allocation = allocation
         self.disconnected = False
         """The client has said goodbye: nothing after it is looked at."""
 
@@ -123,6 +135,11 @@ class Transmission:
             return Io(READ, offset, length, self._owner, cookie)
         if command == nbd.CMD_WRITE:
             return Io(WRITE, offset, length, self._owner, cookie, fua=fua)
+        if command == nbd.CMD_CACHE:  # advice: what is beyond one request's limit is not followed
+            return Io(CACHE, offset, min(length, NBD_REQUEST_BYTES), self._owner, cookie)
+        if command == nbd.CMD_BLOCK_STATUS:
+            first_only = bool(flags & nbd.CMD_FLAG_REQ_ONE)
+            return Io(STATUS, offset, length, self._owner, cookie, first_only=first_only)
         hole = command == nbd.CMD_TRIM or not flags & nbd.CMD_FLAG_NO_HOLE
         return Io(TRIM if hole else ZERO, offset, length, self._owner, cookie, fua=fua)
 
@@ -137,6 +154,8 @@ class Transmission:
             return 0
         if offset + length > self._size:
             return nbd.ENOSPC if command in _GROWING else nbd.EINVAL
+        if command == nbd.CMD_BLOCK_STATUS and not (self._allocation and length):
+            return nbd.EINVAL
         if command == nbd.CMD_READ and length > NBD_REQUEST_BYTES:
             return nbd.EOVERFLOW if flags & nbd.CMD_FLAG_DF else nbd.EINVAL
         return 0
@@ -145,6 +164,8 @@ class Transmission:
         """Append the reply to an answered request."""
         if io.error is not None:
             out.append(self.error(io.cookie, errno_of(io.error)))
+        elif io.kind == STATUS:
+            out.append(_status(io))
         elif io.kind != READ:
             out.append(self.success(io.cookie))
         elif self._structured:
@@ -176,6 +197,18 @@ class Transmission:
                 nbd.CHUNK_MAGIC, nbd.CHUNK_DONE, nbd.CHUNK_ERROR, cookie, 6, error, 0
             )
         return nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie)
+
+
+def _status(io: Io) -> bytes:
+    """The block status chunk: lengths and states, from the request's offset on."""
+    flat = [nbd.ALLOCATION_ID]
+    for length, data in io.runs:
+        flat += (length, 0 if data else nbd.STATE_HOLE_ZERO)
+    body = struct.pack(f">{len(flat)}I", *flat)
+    head = nbd.CHUNK.pack(
+        nbd.CHUNK_MAGIC, nbd.CHUNK_DONE, nbd.CHUNK_BLOCK_STATUS, io.cookie, len(body)
+    )
+    return head + body
 
 
 def errno_of(error: PinfoldError) -> int:

@@ -1,5 +1,6 @@
 """One request to a volume, as the front end submits it and the session answers it."""
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pinfold.env.api import Buffer
@@ -11,6 +12,10 @@ TRIM: Final = 2
 """Kinds that change bytes: the numbers are those of `device.api.ExtentOp`."""
 READ: Final = 3
 FLUSH: Final = 4
+CACHE: Final = 5
+"""A read whose bytes nobody wants: it warms the member that would be asked."""
+STATUS: Final = 6
+"""Which parts of the range hold data."""
 
 
 class Owner(Protocol):
@@ -32,6 +37,7 @@ class Io:
     __slots__ = (
         "cookie",
         "error",
+        "first_only",
         "fua",
         "kind",
         "length",
@@ -40,6 +46,7 @@ class Io:
         "parts",
         "payload",
         "pending",
+        "runs",
         "sequence",
     )
 
@@ -53,6 +60,7 @@ class Io:
         *,
         payload: Buffer = b"",
         fua: bool = False,
+        first_only: bool = False,
     ) -> None:
         self.kind = kind
         self.offset = offset
@@ -61,6 +69,11 @@ class Io:
         self.cookie = cookie
         self.payload = payload
         self.fua = fua
+        self.first_only = first_only
+        """A status request that wants one run."""
+        self.runs: Sequence[tuple[int, bool]] = ()
+        """A status answer: (length, whether there is data) from the offset on, maybe not to the
+        end."""
         self.error: PinfoldError | None = None
         self.parts: list[Buffer] = []
         self.pending = 0

@@ -17,7 +17,6 @@ through `Wire`. The rules (R2 to R6 of the architecture's "Volumes"):
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Full, PinfoldError
@@ -26,42 +25,15 @@ from pinfold.model.limits import EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.batch import Batch
 from pinfold.volumes.flushes import FlushQueue, flushed_to
-from pinfold.volumes.io import FLUSH, READ, WRITE, Io, Owner
+from pinfold.volumes.io import CACHE, FLUSH, READ, STATUS, WRITE, Io, Owner
 from pinfold.volumes.lane import Lane, Route, Standing
-from pinfold.volumes.reads import ReadMessage, Reads
+from pinfold.volumes.reads import Reads
 from pinfold.volumes.retained import Retained
 from pinfold.volumes.spans import EXTENT_MASK, EXTENT_SHIFT, blocks, split
+from pinfold.volumes.wire import Wire
 
 ROUTES_KEPT = 1 << 16
 """Extents whose members are remembered: 256 GiB of working set, about 10 MB."""
-
-
-class Wire(Protocol):
-    """What carries out the sequencer's decisions; must not call back before it returns."""
-
-    def send_write(self, lane: Lane, batch: Batch) -> None:
-        """Send as message `lane.number` of `lane.stream`; the outcome goes to `taken`."""
-        ...
-
-    def send_read(self, message: ReadMessage) -> None:
-        """Send; the outcome goes to `reads.answered` or `reads.failed`."""
-        ...
-
-    def send_flush(self, lane: Lane, upto: int) -> None:
-        """Send; the outcome goes to `flushed` or the lane is reported lost."""
-        ...
-
-    def answer(self, ios: list[Io]) -> None:
-        """Give requests their answers."""
-        ...
-
-    def corrupt(self, device: DeviceId, extent: int, within: int, length: int) -> None:
-        """A member has no good bytes there; another is asked meanwhile."""
-        ...
-
-    def settle(self, extent: int) -> None:
-        """A request waits for this unsettled extent."""
-        ...
 
 
 class Sequencer:
@@ -127,11 +99,13 @@ class Sequencer:
             waiting, self._waiting = self._waiting, []
             held = self._waiting
             for io in waiting:
-                if io.kind == READ:
+                if io.kind == READ or io.kind == CACHE:
                     if not self._begin_read(io):
                         held.append(io)
                 elif io.kind == FLUSH:
                     self._begin_flush(io)
+                elif io.kind == STATUS:
+                    self._wire.ask_status(io)
                 elif not self._begin_write(io):
                     held.append(io)
             self._seal()

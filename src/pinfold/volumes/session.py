@@ -28,6 +28,7 @@ from pinfold.volumes.pulse import Pulse
 from pinfold.volumes.reads import ReadMessage
 from pinfold.volumes.row import VolumeRow
 from pinfold.volumes.sequencer import Sequencer
+from pinfold.volumes.status import find_runs
 
 SEQUENCE_SHIFT: Final = 40
 """A holder's sequences start at token << 40, above every earlier holder's: 10^12 batches each."""
@@ -405,6 +406,23 @@ class Session:
             by_owner.setdefault(id(io.owner), []).append(io)
         for theirs in by_owner.values():
             theirs[0].owner.finished(theirs)
+
+    def ask_status(self, io: Io) -> None:
+        """See `Wire`. Rare, hence a task of its own."""
+        self._scope.start(self._status(io), name="volume status")
+
+    async def _status(self, io: Io) -> None:
+        sequencer = self._sequencer
+        assert sequencer is not None
+        while self._dead is None:
+            try:
+                io.runs = await find_runs(self, sequencer, self._client, io, self._deadline())
+            except PinfoldError:
+                await asyncio.sleep(self._settings.retry_s)
+                continue
+            self.answer([io])
+            return
+        self._refuse([io], self._dead)
 
     def corrupt(self, device: DeviceId, extent: int, within: int, length: int) -> None:
         """See `Wire`."""
