@@ -300,3 +300,13 @@ async def test_a_follower_that_hangs_delays_no_read_by_much(cluster):
             assert (await cluster.client.get(PLACE, b"k")).body == b"x"
         assert loop.time() - began < 0.05
         cluster.network.silenced.clear()
+
+
+@scenario(groups=1)
+async def test_a_node_that_is_still_starting_is_passed_over(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"x"))
+    await asyncio.sleep(1)
+    primary = cluster.primary(GroupId(0))
+    await cluster.kill(primary)
+    cluster.network.join(NodeName(f"n{primary}"), 99)
+    assert (await cluster.client.get(PLACE, b"k")).body == b"x"

@@ -22,6 +22,7 @@ from pinfold.model.errors import (
     NotPrimary,
     PinfoldError,
     Unavailable,
+    Unsupported,
 )
 from pinfold.model.ids import DeviceId, GroupId
 from pinfold.rpc.api import Answer, Body, Peers
@@ -115,8 +116,8 @@ class RowClient:
             except NotPrimary as refusal:
                 moved = self._learn(group, members, device, refusal)
                 last: PinfoldError = refusal
-            except (Busy, Unavailable, NotFound) as error:
-                moved = False
+            except (Busy, Unavailable, NotFound, Unsupported) as error:
+                moved = False  # Unsupported: a node that listens and has not bound its groups yet
                 if not isinstance(error, Busy):
                     self._try_next(group, members, device)
                 last = error
