@@ -231,6 +231,8 @@ _CONDITIONS_OF: Final[dict[str, frozenset[str]]] = {
 
 _HEADERS: Final = frozenset(
     {
+        "x-amz-api-version",
+        "x-amz-cf-id",
         "x-amz-content-sha256",
         "x-amz-date",
         "x-amz-decoded-content-length",
