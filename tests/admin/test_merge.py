@@ -45,3 +45,7 @@ def test_a_metric_is_described_once_and_its_samples_stand_together() -> None:
 
 def test_nothing_merges_to_nothing() -> None:
     assert merge({}) == ""
+
+
+def test_a_sample_with_empty_labels_gets_only_the_node() -> None:
+    assert merge({"n1": "up{} 1.0\n"}) == 'up{node="n1"} 1.0\n'

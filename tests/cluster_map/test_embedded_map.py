@@ -160,3 +160,20 @@ def test_the_last_good_copy_outlives_a_damaged_map(path: Path) -> None:
 def _overwrite(store: EmbeddedMap) -> None:
     with store._store.begin(write=True) as transaction:
         transaction.put(b"map", b"not a map")
+
+
+def test_a_watcher_hears_of_an_own_update_once(path: Path) -> None:
+    async def watch(store: EmbeddedMap) -> None:
+        versions: list[int] = []
+        store.watch(lambda fresh: versions.append(fresh.version))
+        await store.update(boot_raised)
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", OTHER_PROCESS, str(path), "1"
+        )
+        async with asyncio.timeout(30):
+            await other.wait()
+            while FIRST.version + 2 not in versions:
+                await asyncio.sleep(0.01)
+        assert versions == [FIRST.version + 1, FIRST.version + 2]
+
+    run(path, watch)
