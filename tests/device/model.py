@@ -182,7 +182,7 @@ class VolumeModel:
         self.sequence += 1
         position = 0
         for op in ops:
-            for start in range(op.offset, op.offset + op.length, UNIT):
+            for start in range(op.offset, min(op.offset + op.length, AREA_UNITS * UNIT), UNIT):
                 content = bytes(UNIT)
                 if op.kind == 0:
                     content = payload[position : position + UNIT]
