@@ -165,15 +165,21 @@ def _overwrite(store: EmbeddedMap) -> None:
 def test_a_watcher_hears_of_an_own_update_once(path: Path) -> None:
     async def watch(store: EmbeddedMap) -> None:
         versions: list[int] = []
-        store.watch(lambda fresh: versions.append(fresh.version))
+        last = asyncio.Event()
+
+        def callback(fresh: ClusterMap) -> None:
+            versions.append(fresh.version)
+            if fresh.version == FIRST.version + 2:
+                last.set()
+
+        store.watch(callback)
         await store.update(boot_raised)
         other = await asyncio.create_subprocess_exec(
             sys.executable, "-c", OTHER_PROCESS, str(path), "1"
         )
         async with asyncio.timeout(30):
             await other.wait()
-            while FIRST.version + 2 not in versions:
-                await asyncio.sleep(0.01)
+            await last.wait()
         assert versions == [FIRST.version + 1, FIRST.version + 2]
 
     run(path, watch)
