@@ -1,8 +1,8 @@
 """A held volume: the shell that carries out what the sequencer decides.
 
-It takes the lease with the first request, claims every member (R1), keeps each member's stream,
-puts out members that fail, confirms the row and stops while it cannot (R10). What makes members
-equal again is `care.py`. Everything runs on one event loop; nothing here decides about bytes.
+It takes the lease with the first request, confirms the row and stops while it cannot (R10).
+Members are claimed and excluded in `members.py` and made equal again in `care.py`. Everything runs
+on one event loop; nothing here decides about bytes.
 """
 
 import asyncio
@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-from pinfold.cluster.extents import Address, Claimed, ExtentClient
+from pinfold.cluster.extents import ExtentClient
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Corrupt, Fenced, Full, PinfoldError, Unavailable
-from pinfold.model.ids import DeviceId, Token, VolumeId
+from pinfold.model.ids import DeviceId, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.rpc.api import Answer
 from pinfold.volumes.batch import Batch
 from pinfold.volumes.care import Care
 from pinfold.volumes.io import Io, Owner
-from pinfold.volumes.lane import FLAPPING, Lane, Standing
+from pinfold.volumes.lane import Lane, Standing
 from pinfold.volumes.lease import Lease
-from pinfold.volumes.placement import ExtentPlacement, spares
+from pinfold.volumes.members import Members
+from pinfold.volumes.placement import ExtentPlacement
 from pinfold.volumes.pulse import Pulse
 from pinfold.volumes.reads import ReadMessage
 from pinfold.volumes.row import VolumeRow
@@ -69,16 +70,10 @@ class Session:
         self._started = False
         self._dead: PinfoldError | None = None
         self._pump_due = False
-        self._streams = 0
-        self._volume = VolumeId(b"")
-        self._token = Token(0)
-        self._addresses: dict[DeviceId, Address] = {}
-        self._broken: dict[DeviceId, asyncio.Event] = {}
-        self._dirty: dict[int, None] = {}
         self._boots_changed = asyncio.Event()
-        self.changed = Pulse()
-        """Beats whenever a member's standing or progress changes."""
+        self._changed = Pulse()
         self._sequencer: Sequencer | None = None
+        self._members: Members | None = None
         self._care: Care | None = None
 
     # For front ends
@@ -121,9 +116,9 @@ class Session:
         left to be taken over: nothing acknowledged is lost either way.
         """
         try:
-            if self._sequencer is not None and self._dead is None:
+            if self._sequencer is not None and self._members is not None and self._dead is None:
                 async with asyncio.timeout_at(deadline):
-                    await self._settle_down(self._sequencer)
+                    await self._settle_down(self._sequencer, self._members)
         except (TimeoutError, PinfoldError):
             pass
         finally:
@@ -135,16 +130,16 @@ class Session:
             self._refuse(self._early, error)
             self._early = []
 
-    async def _settle_down(self, sequencer: Sequencer) -> None:
+    async def _settle_down(self, sequencer: Sequencer, members: Members) -> None:
         while sequencer.unsettled:
-            await self.changed.wait()
+            await self._changed.wait()
         while not sequencer.idle:
             sequencer.flush()
-            await self.changed.wait()
+            await self._changed.wait()
         for lane in sequencer.lanes.values():
             if lane.standing is Standing.LIVE and sequencer.stable > lane.stable:
                 await self._client.stable(
-                    self.address(lane), sequencer.stable, deadline=self._deadline()
+                    members.address(lane), sequencer.stable, deadline=self._deadline()
                 )
         sequencer.serving = False
         await self._lease.release()
@@ -155,37 +150,31 @@ class Session:
         try:
             before = await self._lease.acquire()
             self._check_size()
-            sequencer = self._prepare(self._lease.row)
-            for lane in sequencer.lanes.values():
-                self._broken[lane.device].set()
-                self._scope.start(self._tend(lane), name=f"volume member {lane.device}")
+            sequencer, members = self._prepare(self._lease.row)
+            members.start(self._scope)
             while any(lane.standing is Standing.DOWN for lane in sequencer.lanes.values()):
-                await self.changed.wait()
+                await self._changed.wait()
             await self._lease.beat(self._boots())
         except PinfoldError as error:
             self._lose(error)
             return
         self._scope.start(self._keep_lease(), name="volume lease")
         self._scope.start(self._tick(), name="volume clock")
-        sequencer.unsettled.update(self._dirty)
-        care = self._care
-        assert care is not None
-        care.start(self._scope, before.boots)
+        sequencer.unsettled.update(members.dirty)
+        assert self._care is not None
+        self._care.start(self._scope, before.boots)
         sequencer.serving = True
         self._schedule()
 
-    def _prepare(self, row: VolumeRow) -> Sequencer:
-        self._volume = VolumeId(row.id)
-        self._token = Token(row.token)
+    def _prepare(self, row: VolumeRow) -> tuple[Sequencer, Members]:
         lanes = {device: Lane(device) for device in self._placement.devices()}
         for device, lane in lanes.items():
-            self._broken[device] = asyncio.Event()
             if device in row.out:
                 lane.standing = Standing.OUT
         self._sequencer = sequencer = Sequencer(
             self,
             lanes,
-            partial(self._placement.members, self._volume),
+            partial(self._placement.members, VolumeId(row.id)),
             self._settings,
             self._now,
             min_in_sync=row.min_in_sync,
@@ -194,129 +183,24 @@ class Session:
         )
         sequencer.submit(self._early)
         self._early = []
-        self._care = Care(self, sequencer, self._client, self._settings, self._now)
-        return sequencer
+        self._members = members = Members(
+            sequencer,
+            self._client,
+            self._lease,
+            self._placement,
+            self._settings,
+            self._now,
+            changed=self._changed,
+            lose=self._lose,
+            schedule=self._schedule,
+        )
+        self._care = Care(members, sequencer, self._client, self._settings, self._now)
+        members.care = self._care
+        return sequencer, members
 
     def _boots(self) -> dict[DeviceId, int]:
         assert self._sequencer is not None
         return {lane.device: lane.boot for lane in self._sequencer.lanes.values() if lane.whole}
-
-    # Members
-
-    def address(self, lane: Lane) -> Address:
-        """The open stream to a member."""
-        return self._addresses[lane.device]
-
-    @property
-    def since(self) -> dict[int, int]:
-        """Devices out of sync and the epoch since which they are."""
-        return self._lease.row.out
-
-    def members(self, extent: int) -> tuple[DeviceId, ...]:
-        """The devices that hold an extent."""
-        return self._placement.members(self._volume, extent)
-
-    async def _tend(self, lane: Lane) -> None:
-        """Bring a member back whenever its stream has ended, or put it out of sync."""
-        broken = self._broken[lane.device]
-        try:
-            while True:
-                await broken.wait()
-                broken.clear()
-                if lane.standing is Standing.OUT:
-                    await self._rejoin(lane)
-                elif lane.standing is Standing.DOWN:
-                    await self._reclaim(lane)
-        except Fenced as error:
-            self._lose(error)
-
-    async def _claim(self, lane: Lane) -> Claimed:
-        self._streams += 1
-        stream = self._streams
-        claimed = await self._client.claim(
-            lane.device,
-            self._volume,
-            self._token,
-            stream,
-            deadline=self._now() + self._settings.claim_s,
-        )
-        if lane.uuid and claimed.uuid != lane.uuid:
-            raise Corrupt(f"device {lane.device} has become another one")
-        lane.uuid = claimed.uuid
-        self._addresses[lane.device] = Address(
-            lane.device, claimed.boot, self._volume, self._token, stream
-        )
-        return claimed
-
-    async def _reclaim(self, lane: Lane) -> None:
-        sequencer = self._sequencer
-        assert sequencer is not None
-        patience = self._now() + self._settings.recover_s
-        if lane.full_at:
-            await asyncio.sleep(self._settings.retry_s)  # when all are full, the write fails
-        if lane.full_at or lane.failures >= FLAPPING:
-            patience = 0.0
-        first = lane.stream == 0
-        while True:
-            if self._now() >= patience and self._may_put_out(lane):
-                lane.failures = 0
-                sequencer.put_out(lane, await self._lease.put_out(lane.device))
-                self._broken[lane.device].set()
-                break
-            try:
-                claimed = await self._claim(lane)
-            except Fenced:
-                raise
-            except PinfoldError:
-                await asyncio.sleep(self._settings.retry_s)
-                continue
-            if first:
-                self._dirty.update(dict.fromkeys(index for index, _epoch in claimed.dirty))
-            stream = self._addresses[lane.device].stream
-            sequencer.opened(lane, stream, claimed.boot, joining=False)
-            break
-        self._schedule()
-
-    def _may_put_out(self, lane: Lane) -> bool:
-        row = self._lease.row
-        out = {*row.out, lane.device}
-        return spares(self._placement.member_sets(), out, row.min_in_sync)
-
-    async def _rejoin(self, lane: Lane) -> None:
-        sequencer, care = self._sequencer, self._care
-        assert sequencer is not None
-        assert care is not None
-        while True:
-            try:
-                claimed = await self._claim(lane)
-                stream = self._addresses[lane.device].stream
-                sequencer.opened(lane, stream, claimed.boot, joining=True)
-                await care.resync(lane, [index for index, _epoch in claimed.dirty])
-                sequencer.take_in(lane)
-                break
-            except Fenced:
-                raise
-            except PinfoldError:
-                if lane.open:
-                    sequencer.lost(lane)
-                self._schedule()
-                await asyncio.sleep(self._settings.rejoin_s)
-                self._broken[lane.device].clear()
-        await self._lease.take_in(lane.device)
-        self._schedule()
-
-    def failed(self, lane: Lane, stream: int, error: PinfoldError) -> None:
-        """A call to a member has failed: unless it is history, its stream has ended."""
-        if self._dead is not None or stream != lane.stream or not lane.open:
-            return
-        assert self._sequencer is not None
-        if isinstance(error, Fenced):
-            self._lose(error)
-            return
-        lane.failures += 1
-        self._sequencer.lost(lane)
-        self._broken[lane.device].set()
-        self._schedule()
 
     # What the sequencer asks for
 
@@ -326,12 +210,13 @@ class Session:
     def send_write(self, lane: Lane, batch: Batch) -> None:
         """See `Wire`."""
         assert self._sequencer is not None
+        assert self._members is not None
         ops, payload = batch.message(lane.device)
         stable = 0
         if lane.standing is Standing.LIVE and self._sequencer.stable > lane.stable:
             stable = lane.stable = self._sequencer.stable
         self._client.write(
-            self._addresses[lane.device],
+            self._members.address(lane),
             lane.number,
             batch.epoch,
             batch.sequence,
@@ -346,19 +231,21 @@ class Session:
         if self._dead is not None or stream != lane.stream or not lane.open:
             return
         assert self._sequencer is not None
+        assert self._members is not None
         if error is None:
             self._sequencer.taken(lane, batch)
             self._schedule()
             return
         if isinstance(error, Full) and lane.in_sync:
             self._sequencer.full(lane, batch)
-        self.failed(lane, stream, error)
+        self._members.failed(lane, stream, error)
 
     def send_read(self, message: ReadMessage) -> None:
         """See `Wire`."""
+        assert self._members is not None
         lane = message.lane
         self._client.read(
-            self._addresses[lane.device], lane.number, message.spans(), deadline=self._deadline()
+            self._members.address(lane), lane.number, message.spans(), deadline=self._deadline()
         ).add_done_callback(partial(self._read, message, lane.stream))
 
     def _read(self, message: ReadMessage, stream: int, answer: asyncio.Future[Answer]) -> None:
@@ -366,19 +253,21 @@ class Session:
         if self._dead is not None:
             return
         assert self._sequencer is not None
+        assert self._members is not None
         if error is None:
             self._sequencer.reads.answered(message, answer.result().payload)
         else:
             if not isinstance(error, Corrupt):
-                self.failed(message.lane, stream, error)
+                self._members.failed(message.lane, stream, error)
             if self._dead is None:
                 self._sequencer.reads.failed(message, error)
         self._schedule()
 
     def send_flush(self, lane: Lane, upto: int) -> None:
         """See `Wire`."""
+        assert self._members is not None
         self._client.flush(
-            self._addresses[lane.device],
+            self._members.address(lane),
             lane.number,
             deadline=self._now() + self._settings.flush_s,
         ).add_done_callback(partial(self._flushed, lane, lane.stream, upto))
@@ -388,11 +277,12 @@ class Session:
         if self._dead is not None or stream != lane.stream or not lane.open:
             return
         assert self._sequencer is not None
+        assert self._members is not None
         if error is not None:
-            self.failed(lane, stream, error)
+            self._members.failed(lane, stream, error)
             return
         self._sequencer.flushed(lane, upto)
-        self.changed.beat()
+        self._changed.beat()
         self._schedule()
 
     def answer(self, ios: list[Io]) -> None:
@@ -412,11 +302,12 @@ class Session:
         self._scope.start(self._status(io), name="volume status")
 
     async def _status(self, io: Io) -> None:
-        sequencer = self._sequencer
+        sequencer, members = self._sequencer, self._members
         assert sequencer is not None
+        assert members is not None
         while self._dead is None:
             try:
-                io.runs = await find_runs(self, sequencer, self._client, io, self._deadline())
+                io.runs = await find_runs(members, sequencer, self._client, io, self._deadline())
             except PinfoldError:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
@@ -446,7 +337,7 @@ class Session:
         self._pump_due = False
         if self._sequencer is not None and self._dead is None:
             self._sequencer.pump()
-            self.changed.beat()
+            self._changed.beat()
 
     async def _keep_lease(self) -> None:
         """Confirm the row; requests wait while that fails for too long."""
@@ -485,17 +376,18 @@ class Session:
 
     def _tell_stable(self, sequencer: Sequencer) -> None:
         """An idle volume's members need no later message to learn that all is flushed."""
+        assert self._members is not None
         for lane in sequencer.lanes.values():
             if lane.standing is Standing.LIVE and sequencer.stable > lane.stable:
                 lane.stable = sequencer.stable
                 self._client.stable(
-                    self._addresses[lane.device], lane.stable, deadline=self._deadline()
+                    self._members.address(lane), lane.stable, deadline=self._deadline()
                 ).add_done_callback(partial(self._told, lane, lane.stream))
 
     def _told(self, lane: Lane, stream: int, answer: asyncio.Future[Answer]) -> None:
         error = _error_of(answer)
-        if error is not None:
-            self.failed(lane, stream, error)
+        if error is not None and self._members is not None:
+            self._members.failed(lane, stream, error)
 
     # Ends
 

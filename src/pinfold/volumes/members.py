@@ -1,0 +1,174 @@
+"""The members of a held volume: claimed, kept, put out when they fail, taken in when they are back.
+
+R1: a member is claimed (it flushes the token and opens a stream) before anything is asked of it.
+R3: a member that fails is named out of sync in the row before any answer relies on its absence,
+and only while every extent keeps `min_in_sync` members; else requests wait for it.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from pinfold.cluster.extents import Address, Claimed, ExtentClient
+from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Corrupt, Fenced, PinfoldError
+from pinfold.model.ids import DeviceId, Token, VolumeId
+from pinfold.model.settings import VolumeSettings
+from pinfold.volumes.care import Care
+from pinfold.volumes.lane import FLAPPING, Lane, Standing
+from pinfold.volumes.lease import Lease
+from pinfold.volumes.placement import ExtentPlacement, spares
+from pinfold.volumes.pulse import Pulse
+from pinfold.volumes.sequencer import Sequencer
+
+
+class Members:
+    """One task per member brings it back whenever its stream has ended."""
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        client: ExtentClient,
+        lease: Lease,
+        placement: ExtentPlacement,
+        settings: VolumeSettings,
+        now: Callable[[], float],
+        *,
+        changed: Pulse,
+        lose: Callable[[PinfoldError], None],
+        schedule: Callable[[], None],
+    ) -> None:
+        self._sequencer = sequencer
+        self._client = client
+        self._lease = lease
+        self._placement = placement
+        self._settings = settings
+        self._now = now
+        self.changed = changed
+        self._lose = lose
+        self._schedule = schedule
+        self._volume = VolumeId(lease.row.id)
+        self._token = Token(lease.row.token)
+        self._streams = 0
+        self._addresses: dict[DeviceId, Address] = {}
+        self._broken = {device: asyncio.Event() for device in sequencer.lanes}
+        self.dirty: dict[int, None] = {}
+        """Extents that a former holder left dirty, as members told when they were claimed."""
+        self.care: Care | None = None
+
+    def start(self, scope: TaskScope) -> None:
+        """Begin to claim every member."""
+        for lane in self._sequencer.lanes.values():
+            self._broken[lane.device].set()
+            scope.start(self._tend(lane), name=f"volume member {lane.device}")
+
+    def address(self, lane: Lane) -> Address:
+        """The open stream to a member."""
+        return self._addresses[lane.device]
+
+    @property
+    def since(self) -> dict[int, int]:
+        """Devices out of sync and the epoch since which they are."""
+        return self._lease.row.out
+
+    def members(self, extent: int) -> tuple[DeviceId, ...]:
+        """The devices that hold an extent."""
+        return self._placement.members(self._volume, extent)
+
+    def failed(self, lane: Lane, stream: int, error: PinfoldError) -> None:
+        """A call to a member has failed: unless it is history, its stream has ended."""
+        if stream != lane.stream or not lane.open:
+            return
+        if isinstance(error, Fenced):
+            self._lose(error)
+            return
+        lane.failures += 1
+        self._sequencer.lost(lane)
+        self._broken[lane.device].set()
+        self._schedule()
+
+    async def _tend(self, lane: Lane) -> None:
+        broken = self._broken[lane.device]
+        try:
+            while True:
+                await broken.wait()
+                broken.clear()
+                if lane.standing is Standing.OUT:
+                    await self._rejoin(lane)
+                elif lane.standing is Standing.DOWN:
+                    await self._reclaim(lane)
+        except Fenced as error:
+            self._lose(error)
+
+    async def _claim(self, lane: Lane) -> Claimed:
+        self._streams += 1
+        stream = self._streams
+        claimed = await self._client.claim(
+            lane.device,
+            self._volume,
+            self._token,
+            stream,
+            deadline=self._now() + self._settings.claim_s,
+        )
+        if lane.uuid and claimed.uuid != lane.uuid:
+            raise Corrupt(f"device {lane.device} has become another one")
+        lane.uuid = claimed.uuid
+        self._addresses[lane.device] = Address(
+            lane.device, claimed.boot, self._volume, self._token, stream
+        )
+        return claimed
+
+    async def _reclaim(self, lane: Lane) -> None:
+        """Open a new stream to a member in sync, or put it out when it does not answer."""
+        if lane.full_at:
+            await asyncio.sleep(self._settings.retry_s)  # when all are full, the write fails
+        hopeless = lane.full_at or lane.failures >= FLAPPING
+        patience = 0.0 if hopeless else self._now() + self._settings.recover_s
+        first = lane.stream == 0
+        while not (self._now() >= patience and self._may_put_out(lane)):
+            try:
+                claimed = await self._claim(lane)
+            except Fenced:
+                raise
+            except PinfoldError:
+                await asyncio.sleep(self._settings.retry_s)
+                continue
+            if first:
+                self.dirty.update(dict.fromkeys(index for index, _epoch in claimed.dirty))
+            self._opened(lane, claimed, joining=False)
+            return
+        lane.failures = 0
+        epoch = await self._lease.put_out(lane.device)
+        self._sequencer.put_out(lane, epoch)
+        self._broken[lane.device].set()
+        self._schedule()
+
+    def _opened(self, lane: Lane, claimed: Claimed, *, joining: bool) -> None:
+        stream = self._addresses[lane.device].stream
+        self._sequencer.opened(lane, stream, claimed.boot, joining=joining)
+        self._schedule()
+
+    def _may_put_out(self, lane: Lane) -> bool:
+        row = self._lease.row
+        out = {*row.out, lane.device}
+        return spares(self._placement.member_sets(), out, row.min_in_sync)
+
+    async def _rejoin(self, lane: Lane) -> None:
+        """Bring a member that is out of sync up to date, however often that takes."""
+        assert self.care is not None
+        while True:
+            try:
+                claimed = await self._claim(lane)
+                self._opened(lane, claimed, joining=True)
+                await self.care.resync(lane, [index for index, _epoch in claimed.dirty])
+                self._sequencer.take_in(lane)
+                break
+            except Fenced:
+                raise
+            except PinfoldError:
+                if lane.open:
+                    self._sequencer.lost(lane)
+                self._schedule()
+                await asyncio.sleep(self._settings.rejoin_s)
+                self._broken[lane.device].clear()
+        await self._lease.take_in(lane.device)
+        self._schedule()
