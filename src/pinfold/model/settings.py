@@ -133,8 +133,6 @@ class NbdSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     connections_max: int = 1024
     """Connections served at once; further ones are closed."""
-    requests_max: int = 256
-    """Unanswered requests of one connection before it is not read any more."""
     connection_bytes: int = 64 << 20
     """Payload of one connection's unanswered requests: two of the largest the protocol allows."""
     total_bytes: int = 512 << 20
