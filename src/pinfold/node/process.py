@@ -19,7 +19,7 @@ from pinfold import __version__
 from pinfold.cluster.embedded_map import EmbeddedMap
 from pinfold.cluster.map import ClusterMap, MapStore, NodeEntry
 from pinfold.env.api import Env
-from pinfold.env.real import real_env
+from pinfold.env.real import keep_freed_memory, real_env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import Boot, NodeName
@@ -81,6 +81,7 @@ class _Process:
 
     async def run(self) -> int:
         """Start, wait for the stop, stop."""
+        keep_freed_memory()
         env = real_env()
         settings = read_settings(self._launch.layout, self._launch.name)
         sys.setswitchinterval(settings.process.switch_interval_s)
