@@ -201,7 +201,7 @@ class World:
         if member.replica.leadership is None:
             return
         value = next(self.values)
-        writes = [(key, b"%d" % value), (b"row%d" % (value % 5), b"x" * 20)]
+        writes = [(key, b"%d" % value), (b"row%d" % (value % 5), b"%020d" % value)]
         floor = self.floor
         op = member.replica.propose(encode_body(writes), writes)
         member.waiting[op] = (value, floor)

@@ -132,6 +132,35 @@ def test_a_member_that_is_copying_proves_nothing():
     assert other.replica.state.commit_op > committed
 
 
+def test_a_copy_made_while_rows_changed_counts_only_once_it_is_exact():
+    world, primary, (copying, other) = settled()
+    copying.crash()
+    commit(world, primary, 40)
+    copying.start()
+
+    def go_on(*flushing):
+        if world.network:
+            world.deliver()
+        else:
+            primary.replica.tick()
+            for member in flushing:
+                member.memory.flush(1)
+
+    while copying.replica.state.standing is not Standing.COPYING:
+        go_on(primary, copying, other)
+    for _ in range(30):  # the first page is there, the next ones will be of later instants
+        world.propose(primary)
+    while primary.replica.state.commit_op < primary.replica.state.last_op:
+        go_on(primary, other)
+    while copying.replica.state.catch_up_op is None:
+        go_on(primary, copying, other)
+    assert copying.replica.state.catch_up_op > copying.replica.state.applied_op
+    while not copying.replica.state.proved:
+        go_on(primary, copying, other)  # the world checks the rows behind everything counted
+    world.heal()
+    world.check_agreement()
+
+
 def test_new_members_alone_do_not_begin_a_group_that_may_exist_elsewhere():
     world = World(0)
     world.all[world.members[2]].crash()
