@@ -6,9 +6,10 @@ from tests.device.model import whole
 from tests.device.worlds import PATH, lives, put
 
 from pinfold.codec.packs import checks_of
+from pinfold.device.api import ExtentOp
 from pinfold.device.device import Device
 from pinfold.model.errors import Corrupt, Invalid, NotFound
-from pinfold.model.ids import BlobId
+from pinfold.model.ids import BlobId, Token, VolumeId
 from pinfold.sim.world import SimNode
 
 SMALL = random.Random(1).randbytes(5000)
@@ -143,3 +144,33 @@ def test_more_packs_than_may_be_open_are_read() -> None:
                 assert await whole(device.blobs.read(blob, 0, len(LARGE))) == LARGE
 
     lives(fill, read, open_packs=2, pack_bytes=1 << 20)
+
+
+def test_an_old_delete_that_is_redone_spares_the_blob_put_after_it() -> None:
+    async def write(device: Device) -> None:
+        await put(device, A, LARGE)
+        await asyncio.sleep(1)
+
+    async def replace_while_the_applier_is_at_work(device: Device) -> None:
+        volume, token = VolumeId(b"v" * 16), Token(1)
+        await device.extents.claim(volume, token)
+        await asyncio.sleep(1)
+        ops = [ExtentOp(0, 0, 0, 65_536)]
+        device.extents.write(volume, token, 0, 1, ops, memoryview(LARGE[:65_536]))
+        before = device.status().journal_bytes
+        await asyncio.sleep(0.03)  # the pass has begun, and its flushes take 0.15 s
+        deleted = device.blobs.delete([A])
+        await put(device, A, LARGE)
+        await deleted
+        while device.status().journal_bytes >= before:  # noqa: ASYNC110 - a pass sets no event
+            await asyncio.sleep(0.001)
+        assert device.status().journal_bytes, "the pass began before the delete"
+
+    async def read(device: Device) -> None:
+        await asyncio.sleep(2)
+        assert await whole(device.blobs.read(A, 0, len(LARGE))) == LARGE
+
+    def slow(node: SimNode) -> None:
+        node.disk.faults.sync_s = (0.05, 0.05)
+
+    lives(write, replace_while_the_applier_is_at_work, read, crash=True, between=slow)
