@@ -121,7 +121,9 @@ def test_devices_that_are_not_here_are_unavailable() -> None:
     on_stage(story)
 
 
-@pytest.mark.parametrize("body", [None, 7, [], [0] * 9, [0, 1, VOLUME, 1, 1, 0, 1, 1, 0, b"xx"]])
+@pytest.mark.parametrize(
+    "body", [None, 7, [], [0] * 4, [0, 1, VOLUME, 1, 1, 0], [0, 1, VOLUME, 1, 1, 0, 1, 1, 0, b"xx"]]
+)
 def test_malformed_bodies_change_nothing(body: object) -> None:
     async def story(stage: Stage) -> None:
         await stage.open(1, 1)
@@ -129,6 +131,49 @@ def test_malformed_bodies_change_nothing(body: object) -> None:
             await stage.network.call(stage.node.name, "extent.write", body, deadline=SOON)
         with pytest.raises(Invalid):
             await stage.network.call(stage.node.name, "extent.claim", [0], deadline=SOON)
+
+    on_stage(story)
+
+
+def test_a_busy_device_keeps_the_order_of_what_waits() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        await stage.write(address, 0, b"a" * 8)
+        stage.device.extents.busy = True
+        loop = asyncio.get_running_loop()
+        writes = [loop.create_task(stage.write(address, n, b"%d" % n * 8)) for n in (1, 2, 3)]
+        await asyncio.sleep(0)
+        read = loop.create_task(stage.read(address, 4))
+        flush = stage.client.flush(address, 4, deadline=SOON)
+        await asyncio.sleep(1)
+        assert not any(task.done() for task in (*writes, read, flush))
+        stage.device.extents.busy = False
+        assert await read == b"3" * 8
+        await flush
+        for task in writes:
+            await task
+        await stage.write(address, 4)
+
+    on_stage(story)
+
+
+def test_what_waits_for_a_busy_device_ends_with_its_stream_or_its_time() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        stage.device.extents.busy = True
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_task(stage.write(address, 0))
+        await asyncio.sleep(0.1)
+        address = await stage.open(1, 2)
+        with pytest.raises(Conflict):
+            await waiting
+        with pytest.raises(Unavailable):
+            await stage.client.write(
+                address, 0, 1, 1, 0, OP.pack(0, 0, 0, 1), [b"x"], deadline=loop.time() + 1
+            )
+        await asyncio.sleep(0.1)
+        stage.device.extents.busy = False
+        await stage.write(address, 0)
 
     on_stage(story)
 

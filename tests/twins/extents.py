@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pinfold.device.api import Claim, Device, DeviceStatus, ExtentOp
 from pinfold.env.api import Buffer
 from pinfold.model.errors import (
+    Busy,
     Corrupt,
     DeadlineExceeded,
     Fenced,
@@ -52,6 +53,7 @@ class MemoryExtents:
         self._undo: list[Callable[[], None]] = []
         self._undoable = undoable
         self.full = False
+        self.busy = False
         self.corrupt: set[tuple[int, int]] = set()
         """(extent, block) that fail verification until written whole."""
         self.flush_gate: asyncio.Future[None] | None = None
@@ -91,6 +93,8 @@ class MemoryExtents:
         payload: memoryview,
     ) -> None:
         state = self._enter(volume, token)
+        if self.busy:
+            raise Busy("the journal waits to be applied")
         if self.full:
             raise Full("no room")
         position = 0

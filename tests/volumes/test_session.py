@@ -331,3 +331,21 @@ def test_unflushed_writes_are_bounded_by_a_flush_nobody_asked_for() -> None:
             assert not device.extents.dirty(volume)
 
     play(story, settings=VolumeSettings.for_tests())
+
+
+def test_busy_members_slow_writes_down_and_are_kept() -> None:
+    async def story(world: World) -> None:
+        client = Client(world.gateway().session)
+        await client.write(0, pattern(1))
+        for device in world.devices:
+            device.extents.busy = True
+        writing = asyncio.get_running_loop().create_task(client.write(0, pattern(2)))
+        await asyncio.sleep(1)
+        assert not writing.done()
+        for device in world.devices:
+            device.extents.busy = False
+        await writing
+        assert not (await world.row()).out
+        assert await client.read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)

@@ -4,7 +4,8 @@ The promise is order. A holder opens a *stream* to a device with `claim` and num
 messages; a device takes message n only behind n - 1 of the same stream and under the same boot,
 and answers a read only when it has taken every write message sent before it. A connection that
 broke and came back, a device that restarted, or a straggler of an older stream is therefore told
-(`Conflict`), never half obeyed; the holder claims again and resends.
+(`Conflict`), never half obeyed; the holder claims again and resends. A device that is busy (its
+journal waits to be applied) parks the stream, order and all, until it has room.
 
 Bodies are lists of integers and bytes; the operations of a message are one packed string, so that
 a message costs the same msgpack work whatever it carries. Payloads are never copied.
@@ -12,12 +13,21 @@ a message costs the same msgpack work whatever it carries. Payloads are never co
 
 import asyncio
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from pinfold.device.api import Claim, Device, ExtentOp, ExtentStore
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Conflict, Fenced, Invalid, PinfoldError, Unavailable
+from pinfold.model.errors import (
+    Busy,
+    Conflict,
+    DeadlineExceeded,
+    Fenced,
+    Invalid,
+    PinfoldError,
+    Unavailable,
+)
 from pinfold.model.ids import Boot, DeviceId, DeviceUuid, ExtentIndex, NodeName, Token, VolumeId
 from pinfold.rpc.api import Answer, Body, Dispatcher, Peers, Reply, Request
 
@@ -29,6 +39,12 @@ SPAN: Final = struct.Struct("<III")
 
 _TAKEN: Final = Reply()
 """The answer to every accepted write: shared, for nobody changes a reply."""
+
+_ADDRESS_FIELDS: Final = 5
+"""Device, boot, volume, token and stream begin the body of every message of a stream."""
+
+_BUSY_S: Final = 0.005
+"""Pause before a busy device is tried again: some flushes of its journal."""
 
 _ALLOCATED_EXTENTS_MAX: Final = 4096
 """Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
@@ -151,16 +167,29 @@ class ExtentClient:
         await self._call(device, "extent.drop", [device, volume], deadline=deadline)
 
 
+Act = Callable[[ExtentStore, "_Stream", Request, list[Any]], Reply | asyncio.Future[Reply]]
+"""One operation on an open stream, given the fields behind the address."""
+
+
 class _Stream:
     """The one open stream of a volume on a device: who writes, and which message is next."""
 
-    __slots__ = ("next", "number", "stable", "token")
+    __slots__ = ("next", "number", "parked", "stable", "token")
 
     def __init__(self, token: int, number: int) -> None:
         self.token = token
         self.number = number
         self.next = 0
         self.stable = 0
+        self.parked: deque[tuple[Request, Act, asyncio.Future[Reply]]] = deque()
+        """What came while the device was busy, in order. The holder's window bounds it."""
+
+    def end(self) -> None:
+        """A newer stream takes over: nothing that waits here will be done."""
+        while self.parked:
+            _request, _act, reply = self.parked.popleft()
+            if not reply.done():
+                reply.set_exception(Conflict("the stream has been replaced"))
 
 
 class ExtentHost:
@@ -187,17 +216,22 @@ class ExtentHost:
             raise Unavailable(f"device {device} is not served here")
         return found
 
-    def _enter(
-        self, device: int, boot: int, volume: bytes, token: int, stream: int
-    ) -> tuple[ExtentStore, _Stream]:
-        """The store and open stream that a message names, or why it must not be obeyed."""
+    def _enter(self, request: Request) -> tuple[ExtentStore, _Stream, list[Any]]:
+        """The store, the open stream that a message names, and its other fields.
+
+        Conflict when it must not be obeyed.
+        """
+        body = request.body
+        if not isinstance(body, list | tuple) or len(body) < _ADDRESS_FIELDS:
+            raise Invalid(f"{request.operation} names no stream")
+        device, boot, volume, token, stream, *fields = body
         found = self._device(device)
         if found.boot != boot:
             raise Conflict(f"device {device} is at boot {found.boot}", detail=found.boot)
         opened = self._streams.get((device, volume))
         if opened is None or opened.token != token or opened.number != stream:
             raise Conflict(f"the stream to device {device} is not open")
-        return found.extents, opened
+        return found.extents, opened, fields
 
     async def _claim(self, request: Request) -> Reply:
         device, volume, token, stream = _fields(request, 4)
@@ -211,6 +245,8 @@ class ExtentHost:
         claiming = found.extents.claim(VolumeId(volume), Token(token))
         # From here on nothing of an older stream is taken, whatever becomes of the flush.
         self._streams[key] = fresh = _Stream(token, stream)
+        if opened is not None:
+            opened.end()
         try:
             claim: Claim = await claiming
         except PinfoldError:
@@ -219,70 +255,139 @@ class ExtentHost:
             raise
         return Reply([found.uuid, found.boot, claim.dirty])
 
-    def _write(self, request: Request) -> Reply:
-        device, boot, volume, token, stream, number, epoch, sequence, stable, packed = _fields(
-            request, 10
-        )
-        store, opened = self._enter(device, boot, volume, token, stream)
-        if number != opened.next:
-            raise Conflict(f"message {number} came, {opened.next} is next")
-        try:
-            ops = list(map(ExtentOp._make, OP.iter_unpack(packed)))
-        except struct.error as error:
-            raise Invalid("malformed operations") from error
-        store.write(volume, token, epoch, sequence, ops, request.payload)
-        opened.next = number + 1
-        if stable > opened.stable:
-            opened.stable = stable
-            store.stable(volume, token, stable)
-        return _TAKEN
+    def _ordered(self, request: Request, act: Act) -> Reply | asyncio.Future[Reply]:
+        """Act now, or in turn behind what waits for a busy device."""
+        store, opened, fields = self._enter(request)
+        if not opened.parked:
+            try:
+                return act(store, opened, request, fields)
+            except Busy:
+                asyncio.get_running_loop().call_later(_BUSY_S, self._retry, opened)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        opened.parked.append((request, act, reply))
+        return reply
+
+    def _retry(self, opened: _Stream) -> None:
+        """The device may have room again: go on with what waits, in order."""
+        loop = asyncio.get_running_loop()
+        while opened.parked:
+            request, act, reply = opened.parked[0]
+            try:
+                if request.deadline <= loop.time():
+                    raise DeadlineExceeded("the device was busy")
+                store, _opened, fields = self._enter(request)
+                done = act(store, opened, request, fields)
+            except Busy:
+                loop.call_later(_BUSY_S, self._retry, opened)
+                return
+            except PinfoldError as error:
+                opened.parked.popleft()
+                if not reply.done():
+                    reply.set_exception(error)
+                continue
+            opened.parked.popleft()
+            if isinstance(done, Reply):
+                if not reply.done():
+                    reply.set_result(done)
+            else:
+                _chain(done, reply, lambda answer: answer)
+
+    def _write(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        return self._ordered(request, _act_write)
 
     def _read(self, request: Request) -> Reply | asyncio.Future[Reply]:
-        device, boot, volume, token, stream, number, packed = _fields(request, 7)
-        store, opened = self._enter(device, boot, volume, token, stream)
-        if number != opened.next:
-            raise Conflict(f"a read behind message {number}, {opened.next} is next")
-        try:
-            spans = list(SPAN.iter_unpack(packed))
-        except struct.error as error:
-            raise Invalid("malformed spans") from error
-        found = store.read(volume, token, spans)
-        if isinstance(found, list):
-            return Reply(None, found)
-        return _later(found, lambda buffers: Reply(None, buffers))
+        return self._ordered(request, _act_read)
 
-    def _flush(self, request: Request) -> asyncio.Future[Reply]:
-        device, boot, volume, token, stream, number = _fields(request, 6)
-        store, opened = self._enter(device, boot, volume, token, stream)
-        if number != opened.next:
-            raise Conflict(f"a flush behind message {number}, {opened.next} is next")
-        return _later(store.flush(volume, token), lambda _done: _TAKEN)
+    def _flush(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        return self._ordered(request, _act_flush)
 
-    def _stable(self, request: Request) -> Reply:
-        device, boot, volume, token, stream, sequence = _fields(request, 6)
-        store, opened = self._enter(device, boot, volume, token, stream)
-        if sequence > opened.stable:
-            opened.stable = sequence
-            store.stable(volume, token, sequence)
-        return _TAKEN
+    def _stable(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        return self._ordered(request, _act_stable)
 
-    def _marks(self, request: Request) -> Reply:
-        device, boot, volume, token, stream = _fields(request, 5)
-        store, _opened = self._enter(device, boot, volume, token, stream)
-        return Reply(store.marks(volume, token))
+    def _marks(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        return self._ordered(request, _act_marks)
 
-    def _allocated(self, request: Request) -> Reply:
-        device, boot, volume, token, stream, indexes = _fields(request, 6)
-        if not isinstance(indexes, list) or len(indexes) > _ALLOCATED_EXTENTS_MAX:
-            raise Invalid("too many extents in one request")
-        store, _opened = self._enter(device, boot, volume, token, stream)
-        return Reply([store.allocated(volume, token, index) for index in indexes])
+    def _allocated(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        return self._ordered(request, _act_allocated)
 
     async def _drop(self, request: Request) -> Reply:
         device, volume = _fields(request, 2)
         await self._device(device).extents.drop(VolumeId(volume))
         self._streams.pop((device, volume), None)
         return _TAKEN
+
+
+def _act_write(store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]) -> Reply:
+    number, epoch, sequence, stable, packed = _exactly(request, fields, 5)
+    _check_next(opened, number)
+    volume, token = request.body[2], request.body[3]
+    try:
+        ops = list(map(ExtentOp._make, OP.iter_unpack(packed)))
+    except struct.error as error:
+        raise Invalid("malformed operations") from error
+    store.write(volume, token, epoch, sequence, ops, request.payload)
+    opened.next = number + 1
+    if stable > opened.stable:
+        opened.stable = stable
+        store.stable(volume, token, stable)
+    return _TAKEN
+
+
+def _act_read(
+    store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]
+) -> Reply | asyncio.Future[Reply]:
+    number, packed = _exactly(request, fields, 2)
+    _check_next(opened, number)
+    try:
+        spans = list(SPAN.iter_unpack(packed))
+    except struct.error as error:
+        raise Invalid("malformed spans") from error
+    found = store.read(request.body[2], request.body[3], spans)
+    if isinstance(found, list):
+        return Reply(None, found)
+    return _later(found, lambda buffers: Reply(None, buffers))
+
+
+def _act_flush(
+    store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]
+) -> asyncio.Future[Reply]:
+    (number,) = _exactly(request, fields, 1)
+    _check_next(opened, number)
+    return _later(store.flush(request.body[2], request.body[3]), lambda _done: _TAKEN)
+
+
+def _act_stable(store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]) -> Reply:
+    (sequence,) = _exactly(request, fields, 1)
+    if sequence > opened.stable:
+        opened.stable = sequence
+        store.stable(request.body[2], request.body[3], sequence)
+    return _TAKEN
+
+
+def _act_marks(store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]) -> Reply:
+    _exactly(request, fields, 0)
+    return Reply(store.marks(request.body[2], request.body[3]))
+
+
+def _act_allocated(
+    store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]
+) -> Reply:
+    (indexes,) = _exactly(request, fields, 1)
+    if not isinstance(indexes, list) or len(indexes) > _ALLOCATED_EXTENTS_MAX:
+        raise Invalid("too many extents in one request")
+    volume, token = request.body[2], request.body[3]
+    return Reply([store.allocated(volume, token, index) for index in indexes])
+
+
+def _check_next(opened: _Stream, number: int) -> None:
+    if number != opened.next:
+        raise Conflict(f"came behind message {number}, {opened.next} is next")
+
+
+def _exactly(request: Request, fields: list[Any], count: int) -> list[Any]:
+    if len(fields) != count:
+        raise Invalid(f"{request.operation} takes {count} fields behind its address")
+    return fields
 
 
 def _fields(request: Request, count: int) -> list[Any]:
@@ -296,7 +401,13 @@ def _fields(request: Request, count: int) -> list[Any]:
 def _later(found: asyncio.Future[Any], wrap: Callable[[Any], Reply]) -> asyncio.Future[Reply]:
     """A future of the reply made from a store's future; a callback, not a task."""
     reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    _chain(found, reply, wrap)
+    return reply
 
+
+def _chain(
+    found: asyncio.Future[Any], reply: asyncio.Future[Reply], wrap: Callable[[Any], Reply]
+) -> None:
     def settle(done: asyncio.Future[Any]) -> None:
         if reply.done():
             return
@@ -308,4 +419,3 @@ def _later(found: asyncio.Future[Any], wrap: Callable[[Any], Reply]) -> asyncio.
             reply.set_result(wrap(done.result()))
 
     found.add_done_callback(settle)
-    return reply

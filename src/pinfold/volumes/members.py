@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pinfold.cluster.extents import Address, Claimed, ExtentClient
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Corrupt, Fenced, PinfoldError
+from pinfold.model.errors import Busy, Corrupt, Fenced, PinfoldError
 from pinfold.model.ids import DeviceId, Token, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.care import Care
@@ -81,7 +81,8 @@ class Members:
         if isinstance(error, Fenced):
             self._lose(error)
             return
-        lane.failures += 1
+        if not isinstance(error, Busy):  # our own queue to it is full: no fault of the member's
+            lane.failures += 1
         self._sequencer.lost(lane)
         self._broken[lane.device].set()
         self._schedule()
@@ -129,6 +130,10 @@ class Members:
                 claimed = await self._claim(lane)
             except Fenced:
                 raise
+            except Busy:
+                patience = self._now() + self._settings.recover_s
+                await asyncio.sleep(self._settings.retry_s)
+                continue
             except PinfoldError:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
