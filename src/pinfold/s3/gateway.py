@@ -6,14 +6,16 @@ Every outcome is a `Response`; errors become S3's error documents here and nowhe
 from collections.abc import Callable
 from typing import Final
 
+from pinfold.accounts.accounts import Credential
 from pinfold.model.errors import PinfoldError
-from pinfold.s3 import signature, xml
+from pinfold.s3 import signature, signature_v2, xml
 from pinfold.s3.acl import ANONYMOUS, Identity
 from pinfold.s3.call import XML_TYPE, Call, Store
 from pinfold.s3.errors import Refused, refusal_of
 from pinfold.s3.request import Request, Response
 from pinfold.s3.router import demand_understood, operation_of
 from pinfold.s3.signature import ChunkSigner, SigningKeys
+from pinfold.s3.signature_v2 import ClaimV2
 from pinfold.s3.verbs import HANDLERS
 
 HOST_ID: Final = "pinfold"
@@ -53,14 +55,13 @@ class Gateway:
         if request.method == "OPTIONS":  # browsers sign no preflight, even of signed URLs
             return Call(self._store, request, ANONYMOUS, signature.UNSIGNED, None)
         authorization = headers.get("authorization", "")
+        older = signature_v2.claim_of(authorization, request.query, headers)
+        if older is not None:
+            return await self._authenticated_v2(request, older)
         claim = signature.claim_of(authorization, request.query, headers)
         if claim is None:
-            return Call(self._store, request, ANONYMOUS, _anonymous_payload(headers), None)
-        if "x-amz-security-token" in headers:
-            raise Refused("InvalidToken", "there are no temporary credentials here")
-        credential = await self._store.accounts.lookup(claim.access_key)
-        if credential is None:
-            raise Refused("InvalidAccessKeyId", extra=(("AWSAccessKeyId", claim.access_key),))
+            return Call(self._store, request, ANONYMOUS, _unsigned_payload(headers), None)
+        credential = await self._credential(claim.access_key, headers)
         self._signing_keys.demand_in_time(claim, self._store.clock.wall())
         signature.demand_headers_signed(claim, headers)
         key = self._signing_keys.key(credential.secret, claim.date, claim.region)
@@ -78,9 +79,32 @@ class Gateway:
         who = Identity(credential.user, credential.display_name)
         return Call(self._store, request, who, claim.payload_hash, signer)
 
+    async def _authenticated_v2(self, request: Request, claim: ClaimV2) -> Call:
+        headers = request.headers
+        credential = await self._credential(claim.access_key, headers)
+        signature_v2.demand_in_time(claim, headers, self._store.clock.wall())
+        signature_v2.demand_signature(
+            claim,
+            credential.secret,
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            headers=headers,
+        )
+        who = Identity(credential.user, credential.display_name)
+        return Call(self._store, request, who, _unsigned_payload(headers), None)
 
-def _anonymous_payload(headers: dict[str, str]) -> str:
-    """How an unsigned request's body is framed: it can only be plain or unsigned chunks."""
+    async def _credential(self, access_key: str, headers: dict[str, str]) -> Credential:
+        if "x-amz-security-token" in headers:
+            raise Refused("InvalidToken", "there are no temporary credentials here")
+        credential = await self._store.accounts.lookup(access_key)
+        if credential is None:
+            raise Refused("InvalidAccessKeyId", extra=(("AWSAccessKeyId", access_key),))
+        return credential
+
+
+def _unsigned_payload(headers: dict[str, str]) -> str:
+    """How a body no signature covers is framed: it can only be plain or unsigned chunks."""
     if headers.get("x-amz-content-sha256") == signature.STREAMING_UNSIGNED_TRAILER:
         return signature.STREAMING_UNSIGNED_TRAILER
     if headers.get("x-amz-content-sha256", "").startswith("STREAMING-"):

@@ -74,14 +74,10 @@ def claim_of(authorization: str, query: dict[str, str], headers: dict[str, str])
         return _claim_of_header(authorization, headers)
     if "X-Amz-Signature" in query or "X-Amz-Algorithm" in query:
         return _claim_of_query(query, headers)
-    if "Signature" in query and "AWSAccessKeyId" in query:
-        raise _version_2()
     return None
 
 
 def _claim_of_header(authorization: str, headers: dict[str, str]) -> Claim:
-    if authorization.startswith("AWS "):
-        raise _version_2()
     found = _HEADER.fullmatch(authorization)
     if found is None:
         if not authorization.startswith(ALGORITHM):
@@ -145,14 +141,6 @@ def _demand_payload_hash(value: str) -> None:
     if value.startswith("STREAMING-AWS4-ECDSA"):
         raise Refused("NotImplemented", "Signature Version 4A is not implemented")
     raise Refused("InvalidArgument", "x-amz-content-sha256 is not valid")
-
-
-def _version_2() -> Refused:
-    return Refused(
-        "InvalidRequest",
-        "The authorization mechanism you have provided is not supported. "
-        "Please use AWS4-HMAC-SHA256.",
-    )
 
 
 def _stamp(date: str) -> str:
