@@ -72,6 +72,7 @@ def test_pages_are_what_the_naive_twin_lists(
                 listed += [entry.name.decode() for entry in page.entries]
                 if page.next_position is None:
                     break
+                assert len(listed) <= len(wanted), "a listing that goes round in circles"
                 assert len(page.entries) == limit, "only the last page is short"
                 if by_marker:
                     marker = page.entries[-1].name.decode()
