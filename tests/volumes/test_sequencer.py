@@ -151,9 +151,17 @@ def test_a_flush_waits_for_all_and_covers_what_was_sent_before() -> None:
     assert not desk.paper.flushes
 
 
-def test_a_flush_without_writes_is_answered_at_once() -> None:
+def test_the_first_flush_covers_what_a_former_holder_had_answered() -> None:
     desk = Desk()
-    assert desk.paper.answers == [desk.ask(FLUSH, length=0)]
+    flush = desk.ask(FLUSH, length=0)
+    assert not desk.paper.answers
+    desk.flush(0, 1)
+    assert not desk.paper.answers
+    desk.flush(2)
+    assert desk.paper.answers == [flush]
+    assert desk.paper.answers[-1] is not desk.ask(READ)
+    second = desk.ask(FLUSH, length=0)
+    assert desk.paper.answers[-1] is second
 
 
 def test_a_read_that_may_have_seen_a_write_waits_for_it() -> None:

@@ -12,7 +12,7 @@ their order, and later writes come behind it on both.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from pinfold.cluster.extents import SPAN, Address, ExtentClient, Mark
@@ -81,19 +81,30 @@ class Care:
         self._settings = settings
         self._now = now
         self._wanted: dict[int, None] = {}
-        self._boots: Mapping[int, int] = {}
+        self._gaps: dict[DeviceId, None] = {}
+        """Members that may lack acknowledged writes of extents not settled yet."""
         self._corrupt: dict[tuple[DeviceId, int, int, int], None] = {}
         self._corrupt_found = asyncio.Event()
         self._copying = asyncio.Lock()
 
-    def start(self, scope: TaskScope, boots: Mapping[int, int]) -> None:
-        """Settle what is unsettled and repair what is reported, in the background.
+    def begin(self, dirty: Iterable[int], boots: Mapping[int, int]) -> None:
+        """Take over from a former holder: what it left dirty is unsettled.
 
         `boots` says under which boots members had everything, as the former holder knew it.
         """
-        self._boots = boots
-        if self._sequencer.unsettled:
-            scope.start(self._settle_all(), name="volume settle")
+        self._sequencer.unsettled.update(dirty)
+        lanes = [lane for lane in self._sequencer.lanes.values() if lane.in_sync]
+        gaps = [lane for lane in lanes if boots.get(lane.device) != lane.boot]
+        if len(gaps) < len(lanes):  # where all have lost their memory any of them may win
+            self._gaps = dict.fromkeys(lane.device for lane in gaps)
+
+    def trusts(self, lane: Lane) -> bool:
+        """Whether a member lacks nothing that a former holder had acknowledged."""
+        return lane.device not in self._gaps
+
+    def start(self, scope: TaskScope) -> None:
+        """Settle what is unsettled and repair what is reported, in the background."""
+        scope.start(self._settle_all(), name="volume settle")
         scope.start(self._repair_all(), name="volume repair")
 
     # Settling
@@ -119,12 +130,13 @@ class Care:
                 sequencer.unsettled.discard(extent)
                 self._wanted.pop(extent, None)
             sequencer.pump()
+        self._gaps.clear()
         self._holder.changed.beat()
 
     async def _settle(self, extent: int) -> None:
         """Make one extent equal on its members; no request touches it meanwhile."""
         lanes = self._live_members(extent)
-        lanes.sort(key=lambda lane: self._boots.get(lane.device) != lane.boot)
+        lanes.sort(key=lambda lane: lane.device in self._gaps)
         for within in range(0, EXTENT_BYTES, PIECE_BYTES):
             async with self._copying:
                 await self._settle_piece(lanes, extent, within)
@@ -139,6 +151,7 @@ class Care:
         return in_sync
 
     async def _settle_piece(self, lanes: list[Lane], extent: int, within: int) -> None:
+        # All are asked before any is awaited, and all are awaited whatever one of them says.
         reading = [(lane, self._read(lane, extent, within, PIECE_BYTES)) for lane in lanes]
         found: list[tuple[Lane, memoryview | None]] = []
         failure: PinfoldError | None = None

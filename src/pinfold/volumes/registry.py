@@ -6,6 +6,7 @@ row decides, so that every step can be repeated and a crash between them leaves 
 that works or an intent that `list` does not show and the next attempt takes over.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from pinfold.cluster.api import Change, Check, Row, Rows
 from pinfold.cluster.extents import ExtentClient
 from pinfold.codec import names
 from pinfold.env.api import Env
-from pinfold.model.errors import Conflict, Invalid, NotFound, Unavailable
-from pinfold.model.ids import DeviceId, OpId, VolumeId
+from pinfold.model.errors import Conflict, Fenced, Invalid, NotFound, Unavailable
+from pinfold.model.ids import DeviceId, OpId, Token, VolumeId
 from pinfold.model.limits import VOLUME_BYTES_MAX
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.row import (
@@ -170,9 +171,24 @@ class Registry:
             except Conflict:
                 continue
         await self._put_index(name, deleting, ready=False)
+        if row.holder is not None:
+            await self._evict(deleting)
         await self._drop(VolumeId(row.id))
         await self._change(INDEX_PLACE, deletes=(index_key(name),))
         await self._change(place_of(name), deletes=(key_of(name),))
+
+    async def _evict(self, row: VolumeRow) -> None:
+        """See that a holder has stopped, so that it does not begin anew what is dropped.
+
+        One that asks devices is fenced; one that does not reads its row within a beat.
+        """
+        for device in self._devices():
+            deadline = self._env.clock.monotonic() + self._settings.claim_s
+            with contextlib.suppress(Unavailable, Fenced, Conflict):
+                await self._extents.claim(
+                    device, VolumeId(row.id), Token(row.token), 1, deadline=deadline
+                )
+        await asyncio.sleep(2 * self._settings.beat_s)
 
     async def _drop(self, volume: VolumeId) -> None:
         for device in self._devices():

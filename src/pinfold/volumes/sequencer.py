@@ -58,6 +58,9 @@ class Sequencer:
         self._now = now
         self._min_in_sync = min_in_sync
         self.sequence = first_sequence
+        for lane in lanes.values():
+            # What a former holder had answered may be unflushed: a flush is owed for it too.
+            lane.last = first_sequence
         self.epoch = epoch
         self.serving = False
         self.unsettled: set[int] = set()
@@ -90,8 +93,10 @@ class Sequencer:
 
     @property
     def idle(self) -> bool:
-        """Whether no request waits and no write is unflushed."""
-        return not (self._waiting or self._in_flight or self.retained or self._flushes)
+        """Whether no request waits and nothing is unflushed."""
+        if self._waiting or self._in_flight or self.retained or self._flushes:
+            return False
+        return all(lane.clean for lane in self.lanes.values() if lane.in_sync)
 
     def pump(self) -> None:
         """Begin every waiting request that may begin, and send what that makes."""

@@ -133,9 +133,10 @@ class Session:
     async def _settle_down(self, sequencer: Sequencer, members: Members) -> None:
         while sequencer.unsettled:
             await self._changed.wait()
+        sequencer.flush()
         while not sequencer.idle:
-            sequencer.flush()
             await self._changed.wait()
+            sequencer.flush()
         for lane in sequencer.lanes.values():
             if lane.standing is Standing.LIVE and sequencer.stable > lane.stable:
                 await self._client.stable(
@@ -154,16 +155,17 @@ class Session:
             members.start(self._scope)
             while any(lane.standing is Standing.DOWN for lane in sequencer.lanes.values()):
                 await self._changed.wait()
+            assert self._care is not None
+            self._care.begin(members.dirty, before.boots)
             await self._lease.beat(self._boots())
         except PinfoldError as error:
             self._lose(error)
             return
         self._scope.start(self._keep_lease(), name="volume lease")
         self._scope.start(self._tick(), name="volume clock")
-        sequencer.unsettled.update(members.dirty)
-        assert self._care is not None
-        self._care.start(self._scope, before.boots)
+        self._care.start(self._scope)
         sequencer.serving = True
+        sequencer.flush()
         self._schedule()
 
     def _prepare(self, row: VolumeRow) -> tuple[Sequencer, Members]:
@@ -199,8 +201,11 @@ class Session:
         return sequencer, members
 
     def _boots(self) -> dict[DeviceId, int]:
+        """The members that have everything ever acknowledged to a holder, and their boots."""
         assert self._sequencer is not None
-        return {lane.device: lane.boot for lane in self._sequencer.lanes.values() if lane.whole}
+        assert self._care is not None
+        lanes = self._sequencer.lanes.values()
+        return {lane.device: lane.boot for lane in lanes if lane.whole and self._care.trusts(lane)}
 
     # What the sequencer asks for
 
