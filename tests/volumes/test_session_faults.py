@@ -215,7 +215,12 @@ def decode(found: bytes) -> int:
     return value
 
 
-@pytest.mark.parametrize("seed", range(12))
+FOUND = (178, 285, 420)
+"""Seeds that found a bug: a flush answered for a predecessor's unflushed writes, and a member that
+lost its memory while extents were unsettled and was still believed."""
+
+
+@pytest.mark.parametrize("seed", [*range(9), *FOUND])
 def test_a_volume_behaves_as_a_disk(seed: int) -> None:
     async def run() -> None:
         async with asyncio.timeout(900):

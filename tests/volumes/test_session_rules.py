@@ -222,3 +222,21 @@ def test_many_devices_keep_a_volume_going_with_two_of_them_out() -> None:
                 assert held == await client.read(extent * EXTENT_BYTES, BLOCK_BYTES)
 
     play(story, devices=6, spread=True)
+
+
+def test_a_flush_covers_what_the_former_holder_had_answered() -> None:
+    async def story(world: World) -> None:
+        old = world.gateway()
+        await Client(old.session).write(0, pattern(1))
+        await old.die()
+        new = world.gateway()
+        await Client(new.session).flush()
+        await new.die()
+        for number in range(3):
+            world.kill(new, number)
+            world.devices[number].extents.crash(world.rng)
+            world.start(number)
+        assert await Client(world.gateway().session).read(0, BLOCK_BYTES) == pattern(1)
+
+    for seed in range(5):
+        play(story, seed=seed)

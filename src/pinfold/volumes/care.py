@@ -19,7 +19,7 @@ from pinfold.cluster.extents import SPAN, Address, ExtentClient, Mark
 from pinfold.env.api import Buffer
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Corrupt, PinfoldError, Unavailable
-from pinfold.model.ids import DeviceId
+from pinfold.model.ids import Boot, DeviceId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES, MIB
 from pinfold.model.settings import VolumeSettings
 from pinfold.rpc.api import Answer
@@ -81,8 +81,9 @@ class Care:
         self._settings = settings
         self._now = now
         self._wanted: dict[int, None] = {}
-        self._gaps: dict[DeviceId, None] = {}
-        """Members that may lack acknowledged writes of extents not settled yet."""
+        self._trusted: dict[DeviceId, Boot] | None = None
+        """While anything is unsettled: members that have all they acknowledged to the former
+        holder, as long as they stay at this boot."""
         self._corrupt: dict[tuple[DeviceId, int, int, int], None] = {}
         self._corrupt_found = asyncio.Event()
         self._copying = asyncio.Lock()
@@ -94,13 +95,13 @@ class Care:
         """
         self._sequencer.unsettled.update(dirty)
         lanes = [lane for lane in self._sequencer.lanes.values() if lane.in_sync]
-        gaps = [lane for lane in lanes if boots.get(lane.device) != lane.boot]
-        if len(gaps) < len(lanes):  # where all have lost their memory any of them may win
-            self._gaps = dict.fromkeys(lane.device for lane in gaps)
+        whole = [lane for lane in lanes if boots.get(lane.device) == lane.boot]
+        # Where all have lost their memory any of them may win.
+        self._trusted = {lane.device: lane.boot for lane in whole or lanes}
 
     def trusts(self, lane: Lane) -> bool:
         """Whether a member lacks nothing that a former holder had acknowledged."""
-        return lane.device not in self._gaps
+        return self._trusted is None or self._trusted.get(lane.device) == lane.boot
 
     def start(self, scope: TaskScope) -> None:
         """Settle what is unsettled and repair what is reported, in the background."""
@@ -130,13 +131,13 @@ class Care:
                 sequencer.unsettled.discard(extent)
                 self._wanted.pop(extent, None)
             sequencer.pump()
-        self._gaps.clear()
+        self._trusted = None
         self._holder.changed.beat()
 
     async def _settle(self, extent: int) -> None:
         """Make one extent equal on its members; no request touches it meanwhile."""
         lanes = self._live_members(extent)
-        lanes.sort(key=lambda lane: lane.device in self._gaps)
+        lanes.sort(key=self.trusts, reverse=True)
         for within in range(0, EXTENT_BYTES, PIECE_BYTES):
             async with self._copying:
                 await self._settle_piece(lanes, extent, within)
@@ -298,12 +299,14 @@ class Care:
 
     def _read(self, lane: Lane, extent: int, within: int, length: int) -> asyncio.Future[Answer]:
         """Sent before this returns, so that it has its place in the member's order."""
-        return self._client.read(
+        answer = self._client.read(
             self._holder.address(lane),
             lane.number,
             SPAN.pack(extent, within, length),
             deadline=self._deadline(),
         )
+        answer.add_done_callback(_look_at)
+        return answer
 
     async def _payload(self, lane: Lane, answer: asyncio.Future[Answer]) -> memoryview:
         stream = lane.stream
@@ -332,3 +335,9 @@ class Care:
         buffer: Buffer = payload
         self._sequencer.copy(lanes, [(WRITE, extent, within, length)], [buffer])
         return length
+
+
+def _look_at(answer: asyncio.Future[Answer]) -> None:
+    """An answer that nobody came to fetch, because its asker was cancelled, is no error."""
+    if not answer.cancelled():
+        answer.exception()
