@@ -94,7 +94,8 @@ def decode_location(entry: Buffer) -> Location:
     """The inverse of `encode_location`."""
     count = (len(entry) - _LOCATION.size) // _CHECK.size
     checks = struct.unpack_from(f">{count}Q", entry, _LOCATION.size)
-    return Location(*_LOCATION.unpack_from(entry), checks)
+    pack, offset, length, sequence = _LOCATION.unpack_from(entry)
+    return Location(pack, offset, length, sequence, checks)
 
 
 def _sums(checks: Sequence[int]) -> bytes:
