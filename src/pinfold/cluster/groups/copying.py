@@ -2,7 +2,7 @@
 
 The pages are read at different instants while changes go on; the log keeps every entry after the
 first page's instant, and replaying those makes the copy exact (see `CopyPage`). One page is on
-its way at a time, so a copy takes no memory and yields to everything else.
+its way at a time, so a copy takes one page's memory and yields to everything else.
 """
 
 from pinfold.cluster.groups.messages import CopyPage
@@ -22,31 +22,38 @@ class CopyOut:
         base_view = state.log.view_at(state.applied_op)
         assert base_view is not None or not self.base_op, "the view of the applied op is known"
         self._base_view = base_view or 0
-        self._start = b""
-        self._next_start: bytes | None = None
+        self._start: bytes | None = b""
+        """Where the next page starts; None behind the last one."""
+        self._sent: CopyPage | None = None
 
     def send_page(self) -> None:
-        """Send the page that is due, again if need be (its rows may have changed since)."""
+        """Send the page that is due. When repeated it is the very same page: it ends where the next
+        one starts, whichever of its repetitions the follower has installed.
+        """
+        page = self._sent
+        if page is None:
+            page = self._sent = self._read_page()
+        self._state.send(self._device, page)
+
+    def _read_page(self) -> CopyPage:
         state = self._state
-        rows, self._next_start = state.log.rows(self._start, state.limits.page_bytes)
-        state.send(
-            self._device,
-            CopyPage(
-                state.view,
-                self.copy_id,
-                self.page,
-                self.base_op,
-                self._base_view,
-                state.applied_op,
-                self._next_start is None,
-                rows,
-            ),
+        assert self._start is not None, "a page is due"
+        rows, self._start = state.log.rows(self._start, state.limits.page_bytes)
+        return CopyPage(
+            state.view,
+            self.copy_id,
+            self.page,
+            self.base_op,
+            self._base_view,
+            state.applied_op,
+            self._start is None,
+            rows,
         )
 
     def advance(self) -> bool:
         """The page is durable there: go to the next one. False when that was the last."""
-        if self._next_start is None:
+        if self._start is None:
             return False
-        self._start = self._next_start
+        self._sent = None
         self.page += 1
         return True
