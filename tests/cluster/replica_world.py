@@ -247,6 +247,8 @@ class World:
                 member.start()
         elif roll < 0.78:
             member.memory.flush(rng.randint(0, member.memory.pending))
+            if rng.random() < 0.3:
+                member.memory.index()
         elif roll < 0.88:
             self.propose(member)
         elif roll < 0.93:

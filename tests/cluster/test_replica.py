@@ -216,3 +216,31 @@ def test_a_single_member_serves_alone():
     primary.start()
     world.heal(3)
     world.check_agreement()
+
+
+def test_a_member_that_forgot_what_it_had_applied_needs_no_copy():
+    """Its log is whole, and what it gave up for a copy would be a proof less for as long."""
+    world, primary, (late, prompt) = settled()
+
+    def flush_journal(*members):
+        for member in members:
+            member.memory.flush(member.memory.pending)
+            while world.network:
+                world.deliver()
+
+    for _ in range(3):  # entries commit without it, so that it applies each at its own flush
+        world.propose(primary)
+        flush_journal(primary, prompt)
+        world.tell_commits()
+        flush_journal(late)
+    late.crash()
+    for _ in range(3):
+        world.propose(primary)
+        flush_journal(primary, prompt, primary)
+    primary.replica.tick()
+    held = late.memory.state(GROUP)
+    assert held.applied_op < held.last_op == primary.replica.state.first_op - 1
+    late.start()
+    world.heal()
+    world.check_agreement()
+    assert not world.copies

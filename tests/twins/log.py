@@ -1,7 +1,8 @@
 """`LogStore` and `RowStore` in memory, where durable is what a flush has reached.
 
 Every write is made twice: at once to what the process sees, and in the same order, when `flush`
-gets there, to what survives `crash`. So what survives is always a prefix of the writes.
+gets there, to what survives `crash`. So what survives is always a prefix of the writes, except
+that what was applied and trimmed follows later still, with `index`, as on a device.
 """
 
 import asyncio
@@ -89,6 +90,7 @@ class MemoryLog:
         self._seen: dict[GroupId, _Group] = {}
         self._durable: dict[GroupId, _Group] | None = {} if durable else None
         self._pending: list[tuple[GroupId, str, tuple[Any, ...], Callable[[], None] | None]] = []
+        self._behind: list[tuple[GroupId, str, tuple[Any, ...]]] = []
 
     @property
     def pending(self) -> int:
@@ -113,20 +115,36 @@ class MemoryLog:
             getattr(groups[group], method)(*arguments)
 
     def flush(self, count: int | None = None) -> None:
-        """Make the first writes durable, in order, then say so."""
+        """Make the first writes durable, in order, then say so; without `count` the index too."""
+        everything = count is None
         count = len(self._pending) if count is None else count
         flushed, self._pending = self._pending[:count], self._pending[count:]
         if self._durable is not None:
             for group, method, arguments, _ in flushed:
+                if method in ("apply", "trim"):
+                    self._behind.append((group, method, arguments))
+                    continue
+                if method == "install":
+                    self.index()
                 self._do(self._durable, group, method, arguments)
+            if everything:
+                self.index()
         for _, _, _, done in flushed:
             if done is not None:
                 done()
+
+    def index(self) -> None:
+        """What was applied and trimmed, as far as it was flushed, survives from now on."""
+        assert self._durable is not None
+        behind, self._behind = self._behind, []
+        for group, method, arguments in behind:
+            self._do(self._durable, group, method, arguments)
 
     def crash(self) -> None:
         """Forget what no flush has reached."""
         assert self._durable is not None
         self._pending.clear()
+        self._behind.clear()
         for state in self._durable.values():
             if state.incomplete:
                 fresh = _Group()

@@ -71,7 +71,9 @@ class Following:
             state.send(self._primary, Refuse(state.view, prev_op, state.last_op))
             return
         known_op = max(state.applied_op, self._matched_op)
-        if prev_op > known_op and state.log.view_at(prev_op) != prepare.prev_view:
+        # An entry of this view is its primary's own, whether that still has it or not.
+        matching = (prepare.prev_view, state.view)
+        if prev_op > known_op and state.log.view_at(prev_op) not in matching:
             state.send(self._primary, Refuse(state.view, prev_op, known_op))
             return
         state.merge(prev_op, prepare.entries)

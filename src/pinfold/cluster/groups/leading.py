@@ -133,7 +133,7 @@ class Leadership:
         hint_op = min(max(refuse.hint_op, follower.match_op), self._state.last_op)
         follower.next_op = hint_op + 1
         if hint_op == refuse.prev_op:
-            # It has restarted and can no longer prove this match, nor this log the view there.
+            # It has restarted and can no longer prove this match, nor does this log know the view.
             self._begin_copy(follower)
             return
         self._probe(follower, self._state.limits.batch_bytes)
@@ -201,7 +201,7 @@ class Leadership:
     def _send(self, follower: Progress, entries: Sequence[Entry]) -> None:
         state = self._state
         prev_op = follower.next_op - 1
-        prev_view = state.log.view_at(prev_op)
+        prev_view = state.view_at(prev_op)
         follower.next_op += len(entries)
         state.send(
             follower.device,

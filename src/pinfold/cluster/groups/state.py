@@ -136,6 +136,8 @@ class MemberState:
         self._writes: dict[int, Sequence[Write]] = {}
         self._sizes: deque[tuple[int, int]] = deque()
         self._retained_bytes = 0
+        self._before = (found.applied_op, found.applied_view)
+        """(op, view) of the last entry trimmed, for members that have this one and no later."""
 
     def primary_of(self, view: int) -> DeviceId:
         """The member that leads a view."""
@@ -200,6 +202,11 @@ class MemberState:
             self._sizes.append((entry.op, size))
             self._retained_bytes += size
 
+    def view_at(self, op: int) -> int | None:
+        """View of an entry, also of the last one trimmed; None when it is not known."""
+        view = self.log.view_at(op)
+        return self._before[1] if view is None and op == self._before[0] else view
+
     def tail(self, first_op: int, max_bytes: int) -> list[Entry] | None:
         """Entries from `first_op` on; None when they are trimmed (the device may do that too)."""
         if first_op < self.first_op:
@@ -240,6 +247,9 @@ class MemberState:
         before_op = min(before_op, self.applied_op + 1)
         if before_op <= self.first_op:
             return
+        view = self.log.view_at(before_op - 1)
+        if view is not None:
+            self._before = (before_op - 1, view)
         self.first_op = before_op
         self.log.trim(before_op)
         while self._sizes and self._sizes[0][0] < before_op:
@@ -254,6 +264,7 @@ class MemberState:
         """The log was replaced by a copy of the rows at `op`, or by nothing (0)."""
         self.last_op = self.durable_op = self.applied_op = self.commit_op = op
         self.last_view = view
+        self._before = (op, view)
         self.first_op = op + 1
         self.catch_up_op = None
         self._writes.clear()
