@@ -4,6 +4,8 @@ import asyncio
 
 from tests.volumes.world import Client, World, pattern, play
 
+from pinfold.cluster.api import Change
+from pinfold.model.errors import Unavailable
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 
@@ -240,3 +242,35 @@ def test_a_flush_covers_what_the_former_holder_had_answered() -> None:
 
     for seed in range(5):
         play(story, seed=seed)
+
+
+def test_two_members_that_fail_together_are_not_both_put_out() -> None:
+    """R3: the second waits, whatever the row said when both were given up."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+
+        # The row cannot be changed for a while: both are given up before either is named.
+        def nobody_answers(_change: Change) -> None:
+            raise Unavailable("no majority")
+
+        world.rows.before_change = nobody_answers
+        for number in (1, 2):
+            world.kill(gateway, number)
+        writing = asyncio.ensure_future(client.write(0, pattern(2)))
+        await asyncio.sleep(6)
+        world.rows.before_change = None
+        await asyncio.sleep(3)
+        assert len((await world.row()).out) == 1
+        assert not writing.done(), "one member alone has it"
+        for number in (1, 2):
+            world.start(number)
+        await writing
+        await world.in_sync()
+        for number in range(3):
+            volume = (await world.row()).id
+            assert world.contents(number, volume, range(1)) == [pattern(2)]
+
+    play(story)

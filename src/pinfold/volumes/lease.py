@@ -100,11 +100,15 @@ class Lease:
         known = {int(device): boot for device, boot in boots.items()}
         await self._change(lambda row: msgspec.structs.replace(row, beat=row.beat + 1, boots=known))
 
-    async def put_out(self, device: DeviceId) -> int:
-        """Name a device out of sync; the epoch since which it is."""
+    async def put_out(self, device: DeviceId, spared: Callable[[VolumeRow], bool]) -> int | None:
+        """Name a device out of sync; the epoch since which it is.
+
+        None, and nothing has changed, when the row as it is by then must not lose it: another
+        device may have been put out since the caller decided.
+        """
 
         def edit(row: VolumeRow) -> VolumeRow:
-            if device in row.out:
+            if device in row.out or not spared(row):
                 return row
             epoch = row.epoch + 1
             boots = {other: boot for other, boot in row.boots.items() if other != device}
@@ -113,7 +117,7 @@ class Lease:
             )
 
         await self._change(edit)
-        return self.row.epoch
+        return self.row.epoch if device in self.row.out else None
 
     async def take_in(self, device: DeviceId) -> None:
         """Name a device in sync again."""

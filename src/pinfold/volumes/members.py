@@ -7,6 +7,7 @@ and only while every extent keeps `min_in_sync` members; else requests wait for 
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from pinfold.cluster.extents import Address, Claimed, ExtentClient
 from pinfold.env.tasks import TaskScope
@@ -18,6 +19,7 @@ from pinfold.volumes.lane import FLAPPING, Lane, Standing
 from pinfold.volumes.lease import Lease
 from pinfold.volumes.placement import ExtentPlacement, spares
 from pinfold.volumes.pulse import Pulse
+from pinfold.volumes.row import VolumeRow
 from pinfold.volumes.sequencer import Sequencer
 
 
@@ -125,7 +127,12 @@ class Members:
         hopeless = lane.full_at or lane.failures >= FLAPPING
         patience = 0.0 if hopeless else self._now() + self._settings.recover_s
         first = lane.stream == 0
-        while not (self._now() >= patience and self._may_put_out(lane)):
+        spared = partial(self._spared, lane)
+        epoch: int | None = None
+        while epoch is None:
+            if self._now() >= patience and spared(self._lease.row):
+                epoch = await self._lease.put_out(lane.device, spared)
+                continue
             try:
                 claimed = await self._claim(lane)
             except Fenced:
@@ -142,7 +149,6 @@ class Members:
             self._opened(lane, claimed, joining=False)
             return
         lane.failures = 0
-        epoch = await self._lease.put_out(lane.device)
         self._sequencer.put_out(lane, epoch)
         self._broken[lane.device].set()
         self._schedule()
@@ -152,8 +158,8 @@ class Members:
         self._sequencer.opened(lane, stream, claimed.boot, joining=joining)
         self._schedule()
 
-    def _may_put_out(self, lane: Lane) -> bool:
-        row = self._lease.row
+    def _spared(self, lane: Lane, row: VolumeRow) -> bool:
+        """Whether every extent keeps enough members without this one."""
         out = {*row.out, lane.device}
         return spares(self._placement.member_sets(), out, row.min_in_sync)
 
