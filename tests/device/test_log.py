@@ -159,3 +159,18 @@ def test_an_interrupted_copy_leaves_an_empty_group() -> None:
         assert device.log.state(G).last_op == 1
 
     lives(first, second, third, crash=True)
+
+
+def test_trimmed_entries_leave_nothing_in_memory() -> None:
+    async def life(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.create(H)
+        await device.log.append(G, entries(1, 1))  # stands still in front of all others
+        for first in range(1, 20_000, 100):
+            await device.log.append(H, entries(first, 100, size=1))
+            for op in range(first, first + 100):
+                device.log.apply(H, op, [])
+            device.log.trim(H, first + 100)
+        assert len(device.log._order) < 3000
+
+    lives(life)

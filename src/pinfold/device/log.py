@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Final
 
 from pinfold.codec.names import successor
 from pinfold.device import kinds
@@ -39,6 +40,9 @@ _PURGE_TABLE = b"x"
 PURGE_ROWS = 2000
 """Rows of a dropped generation removed in one pass of the applier: a few milliseconds."""
 
+_SWEEP_MIN: Final = 1024
+"""Entries that may be gone and still be remembered, at least."""
+
 
 class Log:
     """The device's `LogStore`. See the module."""
@@ -64,6 +68,8 @@ class Log:
         self._installs: dict[GroupId, asyncio.Future[None]] = {}
         self._committing: list[asyncio.Future[None]] = []
         self._order: deque[tuple[Group, int]] = deque()
+        """Entries held, oldest first, and until the next `_sweep` some that are gone."""
+        self._sweep_at = _SWEEP_MIN
         self._tail_bytes = 0
         self.purging = True
         """Rows of replaced generations remain: the applier should come again soon."""
@@ -135,6 +141,8 @@ class Log:
             known.view = known.last_view
             self._change(known)
         self._tail_bytes += size
+        if len(self._order) > self._sweep_at:
+            self._sweep()
         if self._tail_bytes > self._settings.log_tail_bytes:
             self._trim_tail()
         return self._durable(group)
@@ -273,6 +281,11 @@ class Log:
         if installed is None or installed.done():
             return flushed
         return _both(flushed, installed)
+
+    def _sweep(self) -> None:
+        """Drop what is gone from the order; paid for by the appends since the last time."""
+        self._order = deque((g, op) for g, op in self._order if g.first_op <= op <= g.last_op)
+        self._sweep_at = 2 * len(self._order) + _SWEEP_MIN
 
     def _trim_tail(self) -> None:
         """Forget applied entries, oldest first, until the tail fits its budget."""
