@@ -5,6 +5,7 @@ other way. A step that fails takes down what was started before it and names its
 """
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -42,6 +43,11 @@ EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
 EXIT_BROKEN: Final = 70
 """An assertion failed: sysexits' EX_SOFTWARE."""
+
+GC_YOUNG: Final = 20_000
+GC_MIDDLE: Final = 20
+GC_OLD: Final = 50
+"""Thresholds of the garbage collector: objects, then collections of the generation below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +94,7 @@ class _Process:
         self._listen_for_stop(settings)
         async with AsyncExitStack() as stack:
             role = await self._start(env, settings, stack)
+            _spare_the_collector()
             if self._lifeline is not None:
                 self._lifeline.report(Report(state="ready"))
             await self._stop.wait()
@@ -188,6 +195,17 @@ class _Process:
         if isinstance(error, AssertionError):
             self._status = EXIT_BROKEN
             self._stop.set()
+
+
+def _spare_the_collector() -> None:
+    """Keep the cyclic garbage collector away from what lives as long as the process.
+
+    Requests make few cycles, but CPython's thresholds walk every object every few seconds' worth
+    of them: pauses of 80 ms were measured, and 6 % of a gateway's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_YOUNG, GC_MIDDLE, GC_OLD)
 
 
 def _answer_operators(context: NodeContext, entry: NodeEntry, role: Role) -> None:

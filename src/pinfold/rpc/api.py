@@ -48,11 +48,13 @@ class Answer:
     payload: memoryview
 
 
-HandlerResult = Reply | asyncio.Future[Reply] | Coroutine[Any, Any, Reply]
+HandlerResult = Reply | asyncio.Future[Reply] | asyncio.Future[None] | Coroutine[Any, Any, Reply]
 Handler = Callable[[Request], HandlerResult]
-"""Answers one operation. A plain `Reply` is the fast path (no task); a Future costs a callback;
-a coroutine becomes a task. Handlers of one connection are *called* in the order the requests were
-sent, so a handler that does its ordering work before its first await keeps the sender's order.
+"""Answers one operation. A plain `Reply` is the fast path (no task); a Future costs a callback
+(one that ends with None is answered with an empty reply, so that a durable call of a device can be
+handed back as it is); a coroutine becomes a task. Handlers of one connection are *called* in the
+order the requests were sent, so a handler that does its ordering work before its first await keeps
+the sender's order.
 A `PinfoldError` raised (or set) travels to the caller as the same class; any other exception is
 logged and travels as the base class."""
 

@@ -11,6 +11,8 @@ from pinfold.rpc.api import Handler, HandlerResult, Reply, Request, StreamHandle
 
 _log: Final = structlog.get_logger("pinfold.rpc")
 
+_EMPTY: Final = Reply()
+
 
 class Operations:
     """The real `Dispatcher`."""
@@ -59,12 +61,15 @@ async def settle(operation: str, work: Coroutine[Any, Any, Reply]) -> Reply | Pi
         return as_answer(operation, error)
 
 
-def outcome(operation: str, future: asyncio.Future[Reply]) -> Reply | PinfoldError:
+def outcome(operation: str, future: asyncio.Future[Reply | None]) -> Reply | PinfoldError:
     """What a finished future of a handler amounts to."""
     if future.cancelled():
         return PinfoldError(f"{operation}: given up by its handler")
     error = future.exception()
-    return future.result() if error is None else as_answer(operation, error)
+    if error is not None:
+        return as_answer(operation, error)
+    reply = future.result()
+    return _EMPTY if reply is None else reply
 
 
 def as_answer(operation: str, error: BaseException) -> PinfoldError:

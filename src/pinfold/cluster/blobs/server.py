@@ -32,7 +32,7 @@ class BlobServer:
         device, blob, length, checks = request.body
         if length != len(request.payload):
             raise Invalid(f"blob of {length} bytes came with {len(request.payload)}")
-        return _when_done(self._device(device).blobs.put(BlobId(blob), request.payload, checks))
+        return self._device(device).blobs.put(BlobId(blob), request.payload, checks)
 
     def _read(self, request: Request) -> HandlerResult:
         device, blob, offset, length = request.body
@@ -54,7 +54,7 @@ class BlobServer:
 
     def _delete(self, request: Request) -> HandlerResult:
         device, blobs = request.body
-        return _when_done(self._device(device).blobs.delete(blobs))
+        return self._device(device).blobs.delete(blobs)
 
     async def _stream(self, request: Request, chunks: AsyncIterator[memoryview]) -> Reply:
         device, blob, length, checks = request.body
@@ -67,24 +67,3 @@ class BlobServer:
             writer.abort()
             raise
         return Reply()
-
-
-def _when_done(future: "asyncio.Future[None]") -> "asyncio.Future[Reply]":
-    """An empty reply once a durable call is."""
-    reply: asyncio.Future[Reply] = future.get_loop().create_future()
-
-    def done(durable: "asyncio.Future[None]") -> None:
-        if reply.done():
-            return
-        if durable.cancelled():
-            reply.cancel()
-        elif (error := durable.exception()) is not None:
-            reply.set_exception(error)
-        else:
-            reply.set_result(_EMPTY)
-
-    future.add_done_callback(done)
-    return reply
-
-
-_EMPTY = Reply()
