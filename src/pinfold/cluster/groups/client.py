@@ -18,6 +18,7 @@ from pinfold.env.api import Buffer, Env
 from pinfold.model.errors import (
     Busy,
     Conflict,
+    Full,
     NotFound,
     NotPrimary,
     PinfoldError,
@@ -103,7 +104,11 @@ class RowClient:
         arguments: tuple[Any, ...],
         payload: Sequence[Buffer] = (),
     ) -> Answer:
-        """Ask the primary, wherever it is by now."""
+        """Ask the primary, wherever it is by now.
+
+        Once an attempt has ended without a word on its outcome, no later refusal is one.
+        """
+        refused = True
         deadline = self._clock.monotonic() + self._deadline_s
         pause_s = _BACKOFF_MIN_S
         while True:
@@ -119,12 +124,15 @@ class RowClient:
             except (Busy, Unavailable, NotFound, Unsupported) as error:
                 moved = False  # Unsupported: a node that listens and has not bound its groups yet
                 if not isinstance(error, Busy):
+                    refused = False
                     self._try_next(group, members, device)
                 last = error
+            except Full as error:
+                raise error if refused else _give_up(group, error) from None
             if not moved:
                 now = self._clock.monotonic()
                 if now + pause_s >= deadline:
-                    raise _give_up(group, last)
+                    raise last if refused else _give_up(group, last)
                 await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
                 pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
 
@@ -177,8 +185,6 @@ def _with_row(conflict: Conflict) -> Conflict:
     return Conflict(conflict.message, detail=(index, row))
 
 
-def _give_up(group: GroupId, last: PinfoldError) -> PinfoldError:
-    """What the caller hears at the deadline. A refusal by Busy changed nothing."""
-    if isinstance(last, Busy):
-        return last
+def _give_up(group: GroupId, last: PinfoldError) -> Unavailable:
+    """What the caller hears when the outcome is not known."""
     return Unavailable(f"group {group} did not answer in time: {last.message}")

@@ -20,7 +20,7 @@ from pinfold.cluster.groups.ledger import Batch, Ledger
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.scan import RowIterator
 from pinfold.env.api import Clock
-from pinfold.model.errors import Busy, Conflict, PinfoldError
+from pinfold.model.errors import Busy, Conflict, PinfoldError, Unavailable
 from pinfold.model.limits import MIB
 from pinfold.rpc.api import Reply
 
@@ -126,10 +126,12 @@ class Serving:
     def close(self, error: PinfoldError) -> None:
         """The view has ended: nobody here knows what becomes of the entries in flight."""
         self._closed = error
+        unknown = [answer for _, done in self._in_flight for answer, _ in done]
+        unknown += [answer for _, answer, _ in self._later]
+        for answer in unknown:
+            _fail(answer, Unavailable("the view ended before the change was known to be committed"))
         answers = [answer for _, _, answer in self._waiting]
         answers += [answer for _, answer in self._removals]
-        answers += [answer for _, done in self._in_flight for answer, _ in done]
-        answers += [answer for _, answer, _ in self._later]
         answers += [answer for answer, _ in self._unconfirmed]
         answers += [answer for answer, _ in self._reads]
         answers += [answer for reads in self._confirming.values() for answer, _ in reads]
