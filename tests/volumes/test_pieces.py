@@ -9,9 +9,10 @@ from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.batch import Batch, pack
 from pinfold.volumes.flushes import FlushQueue, flushed_to
 from pinfold.volumes.io import FLUSH, Io
-from pinfold.volumes.lane import Lane, Route, Standing
+from pinfold.volumes.lane import Lane, Standing
 from pinfold.volumes.placement import spares
 from pinfold.volumes.retained import Retained
+from pinfold.volumes.routes import ROUTES_KEPT, Route, Routes
 from pinfold.volumes.spans import blocks, extent_count, split
 
 offsets = st.integers(0, 5 * EXTENT_BYTES)
@@ -185,5 +186,25 @@ def test_a_member_is_whole_when_it_has_taken_what_was_sent_again() -> None:
     assert lane.whole
     lane.unacked[Batch(8, 1, 0.0)] = None
     assert lane.whole
-    lane.standing = Standing.DOWN
+    lane.standing = Standing.DOWN  # what it missed since then has not been answered
+    assert lane.whole
+    lane.standing = Standing.OUT
     assert not lane.whole
+
+
+def test_routes_follow_standings_and_stay_bounded() -> None:
+    lanes = lanes_of(3)
+    lanes[DeviceId(0)].standing = Standing.LIVE
+    lanes[DeviceId(2)].standing = Standing.OUT
+    routes = Routes(lanes, lambda _extent: tuple(lanes), 2)
+    route = routes.of(7)
+    assert route is routes.of(8)
+    assert route.waiting == (0, 1)
+    assert [lane.device for lane in route.readers] == [0]
+    assert route.writable
+    lanes[DeviceId(1)].standing = Standing.OUT
+    routes.forget()
+    assert not routes.of(7).writable
+    for extent in range(ROUTES_KEPT + 10):
+        routes.of(extent)
+    assert len(routes._by_extent) <= ROUTES_KEPT

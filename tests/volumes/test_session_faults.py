@@ -141,8 +141,21 @@ class Chaos:
                     self.world.kill(self.gateway, number)
             for number in range(len(self.world.nodes)):
                 self.world.start(number)
+        if power_cut or await self.memory_lost():
             self.history.power_cut()
         self.begin_work()
+
+    async def memory_lost(self) -> bool:
+        """Whether some extent has no member that kept its memory, now that the holder is gone."""
+        row = await self.world.row()
+        whole = {
+            number
+            for number, device in enumerate(self.world.devices)
+            if self.world.nodes[number].up
+            and number not in row.out
+            and row.boots.get(number) == device.boot
+        }
+        return any(not whole & set(members) for members in self.world.placement.member_sets())
 
     # Course
 
@@ -188,6 +201,7 @@ class Chaos:
         for block in BLOCKS:
             await self.read(client, block)
         await self.gateway.session.close(deadline=world.env.clock.monotonic() + 60)
+        await asyncio.sleep(1)  # what was told last is still on its way
         row = await world.row()
         assert row.holder is None
         self.compare(row.id)

@@ -14,7 +14,7 @@ from pinfold.volumes.io import Io
 from pinfold.volumes.spans import blocks, split
 
 if TYPE_CHECKING:
-    from pinfold.volumes.lane import Route
+    from pinfold.volumes.routes import Route
 
 BATCH_BYTES: Final = 1 << 20
 """Payload at which a batch is sent: large enough to amortise a message, small enough for a

@@ -5,7 +5,6 @@ Synchronous state only; the sequencer decides with it and the session's shell ca
 
 import enum
 from collections import deque
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from pinfold.model.ids import Boot, DeviceId, DeviceUuid
@@ -102,8 +101,11 @@ class Lane:
 
     @property
     def whole(self) -> bool:
-        """Whether it has, under its present boot, every write it ever acknowledged."""
-        if self.standing is not Standing.LIVE:
+        """Whether it has, under the boot last seen, every write that was ever answered.
+
+        Also while it is down: what it has not taken since has not been answered either.
+        """
+        if not self.in_sync or not self.boot:
             return False
         waiting = next(iter(self.unacked), None) or (self.backlog[0] if self.backlog else None)
         return waiting is None or waiting.sequence > self.whole_after
@@ -114,20 +116,3 @@ class Lane:
         self.unacked.clear()
         self.unacked_bytes = 0
         self.flushing = False
-
-
-class Route:
-    """The members of some extents and how they stand; replaced when any standing changes."""
-
-    __slots__ = ("members", "readers", "targets", "waiting", "writable")
-
-    def __init__(
-        self, members: tuple[DeviceId, ...], lanes: Mapping[DeviceId, Lane], min_in_sync: int
-    ) -> None:
-        self.members = members
-        present = [lanes[device] for device in members]
-        in_sync = [lane for lane in present if lane.in_sync]
-        self.waiting = tuple(lane.device for lane in in_sync)
-        self.targets = tuple(lane for lane in present if lane.standing is not Standing.OUT)
-        self.readers = tuple(lane for lane in present if lane.standing is Standing.LIVE)
-        self.writable = len(in_sync) >= min_in_sync

@@ -13,7 +13,8 @@ from typing import Final, Protocol
 from pinfold.model.errors import Corrupt
 from pinfold.model.ids import DeviceId
 from pinfold.volumes.io import Io
-from pinfold.volumes.lane import Lane, Route, Standing
+from pinfold.volumes.lane import Lane, Standing
+from pinfold.volumes.routes import Route
 from pinfold.volumes.spans import EXTENT_MASK, EXTENT_SHIFT, split
 
 READ_PIECE_BYTES: Final = 1 << 20

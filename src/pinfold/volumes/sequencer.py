@@ -26,14 +26,12 @@ from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.batch import Batch
 from pinfold.volumes.flushes import FlushQueue, flushed_to
 from pinfold.volumes.io import CACHE, FLUSH, READ, STATUS, WRITE, Io, Owner
-from pinfold.volumes.lane import Lane, Route, Standing
+from pinfold.volumes.lane import Lane, Standing
 from pinfold.volumes.reads import Reads
 from pinfold.volumes.retained import Retained
+from pinfold.volumes.routes import Route, Routes
 from pinfold.volumes.spans import EXTENT_MASK, EXTENT_SHIFT, blocks, split
 from pinfold.volumes.wire import Wire
-
-ROUTES_KEPT = 1 << 16
-"""Extents whose members are remembered: 256 GiB of working set, about 10 MB."""
 
 
 class Sequencer:
@@ -53,10 +51,8 @@ class Sequencer:
     ) -> None:
         self._wire = wire
         self.lanes = lanes
-        self._place = place
         self._settings = settings
         self._now = now
-        self._min_in_sync = min_in_sync
         self.sequence = first_sequence
         for lane in lanes.values():
             # What a former holder had answered may be unflushed: a flush is owed for it too.
@@ -65,8 +61,8 @@ class Sequencer:
         self.serving = False
         self.unsettled: set[int] = set()
         """Extents that must be made equal on all members before they are served."""
-        self._routes: dict[int, Route] = {}
-        self._by_members: dict[tuple[DeviceId, ...], Route] = {}
+        self._routes = Routes(lanes, place, min_in_sync)
+        self.route = self._routes.of
         self._waiting: list[Io] = []
         """Requests not yet begun, in order."""
         self._open: Batch | None = None
@@ -163,7 +159,7 @@ class Sequencer:
         if self.unsettled and not self._settled(io):
             return False
         for extent, within, length in pieces:
-            route = self._routes.get(extent) or self.route(extent)
+            route = self.route(extent)
             if not route.writable:
                 return False
             if fences and fences.get(extent, 0) & blocks(within, length):
@@ -196,7 +192,7 @@ class Sequencer:
         if batch is None:
             self.sequence += 1
             batch = self._open = Batch(self.sequence, self.epoch, self._now())
-        batch.add(self._routes.get(op[1]) or self.route(op[1]), op, payload)
+        batch.add(self.route(op[1]), op, payload)
         if io is not None:
             io.pending += 1
             io.sequence = batch.sequence
@@ -362,23 +358,8 @@ class Sequencer:
 
     # Standings
 
-    def route(self, extent: int) -> Route:
-        """How the members of an extent stand."""
-        route = self._routes.get(extent)
-        if route is None:
-            members = self._place(extent)
-            route = self._by_members.get(members)
-            if route is None:
-                route = Route(members, self.lanes, self._min_in_sync)
-                self._by_members[members] = route
-            if len(self._routes) >= ROUTES_KEPT:
-                self._routes.clear()
-            self._routes[extent] = route
-        return route
-
     def _standing_changed(self) -> None:
-        self._routes.clear()
-        self._by_members.clear()
+        self._routes.forget()
         self.reads.retry()
 
     def opened(self, lane: Lane, stream: int, boot: Boot, *, joining: bool) -> None:
