@@ -9,7 +9,7 @@ from tests.twins.virtual import run_virtual
 
 from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
 from pinfold.cluster.groups.entries import decode_row
-from pinfold.cluster.groups.frees import FreesWorker
+from pinfold.cluster.groups.frees import RETRY_S, FreesWorker
 from pinfold.model.errors import Conflict, Full, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
 
@@ -213,10 +213,46 @@ async def test_counters_are_exact_and_replaced_blobs_are_given_back(cluster):
 
     await asyncio.sleep(61)
     for n, service in cluster.services.items():
-        worker = FreesWorker(env_for(n), service, discard)
+        early = FreesWorker(env_for(n), service, discard, lambda: 62.0)
+        assert await early.pass_once() == 0
+        worker = FreesWorker(env_for(n), service, discard, lambda: 60.0)
         assert await worker.pass_once() in (0, 3)
         assert await worker.pass_once() == 0
     assert sorted(given) == [b"b" * 16, b"b" * 16, b"c" * 16]
+
+
+@scenario(groups=1)
+async def test_blobs_of_an_absent_device_do_not_keep_the_others(cluster):
+    for n in range(600):
+        row = Row(b"", blobs=(BlobRef(n.to_bytes(16, "big"), 5, (1, 2, 3)),))
+        await cluster.client.change(PLACE, put_row(n, row))
+        await cluster.client.change(PLACE, Change(op_id(9000 + n), deletes=(b"r%04d" % n,)))
+    given, away = [], True
+
+    async def discard(blobs):
+        given.extend(one.id for one in blobs)
+        if away:
+            raise Unavailable("a device is away")
+
+    await asyncio.sleep(30)  # leadership has settled
+    primary = cluster.primary(GroupId(0))
+    worker = FreesWorker(env_for(primary), cluster.services[primary], discard, lambda: 0.0)
+    while await worker.pass_once():
+        pass
+    assert len(set(given)) == len(given) == 600
+    away = False
+    await asyncio.sleep(RETRY_S)
+    given.clear()
+    assert await worker.pass_once() == 0  # from now on from the start
+    while await worker.pass_once():
+        pass
+    assert len(given) == 600
+    await asyncio.sleep(RETRY_S)
+    assert not await worker.pass_once()
+
+
+def put_row(number, row):
+    return Change(op_id(number), puts=((b"r%04d" % number, row),))
 
 
 @scenario(groups=1)

@@ -3,6 +3,8 @@
 Read once by the node layer and passed down as the part needed. `for_tests()` makes limits bite.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from pinfold.model.limits import GIB, KIB, MIB
@@ -19,6 +21,17 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Between attempts to reach W devices: the time a restarted node needs to be dialled."""
     hedge_s: float = 0.25
     """A device slower than this is not waited for alone: the next is asked too."""
+    free_delay_s: float = 900.0
+    """A blob that no row names any more is kept this long for clients that still download it."""
+    free_delay_short_s: float = 60.0
+    """The same while space is short: a slow download may then fail, a write need not."""
+    space_short_share: float = 0.1
+    """Space is short when a device of the node has less than this part of it free."""
+
+    def free_delay(self, free_shares: Iterable[float]) -> float:
+        """How long to keep a blob, given which part of each device is free."""
+        short = min(free_shares, default=1.0) < self.space_short_share
+        return min(self.free_delay_s, self.free_delay_short_s) if short else self.free_delay_s
 
     def quorum(self, copies: int) -> int:
         """W of N copies: 2 of 3, 3 of 5."""

@@ -139,9 +139,9 @@ def decode_results(value: bytes) -> tuple[int, list[bytes]]:
     return int.from_bytes(value[1:9], "big"), ids
 
 
-def free_writes(due_ms: int, version: int, blobs: Sequence[BlobRef]) -> list[Write]:
-    """Rows that say: the change `version` dropped these blobs, give them back from `due_ms` on."""
-    prefix = _FREES + due_ms.to_bytes(8, "big") + version.to_bytes(8, "big")
+def free_writes(stamp_ms: int, version: int, blobs: Sequence[BlobRef]) -> list[Write]:
+    """Rows that say: the change `version` dropped these blobs at `stamp_ms`."""
+    prefix = _FREES + stamp_ms.to_bytes(8, "big") + version.to_bytes(8, "big")
     return [
         (
             prefix + first.to_bytes(4, "big"),
@@ -158,6 +158,7 @@ def decode_free(value: bytes) -> tuple[BlobRef, ...]:
     return _blobs_decoder.decode(value[1:])
 
 
-def frees_due_range(now_ms: int) -> tuple[bytes, bytes]:
-    """The keys of blobs due at `now_ms`."""
-    return _FREES, _FREES + (now_ms + 1).to_bytes(8, "big")
+def frees_range(until_ms: int, after: bytes = b"") -> tuple[bytes, bytes]:
+    """The keys, behind `after`, of blobs dropped at `until_ms` or before."""
+    start = after + b"\0" if after else _FREES
+    return start, _FREES + max(until_ms + 1, 0).to_bytes(8, "big")

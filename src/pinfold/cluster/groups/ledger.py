@@ -51,9 +51,6 @@ RESULTS_MAX: Final = 32_768
 _EXPIRE_PER_ENTRY: Final = 4
 """Entries of results forgotten with each new one: more than one, so that the rest shrinks."""
 
-FREE_DELAY_MS: Final = 60_000
-"""A replaced blob is kept this long for readers who have read the row that named it."""
-
 _Pending = tuple[int, Row | None]
 """(op of the entry in flight, the row as it leaves it)."""
 
@@ -314,7 +311,7 @@ class Batch:
                 named.update(blob.id for blob in after.blobs)
         freed = [blob for blob in gone if blob.id not in named]
         if freed:
-            writes = free_writes(self.stamp_ms + FREE_DELAY_MS, version, freed)
+            writes = free_writes(self.stamp_ms, version, freed)
             self._writes.update(writes)
             self.size += sum(len(value or b"") for _, value in writes)
 

@@ -54,12 +54,17 @@ class _StorageRole:
         self._scope = TaskScope(
             lambda error: context.log.error("collector failed", error=repr(error), exc_info=error)
         )
-        collector = FreesWorker(context.env, groups, gateway.blobs.discard)
+        self._settings = context.settings.blobs
+        collector = FreesWorker(context.env, groups, gateway.blobs.discard, self._free_delay)
         self._scope.start(collector.run(), name="collector")
 
     def status(self) -> dict[str, Any]:
         led = [_group(status) for status in self._groups.status() if status.role == "serving"]
         return {"devices": _devices(self._table.devices, self._table.refused), "groups": led}
+
+    def _free_delay(self) -> float:
+        shown = [device.status() for device in self._table.devices.values()]
+        return self._settings.free_delay(one.free_bytes / max(one.total_bytes, 1) for one in shown)
 
     async def stop(self) -> None:
         await self._scope.close()
