@@ -10,6 +10,7 @@ from tests.twins.virtual import run_virtual
 from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.frees import RETRY_S, FreesWorker
+from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Conflict, Full, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
 
@@ -292,6 +293,24 @@ async def test_a_full_follower_catches_up_when_there_is_room(cluster):
     cluster.logs[follower].refusal = None
     await asyncio.sleep(2)
     rows = [store.seen(GroupId(0)).rows for store in cluster.stores.values()]
+    assert rows[0] == rows[1] == rows[2]
+
+
+@scenario(groups=1, limits=Limits(retained_bytes=2000, trim_entries=2, page_bytes=300))
+async def test_a_copy_waits_while_there_is_no_room_for_it(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"one"))
+    primary = cluster.primary(GroupId(0))
+    follower = next(n for n in cluster.logs if n != primary)
+    cluster.logs[follower].refusal = Full("no room")
+    for number in range(2, 60):
+        await cluster.client.change(PLACE, put(number, b"k%d" % number, b"x" * 50))
+    group = GroupId(0)
+    lacking = cluster.stores[follower].state(group).last_op + 1
+    assert lacking < cluster.stores[primary].state(group).first_op
+    await asyncio.sleep(1)
+    cluster.logs[follower].refusal = None
+    await asyncio.sleep(2)
+    rows = [store.seen(group).rows for store in cluster.stores.values()]
     assert rows[0] == rows[1] == rows[2]
 
 

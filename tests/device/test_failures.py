@@ -90,6 +90,10 @@ def test_a_full_device_refuses_early_and_still_reads_and_deletes() -> None:
         with pytest.raises(Full):
             device.extents.write(V, ONE, 0, 1, write, memoryview(bytes(4096)))
         await device.log.append(G, [Entry(1, 0, b"a delete")])
+        copied = [(b"row%d" % number, bytes(60_000)) for number in range(15)]
+        with pytest.raises(Full):
+            device.log.install(G, 9, 0, copied, first=True, last=False)
+        assert device.log.state(G).last_op == 1
         blobs = [blob for blob, _ in device.blobs.scan(b"", 1000)]
         assert len(blobs) > 20
         assert await whole(device.blobs.read(blobs[0], 0, 5000)) == SMALL

@@ -215,7 +215,7 @@ class AsyncLog:
         self._flushing = False
         self.stopped = False
         self.refusal: PinfoldError | None = None
-        """Raised by every append: a device that is full or busy."""
+        """Raised by every append and install: a device that is full or busy."""
         self.groups = memory.groups
         self.state = memory.state
         self.view_at = memory.view_at
@@ -278,4 +278,6 @@ class AsyncLog:
         first: bool,
         last: bool,
     ) -> "asyncio.Future[None]":
+        if self.refusal is not None:
+            raise self.refusal
         return self._write(group, "install", (applied_op, applied_view), list(rows), first, last)

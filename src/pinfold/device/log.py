@@ -182,9 +182,13 @@ class Log:
         first: bool,
         last: bool,
     ) -> asyncio.Future[None]:
-        """See `LogStore.install`. Each page's future waits for the index: that is the pace."""
+        """See `LogStore.install`. Each page's future waits for the index: that is the pace.
+
+        Raises Full, and nothing has changed.
+        """
         self._health.check()
         known = self.group(group)
+        self._space.take_row(sum(len(key) + len(value) for key, value in rows))
         if first:
             self._start_install(known)
         assert known.installing, "the first page comes first"

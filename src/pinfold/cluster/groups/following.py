@@ -108,16 +108,16 @@ class Following:
         if page.page < copy.durable_pages:
             state.send(self._primary, CopyAck(state.view, page.copy_id, page.page))
         elif page.page == copy.pages:
-            copy.pages += 1
-            if page.is_last:
-                copy.through_op, copy.complete_at = page.through_op, copy.pages
-            state.log.install(
+            state.log.install(  # may raise; the page will come again then
                 (page.copy_id, page.page),
                 (page.base_op, page.base_view),
                 page.rows,
                 first=page.page == 0,
                 last=page.is_last,
             )
+            copy.pages += 1
+            if page.is_last:
+                copy.through_op, copy.complete_at = page.through_op, copy.pages
 
     def on_installed(self, page: tuple[int, int]) -> None:
         """A page of a copy is durable."""

@@ -79,7 +79,7 @@ class ReplicaLog(Protocol):
     ) -> None:
         """Install a copied page at base (op, view), then `Replica.on_installed(page)`.
 
-        `page` is (copy id, page number).
+        `page` is (copy id, page number). Raises Full, and nothing has changed, or Unavailable.
         """
         ...
 
