@@ -174,3 +174,30 @@ def test_an_old_delete_that_is_redone_spares_the_blob_put_after_it() -> None:
         node.disk.faults.sync_s = (0.05, 0.05)
 
     lives(write, replace_while_the_applier_is_at_work, read, crash=True, between=slow)
+
+
+def test_space_of_an_aborted_stream_comes_back_behind_its_writes() -> None:
+    """A client that leaves does so while its bytes wait for a slow disk."""
+
+    async def start(device: Device) -> None:
+        await put(device, A, SMALL)
+
+    async def life(device: Device) -> None:
+        await asyncio.sleep(10)
+        await put(device, C, SMALL)
+        await asyncio.sleep(10)
+        before = device.status().free_bytes
+        streams = [device.blobs.begin(B, len(LARGE), checks_of(LARGE)) for _ in range(40)]
+        for stream in streams:
+            stream.write(LARGE)
+            stream.abort()
+        for letter in b"defghij":
+            await put(device, BlobId(bytes([letter]) * 16), SMALL)
+            await asyncio.sleep(10)
+        assert device.status().state == "serving"
+        assert device.status().free_bytes > before - 2 * len(LARGE)
+
+    def slow(node: SimNode) -> None:
+        node.disk.faults.call_s = (0.3, 0.3)
+
+    lives(start, life, between=slow)

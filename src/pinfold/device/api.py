@@ -103,6 +103,7 @@ class LogStore(Protocol):
 
         With `first` everything the group has here is dropped; until `last` is durable the group
         counts as incomplete and after a crash comes back empty at op 0 (view and vote kept).
+        Raises Full, and nothing has changed.
         """
         ...
 

@@ -75,10 +75,16 @@ class Streams:
             self._flush()
 
     def give_back(self, stream: "Stream") -> None:
-        """The stream's range will not be named: forget it."""
+        """The stream's range will not be named: free it, behind its writes that still wait."""
         self._open.pop(stream, None)
-        size = record_bytes(stream.length, len(stream.checks))
-        self._packs.give_back(stream.pack, stream.start, size)
+        if self._health.reason:
+            return  # the next boot cuts off what no record names
+        self._lane(_nothing).add_done_callback(partial(self._written_off, stream))
+
+    def _written_off(self, stream: "Stream", done: asyncio.Future[None]) -> None:
+        if not done.cancelled():
+            size = record_bytes(stream.length, len(stream.checks))
+            self._packs.give_back(stream.pack, stream.start, size)
 
     def _write(self, pack: Pack, buffers: list[Buffer], offset: int) -> None:
         self._packs.created(pack).pwritev(buffers, offset)
@@ -136,6 +142,10 @@ class Streams:
     def _fail(self, error: PinfoldError) -> None:
         for stream in self._open:
             stream.fail(error)
+
+
+def _nothing() -> None:
+    """A job that only keeps its place in the order."""
 
 
 class Stream:
