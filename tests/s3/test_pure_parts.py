@@ -28,6 +28,7 @@ ALICE, BOB = Identity("alice", "Alice"), Identity("bob", "Bob")
         ("bytes=-3", 10, (7, 10)),
         ("bytes=-30", 10, (0, 10)),
         ("bytes=2-99", 10, (2, 10)),
+        ("bytes=2-18446744073709551615", 10, (2, 10)),
         ("bytes=4-2", 10, None),
         ("bytes=0-1,3-4", 10, None),
         ("lines=0-1", 10, None),

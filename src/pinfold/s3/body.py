@@ -16,10 +16,14 @@ from pinfold.objects.digests import MD5, SHA256
 from pinfold.s3 import signature
 from pinfold.s3.chunks import ChunkDecoder
 from pinfold.s3.errors import Refused
+from pinfold.s3.numbers import parse_number
 from pinfold.s3.request import Body, Request
 from pinfold.s3.signature import ChunkSigner
 
 CHECKSUM_PREFIX: Final = "x-amz-checksum-"
+
+LENGTH_MAX: Final = 2**64 - 1
+"""Lengths that are lengths at all; too large ones are refused as that."""
 
 _NOT_VALUES: Final = frozenset({"mode", "type", "algorithm"})
 """What follows x-amz-checksum- in headers that carry no checksum."""
@@ -177,9 +181,10 @@ def _length(headers: dict[str, str], name: str) -> int | None:
     text = headers.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+    length = parse_number(text, most=LENGTH_MAX)
+    if length is None:
         raise Refused("InvalidArgument", f"{name} is not a length")
-    return int(text)
+    return length
 
 
 def _content_md5(headers: dict[str, str]) -> bytes:

@@ -6,6 +6,10 @@ from typing import Final
 
 from pinfold.model.limits import LISTING_PAGE_MAX
 from pinfold.s3.errors import Refused
+from pinfold.s3.numbers import parse_number
+
+NUMBER_MAX: Final = 2**31 - 1
+"""Largest number S3 takes in a parameter of a listing."""
 
 _VERSION: Final = b"\x01"
 
@@ -15,9 +19,10 @@ def page_size(query: dict[str, str], name: str) -> int:
     text = query.get(name)
     if text is None or text == "":
         return LISTING_PAGE_MAX
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise Refused("InvalidArgument", f"{name} should be a number from 0 to 2147483647")
-    return min(int(text), LISTING_PAGE_MAX)
+    number = parse_number(text, most=NUMBER_MAX)
+    if number is None:
+        raise Refused("InvalidArgument", f"{name} should be a number from 0 to {NUMBER_MAX}")
+    return min(number, LISTING_PAGE_MAX)
 
 
 def encoding_of(query: dict[str, str]) -> str:

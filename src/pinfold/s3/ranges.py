@@ -4,7 +4,8 @@ import re
 
 from pinfold.s3.errors import Refused
 
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE = re.compile(r"bytes=([0-9]{0,20})-([0-9]{0,20})")
+"""Twenty digits hold 2^64-1, which clients write for "to the end"."""
 
 
 def parse_range(text: str, size: int) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from pinfold.s3.describe import (
     conditions_of,
 )
 from pinfold.s3.errors import Refused
+from pinfold.s3.numbers import parse_number
 from pinfold.s3.request import Response
 from pinfold.s3.verbs.upload_part import upload_id
 
@@ -54,8 +55,9 @@ async def complete_multipart_upload(call: Call) -> Response:
 
 
 def _named_part(node: xml.Node) -> NamedPart:
-    number, etag = node.text("PartNumber") or "", node.text("ETag")
-    if not number.isdigit() or not 1 <= int(number) <= PART_NUMBER_MAX or etag is None:
+    number = parse_number(node.text("PartNumber") or "", most=PART_NUMBER_MAX)
+    etag = node.text("ETag")
+    if not number or etag is None:
         raise Refused("MalformedXML", "a part has a number and an ETag")
     checksums: dict[str, bytes] = {}
     for child in node.children():
@@ -64,7 +66,7 @@ def _named_part(node: xml.Node) -> NamedPart:
             checksums[algorithm] = _base64(child.own_text())
         elif child.name.startswith("Checksum"):
             raise Refused("NotImplemented", f"{child.name} is not implemented")
-    return NamedPart(int(number), etag.strip().strip('"').lower(), checksums)
+    return NamedPart(number, etag.strip().strip('"').lower(), checksums)
 
 
 def _demand_declared(headers: dict[str, str], record: ObjectRecord) -> None:

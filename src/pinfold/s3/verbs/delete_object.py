@@ -1,10 +1,12 @@
 """DeleteObject."""
 
+from pinfold.model.limits import OBJECT_BYTES
 from pinfold.objects.conditions import Conditions
 from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call
 from pinfold.s3.describe import conditions_of
 from pinfold.s3.errors import Refused
+from pinfold.s3.numbers import parse_number
 from pinfold.s3.request import Response
 from pinfold.s3.times import parse_date
 
@@ -34,11 +36,10 @@ def stated_conditions(*, etag: str | None, modified: str | None, size: str | Non
         modified_s = parse_date(modified)
         if modified_s is None:
             raise Refused("InvalidArgument", "the last modified time to match is no time")
-    if size is not None and not size.isdigit():
-        raise Refused("InvalidArgument", "the size to match is no number")
+    size_bytes = None
+    if size is not None:
+        size_bytes = parse_number(size, most=OBJECT_BYTES)
+        if size_bytes is None:
+            raise Refused("InvalidArgument", "the size to match is no object's size")
     tags = conditions_of({} if etag is None else {"if-match": etag}).if_match
-    return Conditions(
-        if_match=tags,
-        modified_exactly_s=modified_s,
-        size=None if size is None else int(size),
-    )
+    return Conditions(if_match=tags, modified_exactly_s=modified_s, size=size_bytes)

@@ -1,5 +1,6 @@
 """GetObject and HeadObject: the same answer, with and without the bytes."""
 
+from pinfold.model.limits import PART_NUMBER_MAX
 from pinfold.objects.conditions import NotModified
 from pinfold.objects.objects import Found
 from pinfold.objects.records import Checksum, ObjectRecord
@@ -7,6 +8,7 @@ from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call
 from pinfold.s3.describe import checksum_headers, conditions_of, object_headers
 from pinfold.s3.errors import Refused
+from pinfold.s3.numbers import parse_number
 from pinfold.s3.ranges import parse_range
 from pinfold.s3.request import Response
 from pinfold.s3.times import http_date
@@ -67,9 +69,10 @@ def _demand_conditions(headers: dict[str, str], found: Found) -> None:
 
 
 def _part_number(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 10_000:
+    number = parse_number(text, most=PART_NUMBER_MAX)
+    if not number:
         raise Refused("InvalidArgument", "partNumber should be 1 to 10,000")
-    return int(text)
+    return number
 
 
 def _part(record: ObjectRecord, number: int) -> tuple[int, int, Checksum | None]:

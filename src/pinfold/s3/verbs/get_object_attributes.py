@@ -8,7 +8,8 @@ from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call, xml_response
 from pinfold.s3.describe import checksum_element, checksum_text, checksum_type
 from pinfold.s3.errors import Refused
-from pinfold.s3.paging import page_size
+from pinfold.s3.numbers import parse_number
+from pinfold.s3.paging import NUMBER_MAX, page_size
 from pinfold.s3.request import Response
 from pinfold.s3.times import http_date
 
@@ -47,15 +48,15 @@ def _write_parts(writer: xml.Writer, record: ObjectRecord, headers: dict[str, st
     limit = page_size(
         {name: headers[name] for name in headers.keys() & {"x-amz-max-parts"}}, "x-amz-max-parts"
     )
-    marker = headers.get("x-amz-part-number-marker", "0")
-    if not (marker.isascii() and marker.isdigit()):
+    marker = parse_number(headers.get("x-amz-part-number-marker", "0"), most=NUMBER_MAX)
+    if marker is None:
         raise Refused("InvalidArgument", "x-amz-part-number-marker should be a number")
-    rest = [part for part in record.parts if part.number > int(marker)]
+    rest = [part for part in record.parts if part.number > marker]
     shown = rest[:limit]
     with writer.inside("ObjectParts"):
         writer.leaf("PartsCount", len(record.parts))
-        writer.leaf("PartNumberMarker", int(marker))
-        writer.leaf("NextPartNumberMarker", shown[-1].number if shown else int(marker))
+        writer.leaf("PartNumberMarker", marker)
+        writer.leaf("NextPartNumberMarker", shown[-1].number if shown else marker)
         writer.leaf("MaxParts", limit)
         writer.flag("IsTruncated", value=len(shown) < len(rest))
         for part in shown:

@@ -3,6 +3,7 @@
 from pinfold.s3 import acl, xml
 from pinfold.s3.call import Call, xml_response
 from pinfold.s3.errors import Refused
+from pinfold.s3.numbers import parse_number
 from pinfold.s3.paging import decode_token, encode_token
 from pinfold.s3.request import Response
 from pinfold.s3.times import iso_date
@@ -14,8 +15,8 @@ PAGE_MAX = 10_000
 async def list_buckets(call: Call) -> Response:
     """The caller's buckets, by name. Nobody has none."""
     query = call.request.query
-    wanted = query.get("max-buckets", str(PAGE_MAX))
-    if not wanted.isdigit() or not 1 <= int(wanted) <= PAGE_MAX:
+    limit = parse_number(query.get("max-buckets", str(PAGE_MAX)), most=PAGE_MAX)
+    if not limit:
         raise Refused("InvalidArgument", f"max-buckets should be 1 to {PAGE_MAX}")
     token = query.get("continuation-token")
     prefix = query.get("prefix", "")
@@ -23,7 +24,7 @@ async def list_buckets(call: Call) -> Response:
         call.who.user,
         prefix=prefix,
         start=decode_token(token) if token else None,
-        limit=int(wanted),
+        limit=limit,
     )
     region = query.get("bucket-region")
     writer = xml.Writer("ListAllMyBucketsResult")

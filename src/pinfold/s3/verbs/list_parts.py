@@ -4,7 +4,8 @@ from pinfold.s3 import acl, xml
 from pinfold.s3.call import Call, xml_response
 from pinfold.s3.describe import checksum_element, checksum_text
 from pinfold.s3.errors import Refused
-from pinfold.s3.paging import encoding_of, page_size
+from pinfold.s3.numbers import parse_number
+from pinfold.s3.paging import NUMBER_MAX, encoding_of, page_size
 from pinfold.s3.request import Response
 from pinfold.s3.times import iso_date
 from pinfold.s3.verbs.upload_part import open_upload
@@ -16,11 +17,11 @@ async def list_parts(call: Call) -> Response:
     bucket, upload = await open_upload(call)
     encoding = encoding_of(query)
     limit = page_size(query, "max-parts")
-    after = query.get("part-number-marker") or "0"
-    if not (after.isascii() and after.isdigit() and len(after) <= 10):
+    after = parse_number(query.get("part-number-marker") or "0", most=NUMBER_MAX)
+    if after is None:
         raise Refused("InvalidArgument", "part-number-marker should be a number")
     parts, more = await call.store.multipart.parts(
-        bucket, upload, after=min(int(after), 0xFFFE), limit=limit
+        bucket, upload, after=min(after, 0xFFFE), limit=limit
     )
     writer = xml.Writer("ListPartsResult")
     writer.leaf("Bucket", bucket.name)
@@ -33,8 +34,8 @@ async def list_parts(call: Call) -> Response:
     if upload.record.algorithm:
         writer.leaf("ChecksumAlgorithm", upload.record.algorithm.upper())
         writer.leaf("ChecksumType", "COMPOSITE" if upload.record.composite else "FULL_OBJECT")
-    writer.leaf("PartNumberMarker", int(after))
-    writer.leaf("NextPartNumberMarker", parts[-1].number if parts else int(after))
+    writer.leaf("PartNumberMarker", after)
+    writer.leaf("NextPartNumberMarker", parts[-1].number if parts else after)
     writer.leaf("MaxParts", limit)
     writer.flag("IsTruncated", value=more)
     for part in parts:

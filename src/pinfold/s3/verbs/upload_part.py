@@ -11,6 +11,7 @@ from pinfold.s3.call import Call, xml_response
 from pinfold.s3.copying import Source, copy_source
 from pinfold.s3.describe import checksum_element, checksum_headers, checksum_text
 from pinfold.s3.errors import Refused
+from pinfold.s3.numbers import parse_number
 from pinfold.s3.ranges import parse_copy_range
 from pinfold.s3.request import Response
 from pinfold.s3.times import iso_date
@@ -83,9 +84,9 @@ def upload_id(call: Call) -> bytes:
 
 def part_number(call: Call) -> int:
     """The request's part number."""
-    text = call.request.query.get("partNumber", "")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= PART_NUMBER_MAX):
+    number = parse_number(call.request.query.get("partNumber", ""), most=PART_NUMBER_MAX)
+    if not number:
         raise Refused(
             "InvalidArgument", f"Part number must be an integer between 1 and {PART_NUMBER_MAX}"
         )
-    return int(text)
+    return number
