@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from tests.s3.signing import UNSIGNED
 from tests.s3.world import TINY, World
@@ -194,3 +195,27 @@ def test_requests_are_counted_by_operation_and_status() -> None:
         assert 'operation="CreateBucket",status="200"' in text
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", b"not well-formed"),
+        (b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", b"not well-formed"),
+        (b"PUT /bucket/k HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", b"not well-formed"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000, b"longer than 16384 bytes"),
+    ],
+)
+def test_what_is_not_http_gets_an_error_document_and_no_log_line(
+    sent: bytes, message: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(wire: Wire) -> None:
+        wire.writer.write(sent)
+        status, headers, body = await wire.response()
+        assert (status, headers["server"], headers["connection"]) == (400, "Pinfold", "close")
+        assert b"<Code>BadRequest</Code>" in body
+        assert message in body
+        assert await wire.reader.read() == b""
+
+    on_the_wire(test)
+    assert caplog.records == []

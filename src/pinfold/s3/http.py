@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_request import BaseRequest
 
@@ -65,8 +66,9 @@ class HttpServer:
     async def listen(self, host: str, port: int) -> int:
         """Accept connections; the port bound."""
         if self._server is None:
-            self._server = web.Server(
+            self._server = _Server(
                 self._handle,
+                self._unreadable,
                 access_log=None,
                 auto_decompress=False,
                 keepalive_timeout=KEEP_ALIVE_S,
@@ -110,6 +112,24 @@ class HttpServer:
             timeout_s=self._settings.body_timeout_s,
         )
 
+    def _unreadable(self, error: BaseException | None) -> "_Outgoing":
+        """The answer to what is not HTTP, or too long; the connection ends with it."""
+        limit = self._settings.header_bytes_max
+        message = "The request is not well-formed HTTP."
+        if isinstance(error, LineTooLong):
+            message = f"A line of the request's head is longer than {limit} bytes."
+        request_id = self._ids.fresh()
+        unknown = Request(method="GET", target="/", headers={}, body=_NO_BODY, id=request_id)
+        response = error_response(unknown, Refused("BadRequest", message))
+        return _Outgoing(
+            response,
+            _head(response, request_id, self._clock, keep_alive=False),
+            with_body=True,
+            keep_alive=False,
+            abandoned=False,
+            timeout_s=self._settings.body_timeout_s,
+        )
+
     async def _answer(self, received: BaseRequest, request_id: str, body: Body) -> Response:
         try:
             request = Request(
@@ -135,6 +155,47 @@ class HttpServer:
             return error_response(request, Refused("InternalError"))
         finally:
             self._in_flight -= 1
+
+
+class _Server(web.Server):
+    """aiohttp's server, with connections of ours."""
+
+    def __init__(
+        self,
+        handler: Callable[[BaseRequest], Awaitable["_Outgoing"]],
+        unreadable: Callable[[BaseException | None], "_Outgoing"],
+        **options: Any,
+    ) -> None:
+        super().__init__(handler, **options)
+        self.unreadable = unreadable
+        self._options = options
+
+    def __call__(self) -> "_Connection":
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class _Connection(web.RequestHandler):
+    """A connection that answers what it cannot read as S3 does.
+
+    aiohttp would answer in a form of its own and log a stack each time: any passer-by could fill
+    the log.
+    """
+
+    def __init__(self, server: _Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._unreadable = server.unreadable
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See aiohttp: 500 is a failure of ours, all else the client's."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        return self._unreadable(exc)
 
 
 class _RequestIds:
