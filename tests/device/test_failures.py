@@ -14,6 +14,7 @@ from pinfold.device.device import Device
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, Full, Unavailable
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from pinfold.sim.disk import Inode
 from pinfold.sim.world import SimNode, World
 
 SMALL = random.Random(1).randbytes(5000)
@@ -154,3 +155,27 @@ def test_a_device_that_lost_its_journal_is_refused() -> None:
 
     with pytest.raises(Corrupt):
         lives(write, reopen, crash=True, between=lose)
+
+
+def test_a_superblock_older_than_the_journal_is_refused() -> None:
+    """A boot would be used twice: holders would take what was lost for what they have sent."""
+    name = f"{PATH}/device.pinfold"
+    saved: list[Inode | None] = []
+
+    async def first(device: Device) -> None:
+        await put(device, A, SMALL)
+
+    async def second(device: Device) -> None:
+        await put(device, BlobId(b"b" * 16), SMALL)
+
+    async def reopen(device: Device) -> None:
+        raise AssertionError("it opened")
+
+    def restore(node: SimNode) -> None:
+        saved.append(node.disk.names[name])
+        if len(saved) == 2:
+            node.disk.names[name] = saved[0]
+            node.disk.sync_dir(PATH)
+
+    with pytest.raises(Corrupt, match="boot"):
+        lives(first, second, reopen, crash=True, between=restore)

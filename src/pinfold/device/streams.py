@@ -78,7 +78,7 @@ class Streams:
         """The stream's range will not be named: free it, behind its writes that still wait."""
         self._open.pop(stream, None)
         if self._health.reason:
-            return  # the next boot cuts off what no record names
+            return  # nothing is freed any more
         self._lane(_nothing).add_done_callback(partial(self._written_off, stream))
 
     def _written_off(self, stream: "Stream", done: asyncio.Future[None]) -> None:
