@@ -28,6 +28,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._no_files.now
 
+    def suspend(self, seconds: float) -> None:
+        """The process does not run for so long: every timer is late at once."""
+        self._no_files.now += seconds
+
 
 class VirtualClock:
     """The loop's time, and a wall that started in 2026."""

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from tests.twins.virtual import VirtualLoop
 from tests.volumes.world import Client, World, pattern, play
 
 from pinfold.cluster.api import Change
@@ -272,5 +273,30 @@ def test_two_members_that_fail_together_are_not_both_put_out() -> None:
         for number in range(3):
             volume = (await world.row()).id
             assert world.contents(number, volume, range(1)) == [pattern(2)]
+
+    play(story)
+
+
+def test_a_holder_that_was_suspended_asks_before_it_serves() -> None:
+    """Its clocks wake behind the requests that have gathered."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        await asyncio.sleep(1)
+
+        def nobody_answers(_change: Change) -> None:
+            raise Unavailable("no majority")
+
+        world.rows.before_change = nobody_answers
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.suspend(world.settings.trust_s + 1)
+        reading = asyncio.ensure_future(client.read(0, BLOCK_BYTES))
+        await asyncio.sleep(5)
+        assert not reading.done(), "another may have the volume by now"
+        world.rows.before_change = None
+        assert await reading == pattern(1)
 
     play(story)

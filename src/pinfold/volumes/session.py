@@ -341,6 +341,8 @@ class Session:
     def _pump(self) -> None:
         self._pump_due = False
         if self._sequencer is not None and self._dead is None:
+            if not self._trusted():  # after a suspension this comes before any timer
+                self._sequencer.serving = False
             self._sequencer.pump()
             self._changed.beat()
 
@@ -357,6 +359,10 @@ class Session:
         except PinfoldError as error:
             self._lose(error)
 
+    def _trusted(self) -> bool:
+        """Whether nobody else can have taken the volume yet."""
+        return self._now() - self._lease.confirmed < self._settings.trust_s
+
     def _check_size(self) -> None:
         if self._lease.row.size != self._size:
             raise Fenced("the volume has been resized")
@@ -367,7 +373,7 @@ class Session:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._now()
-            trusted = now - self._lease.confirmed < settings.trust_s
+            trusted = self._trusted()
             if trusted != sequencer.serving:
                 sequencer.serving = trusted
                 self._schedule()
