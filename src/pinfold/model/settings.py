@@ -4,28 +4,38 @@ Read once by the node layer and passed down as the part needed. `for_tests()` ma
 """
 
 from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import msgspec
 
 from pinfold.model.limits import GIB, KIB, MIB
 
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+SecondsOrZero = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Bytes = Annotated[int, msgspec.Meta(gt=0, le=1 << 40)]
+BytesOrZero = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+Count = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+"""What a file may say; a day, a terabyte and a million are beyond any sense."""
 
-class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
+
+class BlobSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How replicated blobs are written and read."""
 
-    put_timeout_s: float = 10.0
+    put_timeout_s: Seconds = 10.0
     """A put that has not reached W devices by then is Unavailable."""
-    read_timeout_s: float = 10.0
+    read_timeout_s: Seconds = 10.0
     """A read that nobody could answer by then is Unavailable."""
-    retry_pause_s: float = 0.1
+    retry_pause_s: Seconds = 0.1
     """Between attempts to reach W devices: the time a restarted node needs to be dialled."""
-    hedge_s: float = 0.25
+    hedge_s: Seconds = 0.25
     """A device slower than this is not waited for alone: the next is asked too."""
-    free_delay_s: float = 900.0
+    free_delay_s: SecondsOrZero = 900.0
     """A blob that no row names any more is kept this long for clients that still download it."""
-    free_delay_short_s: float = 60.0
+    free_delay_short_s: SecondsOrZero = 60.0
     """The same while space is short: a slow download may then fail, a write need not."""
-    space_short_share: float = 0.1
+    space_short_share: Share = 0.1
     """Space is short when a device of the node has less than this part of it free."""
 
     def free_delay(self, free_shares: Iterable[float]) -> float:
@@ -38,40 +48,40 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True):
         return copies // 2 + 1
 
 
-class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True):
+class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a front end moves objects' bytes."""
 
-    segment_bytes: int = 16 << 20
+    segment_bytes: Bytes = 16 << 20
     """An object is cut into blobs of this size; at most SEGMENT_BYTES, which tests shrink."""
-    write_memory_bytes: int = 64 << 20
+    write_memory_bytes: Bytes = 64 << 20
     """Bytes of uploads that all requests of the process hold together; at least one segment."""
-    read_memory_bytes: int = 64 << 20
+    read_memory_bytes: Bytes = 64 << 20
     """Bytes read ahead of slow clients by all requests together; at least two read chunks."""
-    read_chunk_bytes: int = 1 << 20
+    read_chunk_bytes: Bytes = 1 << 20
     """Read from a blob at a time: enough that a round trip hides behind the one before."""
-    memory_waiting_max: int = 1024
+    memory_waiting_max: CountOrZero = 1024
     """Requests that may wait for memory; more are Busy."""
-    memory_timeout_s: float = 20.0
+    memory_timeout_s: Seconds = 20.0
     """A request that got no memory by then is Busy: clients wait about a minute for an answer."""
-    bucket_cache_s: float = 5.0
+    bucket_cache_s: SecondsOrZero = 5.0
     """How long another gateway's change of a bucket's owner or ACL may go unseen. What a bucket
     holds and whether it exists is never answered from the cache alone."""
-    bucket_cache_max: int = 10_000
+    bucket_cache_max: Count = 10_000
     """Buckets remembered, about 500 bytes each."""
 
 
-class AccountSettings(msgspec.Struct, frozen=True, kw_only=True):
+class AccountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long what is known of access keys is believed."""
 
-    cache_s: float = 5.0
+    cache_s: SecondsOrZero = 5.0
     """A key that was deleted may work this much longer at other gateways."""
-    negative_cache_s: float = 1.0
+    negative_cache_s: SecondsOrZero = 1.0
     """A key that was unknown is looked up again after this."""
-    cache_max: int = 10_000
+    cache_max: Count = 10_000
     """Keys remembered, about 500 bytes each; more empties the cache."""
 
 
-class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
+class S3Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The S3 front end."""
 
     region: str = "us-east-1"
@@ -80,57 +90,57 @@ class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
     """LocationConstraint values accepted besides the region's own name."""
     domain: str = ""
     """If set, `BUCKET.domain` in Host names the bucket; otherwise it is the path's first part."""
-    body_timeout_s: float = 60.0
+    body_timeout_s: Seconds = 60.0
     """A client that sends or takes no byte for so long is dropped: it holds memory."""
-    header_bytes_max: int = 16 << 10
+    header_bytes_max: Bytes = 16 << 10
     """Longest request line and longest header; S3's own limit is 8 KiB of headers."""
-    requests_in_flight_max: int = 1024
+    requests_in_flight_max: CountOrZero = 1024
     """More requests at once are answered 503 SlowDown."""
-    read_buffer_bytes: int = 256 << 10
+    read_buffer_bytes: Bytes = 256 << 10
     """Bytes of a request's body taken from its socket before they are asked for."""
     objects: ObjectSettings = ObjectSettings()
     accounts: AccountSettings = AccountSettings()
 
 
-class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
+class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a volume's holder treats its devices and its lease."""
 
-    copies: int = 3
+    copies: Count = 3
     """Devices that hold each extent."""
-    min_in_sync: int = 2
+    min_in_sync: Count = 2
     """Members below which writes wait instead of completing."""
-    silence_s: float = 1.5
+    silence_s: Seconds = 1.5
     """A device that has not answered a write by then is claimed again: above any stall of a busy
     machine, below what a guest notices."""
-    recover_s: float = 1.0
+    recover_s: Seconds = 1.0
     """Time a failed device has to answer a claim before it is put out of sync."""
-    claim_s: float = 2.0
+    claim_s: Seconds = 2.0
     """Deadline of one claim: it includes a flush."""
-    flush_s: float = 5.0
+    flush_s: Seconds = 5.0
     """Deadline of a flush: a saturated disk takes its time."""
-    retry_s: float = 0.1
+    retry_s: Seconds = 0.1
     """Pause between attempts to reach a failed device."""
-    rejoin_s: float = 1.0
+    rejoin_s: Seconds = 1.0
     """Pause between attempts to bring back a device that is out of sync."""
-    hedge_s: float = 0.3
+    hedge_s: Seconds = 0.3
     """A read that a device has not answered by then is asked elsewhere."""
-    retained_bytes: int = 64 << 20
+    retained_bytes: Bytes = 64 << 20
     """Unflushed writes the holder keeps to resend; half of it starts a flush, all of it waits."""
-    retained_s: float = 5.0
+    retained_s: SecondsOrZero = 5.0
     """Oldest unflushed write before a flush is started."""
-    window_bytes: int = 16 << 20
+    window_bytes: Bytes = 16 << 20
     """Writes sent and not yet taken by all members: about 10 ms of 10 Gbit/s."""
-    batches_max: int = 4
+    batches_max: Count = 4
     """Write messages in flight per volume; more requests wait and share the next one."""
-    beat_s: float = 2.0
+    beat_s: Seconds = 2.0
     """How often the holder confirms its row."""
-    trust_s: float = 8.0
+    trust_s: Seconds = 8.0
     """A holder that could not confirm its row for this long stops serving."""
-    takeover_s: float = 12.0
+    takeover_s: Seconds = 12.0
     """Silence after which another gateway may take the volume: above trust_s by any clock drift."""
-    linger_s: float = 5.0
+    linger_s: SecondsOrZero = 5.0
     """How long the lease is kept when the last connection has gone."""
-    copy_bytes_per_s: int = 200 << 20
+    copy_bytes_per_s: Bytes = 200 << 20
     """Pace of resynchronisation, so that guests keep most of the devices."""
 
     @staticmethod
@@ -141,49 +151,49 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class NbdSettings(msgspec.Struct, frozen=True, kw_only=True):
+class NbdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one NBD front end takes on."""
 
-    connections_max: int = 1024
+    connections_max: Count = 1024
     """Connections served at once; further ones are closed."""
-    connection_bytes: int = 64 << 20
+    connection_bytes: Bytes = 64 << 20
     """Payload of one connection's unanswered requests: two of the largest the protocol allows."""
-    total_bytes: int = 512 << 20
+    total_bytes: Bytes = 512 << 20
     """Payload of all connections' unanswered requests."""
-    handshake_s: float = 30.0
+    handshake_s: Seconds = 30.0
     """Time a client has to finish the handshake."""
 
 
-class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one device keeps its files, and how much it takes on before it says Busy or Full."""
 
-    index_engine: str = "lmdb"
+    index_engine: Literal["lmdb", "ordered"] = "lmdb"
     """`lmdb`, or `ordered`: an index held in memory beside a log, for worlds without mmap."""
-    index_map_bytes: int = 1 * GIB
+    index_map_bytes: Bytes = 1 * GIB
     """LMDB's first map size; it doubles when it is full."""
-    segment_bytes: int = 16 * MIB
+    segment_bytes: Bytes = 16 * MIB
     """A journal file. Twice the largest record at least (see `record_bytes`)."""
-    batch_bytes: int = 4 * MIB
+    batch_bytes: Bytes = 4 * MIB
     """Most that one write and flush of the journal carries."""
-    kick_bytes: int = 1 * MIB
+    kick_bytes: Bytes = 1 * MIB
     """Appends nobody waits for are written once so many have gathered."""
-    journal_retain_bytes: int = 64 * MIB
+    journal_retain_bytes: BytesOrZero = 64 * MIB
     """Applied journal kept so that a restarted device can still supply recent log entries."""
-    unapplied_bytes: int = 128 * MIB
+    unapplied_bytes: Bytes = 128 * MIB
     """Journal not yet applied, which is also held in memory: beyond it writes are Busy."""
-    apply_bytes: int = 16 * MIB
+    apply_bytes: Bytes = 16 * MIB
     """So much unapplied starts the applier at once, before `apply_interval_s` has passed."""
-    apply_interval_s: float = 0.1
+    apply_interval_s: Seconds = 0.1
     """Longest wait of a change for the applier: long enough that neighbours merge."""
-    log_tail_bytes: int = 64 * MIB
+    log_tail_bytes: Bytes = 64 * MIB
     """Log entries of all groups held in memory; applied ones beyond it are trimmed."""
-    pack_bytes: int = 1 * GIB
+    pack_bytes: Bytes = 1 * GIB
     """A pack is sealed at this size. 1 TB of packs is then 1,000 files."""
-    open_packs: int = 256
+    open_packs: Count = 256
     """Pack files held open, below the usual limit of 1,024 descriptors."""
-    read_lanes: int = 4
+    read_lanes: Count = 4
     """Threads that read what is not in the page cache: the device's read queue depth."""
-    reserve_bytes: int = 512 * MIB
+    reserve_bytes: BytesOrZero = 512 * MIB
     """Free space below which blobs and extents are refused (Full); rows are at half of it."""
 
     @property

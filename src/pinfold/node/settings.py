@@ -10,6 +10,7 @@ import msgspec
 
 from pinfold.model.errors import Invalid, NotFound
 from pinfold.model.ids import NodeName
+from pinfold.model.limits import CHANGE_BYTES, SEGMENT_BYTES
 from pinfold.model.settings import (
     BlobSettings,
     DeviceSettings,
@@ -62,6 +63,38 @@ def read_settings(layout: Layout, node: NodeName) -> NodeSettings:
     except FileNotFoundError:
         raise NotFound(f"{path} does not exist: the node {node!r} was never set up here") from None
     try:
-        return msgspec.toml.decode(content, type=NodeSettings)
+        settings = msgspec.toml.decode(content, type=NodeSettings)
     except (msgspec.MsgspecError, ValueError) as error:
         raise Invalid(f"{path}: {error}") from error
+    for holds, rule in _rules(settings):
+        if not holds:
+            raise Invalid(f"{path}: {rule}")
+    return settings
+
+
+def _rules(settings: NodeSettings) -> list[tuple[bool, str]]:
+    """What must hold between settings, each with how to say that it does not."""
+    objects, volumes = settings.s3.objects, settings.volumes
+    return [
+        (
+            objects.segment_bytes <= min(SEGMENT_BYTES, objects.write_memory_bytes),
+            f"s3.objects.segment_bytes is at most {SEGMENT_BYTES} and write_memory_bytes",
+        ),
+        (
+            2 * objects.read_chunk_bytes <= objects.read_memory_bytes,
+            "s3.objects.read_memory_bytes holds at least two of read_chunk_bytes",
+        ),
+        (
+            settings.device.segment_bytes >= 4 * CHANGE_BYTES,
+            f"device.segment_bytes is at least {4 * CHANGE_BYTES}: two of the largest record",
+        ),
+        (
+            volumes.min_in_sync <= volumes.copies,
+            "volumes.min_in_sync is at most volumes.copies",
+        ),
+        (
+            volumes.beat_s < volumes.trust_s < volumes.takeover_s,
+            "volumes.beat_s is below trust_s, and trust_s below takeover_s: a volume would have "
+            "two holders",
+        ),
+    ]
