@@ -50,5 +50,5 @@ class UserAdmin(Protocol):
         ...
 
     async def delete(self, user_id: str) -> None:
-        """Remove a user and its keys. Conflict while it owns buckets."""
+        """Remove a user and its keys. Conflict while it owns buckets, and for the root user."""
         ...

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pinfold.accounts.accounts import Accounts, User
 from pinfold.admin.api import View
 from pinfold.model.errors import Conflict, Invalid
+from pinfold.node.root_user import ROOT
+from pinfold.objects.buckets import Buckets
 from pinfold.volumes.registry import Registry, VolumeShown
 
 
@@ -36,10 +38,11 @@ class Volumes:
 
 
 class Users:
-    """`admin.api.UserAdmin` over accounts."""
+    """`admin.api.UserAdmin` over accounts and the buckets they own."""
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, buckets: Buckets) -> None:
         self._accounts = accounts
+        self._buckets = buckets
 
     async def create(
         self,
@@ -71,7 +74,17 @@ class Users:
         return [_user(user) for user in await self._accounts.users()]
 
     async def delete(self, user_id: str) -> None:
-        """See `UserAdmin`."""
+        """See `UserAdmin`. Conflict also for the root user, whose keys the cluster prints.
+
+        A bucket that another gateway makes in this very moment, or in the seconds in which it
+        still knows the keys, stays; whoever gets the user's id owns it.
+        """
+        if user_id == ROOT:
+            raise Conflict(f"{ROOT} is the cluster's own user: its keys are those of cluster.json")
+        await self._accounts.user(user_id)
+        owned, _ = await self._buckets.list(user_id, limit=1)
+        if owned:
+            raise Conflict(f"the user {user_id} owns buckets, {owned[0].name!r} for one")
         await self._accounts.delete_user(user_id)
 
 

@@ -9,6 +9,7 @@ from pinfold.admin.service import AdminParts, AdminService
 from pinfold.node.context import NodeContext, Role, endpoint_of
 from pinfold.node.gateway import Gateway
 from pinfold.node.operators import Users, Volumes
+from pinfold.objects.buckets import Buckets
 from pinfold.volumes.registry import Registry
 
 
@@ -17,6 +18,7 @@ async def start(context: NodeContext) -> Role:
     endpoint = endpoint_of(context)
     gateway = Gateway.of(context)
     accounts = Accounts(context.env, gateway.rows, context.settings.s3.accounts)
+    buckets = Buckets(context.env, gateway.rows, context.settings.s3.objects)
     registry = Registry(
         context.env,
         gateway.rows,
@@ -29,7 +31,7 @@ async def start(context: NodeContext) -> Role:
             map=context.map,
             gatherer=Gatherer(context.env.clock, context.map, context.peers),
             volumes=Volumes(registry),
-            users=Users(accounts),
+            users=Users(accounts, buckets),
             token=context.access.token,
             version=__version__,
             log=context.log,
