@@ -165,9 +165,9 @@ def test_users() -> None:
         None,
         [],
         {"name": "x"},
-        {"name": "x", "size_bytes": 0},
-        {"name": "", "size_bytes": 1},
-        {"name": "x", "size_bytes": 1 << 60},
+        {"name": "x", "size_bytes": "1"},
+        {"name": "x", "size_bytes": 1.5},
+        {"name": None, "size_bytes": 1},
         {"name": "x", "size_bytes": 1, "colour": "red"},
     ],
 )

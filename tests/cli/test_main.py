@@ -68,5 +68,13 @@ def test_an_admin_endpoint_that_does_not_answer_is_unreachable() -> None:
 
 def test_a_bad_admin_url_is_refused() -> None:
     done = pinfold("volume", "list", "--admin", "ftp://example.org")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "not an admin URL" in done.stderr
+
+
+def test_a_directory_that_cannot_be_made_is_told_without_a_stack() -> None:
+    done = pinfold("up", "--data", "/dev/null/x", "--base-port", "19980")
+    assert done.returncode == 1
+    assert "/dev/null/x" in done.stderr
+    assert "next: " in done.stderr
+    assert "Traceback" not in done.stderr

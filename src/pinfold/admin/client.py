@@ -24,6 +24,12 @@ class AdminUnreachable(Unavailable):
     code = "unreachable"
 
 
+class AdminUnauthorized(PinfoldError):
+    """The token is missing or not the cluster's."""
+
+    code = "unauthorized"
+
+
 class AdminClient:
     """One admin endpoint. Every call is one request on a connection of its own."""
 
@@ -47,7 +53,7 @@ class AdminClient:
         try:
             answer = json.loads(content) if content else None
         except ValueError:
-            raise Unavailable(f"{self._where} answered {status} with something not JSON") from None
+            raise Invalid(f"{self._where} is no admin endpoint: it answered {status}") from None
         if status >= 400:
             raise _error(status, answer)
         return answer
@@ -78,9 +84,12 @@ class AdminClient:
             connection.close()
 
 
+_KINDS: Final = {**BY_CODE, AdminUnauthorized.code: AdminUnauthorized}
+
+
 def _error(status: int, answer: Any) -> PinfoldError:
     """The error that a refused request stands for."""
     if isinstance(answer, dict) and isinstance(found := answer.get("error"), dict):
-        kind = BY_CODE.get(str(found.get("code")), PinfoldError)
+        kind = _KINDS.get(str(found.get("code")), PinfoldError)
         return kind(str(found.get("message")), detail=found.get("detail"))
     return PinfoldError(f"the admin API answered {status}")

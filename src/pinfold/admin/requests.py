@@ -4,24 +4,21 @@ from typing import Annotated
 
 import msgspec
 
-from pinfold.model.limits import VOLUME_BYTES_MAX
-
-Size = Annotated[int, msgspec.Meta(gt=0, le=VOLUME_BYTES_MAX)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class NewVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /v1/volumes."""
+    """POST /v1/volumes. The registry says which names and sizes there are."""
 
-    name: Word
-    size_bytes: Size
+    name: str
+    size_bytes: int
 
 
 class ResizeVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """PATCH /v1/volumes/NAME."""
 
-    size_bytes: Size
+    size_bytes: int
     force: bool = False
 
 

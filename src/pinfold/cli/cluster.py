@@ -9,7 +9,7 @@ import click
 
 from pinfold.admin.client import AdminClient, AdminUnreachable
 from pinfold.env.osdisk import OsDisk
-from pinfold.model.errors import NotFound
+from pinfold.model.errors import Invalid, NotFound
 from pinfold.node.access import read_access
 from pinfold.node.layout import Layout
 
@@ -79,7 +79,10 @@ class ClusterClient:
 
 def _client(data: str, admin: str | None, token: str | None) -> AdminClient:
     if admin:
-        return AdminClient(admin, token or "")
+        try:
+            return AdminClient(admin, token or "")
+        except Invalid as error:
+            raise click.BadParameter(error.message, param_hint="--admin") from error
     try:
         access = read_access(OsDisk(), Layout.at(data))
     except NotFound as error:

@@ -21,25 +21,33 @@ NEXT_STEP: Final = {
     "unreachable": "start the cluster with `pinfold up`, or name it with --data or --admin",
     "unauthorized": "set PINFOLD_TOKEN to the token in the cluster's cluster.json",
     "corrupt": 'see docs/operating.md, "A checksum failed"',
+    "system": "look at the path, its owner and mode, and the room on its disk",
 }
 """What to try, by error code, when the message alone does not say it."""
 
 
 def run_reporting(command: Callable[[], Any]) -> Any:
-    """Run a command; a PinfoldError ends the process with its message and status."""
+    """Run a command; an error ends the process with its message and status, never with a stack.
+
+    An OSError is the machine's: a directory that cannot be read or made, a disk that is full.
+    """
     try:
         return command()
     except PinfoldError as error:
-        _print(error)
+        _print(error.code, error.message)
         sys.exit(EXIT_UNREACHABLE if error.code == "unreachable" else EXIT_FAILED)
+    except OSError as error:
+        _print("system", f"{error.filename or 'the system'}: {error.strerror or error}")
+        sys.exit(EXIT_FAILED)
 
 
-def _print(error: PinfoldError) -> None:
-    step = NEXT_STEP.get(error.code)
+def _print(code: str, message: str) -> None:
+    step = NEXT_STEP.get(code)
     if "--json" in sys.argv:
-        document = {"code": error.code, "message": error.message, "do": step}
-        print(json.dumps({"error": document}), file=sys.stderr)
+        print(
+            json.dumps({"error": {"code": code, "message": message, "do": step}}), file=sys.stderr
+        )
         return
-    print(f"pinfold: {error.message}", file=sys.stderr)
+    print(f"pinfold: {message}", file=sys.stderr)
     if step:
         print(f"  next: {step}", file=sys.stderr)

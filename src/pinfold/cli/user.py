@@ -15,7 +15,7 @@ def user() -> None:
 
 
 @user.command(
-    epilog="Example: pinfold user create --id alice --access-key AKALICE --secret-key s3cr3t"
+    epilog="Example: pinfold user create --id alice --access-key AKALICE --secret-key s3cr3t-of-alice"
 )
 @click.argument("name", required=False)
 @click.option("--id", "user_id", help="The same as NAME; the canonical owner id in S3 answers.")
@@ -62,7 +62,7 @@ def list_(client: ClusterClient, as_json: bool) -> None:
 @click.argument("user_id", metavar="ID")
 @cluster_command
 def delete(client: ClusterClient, as_json: bool, user_id: str) -> None:
-    """Delete the user ID and its keys. Refused while it owns buckets."""
+    """Delete the user ID and its keys. Refused while it owns buckets, and for root."""
     client.call("DELETE", f"/v1/users/{quote(user_id, safe='')}")
     echo(as_json, {"deleted": user_id}, lambda: click.echo(f"deleted {user_id}"))
 
