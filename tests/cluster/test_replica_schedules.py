@@ -22,3 +22,21 @@ def test_three_members_agree_whatever_happens(block):
     worlds = [run(block * 1000 + n, 3, 600, 0.05 * (n % 3)) for n in range(20)]
     assert sum(world.acknowledged for world in worlds) > 100
     assert sum(world.answered for world in worlds) > 20
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_young_group_that_loses_all_its_processes_begins_again(size):
+    """Any mix of new members and full ones finds a primary, once all of them are there."""
+    for seed in range(300):
+        world = World(seed, size)
+        for _ in range(world.rng.randint(1, 4)):
+            for _ in range(world.rng.randint(0, 60)):
+                world.step()
+            for member in world.up():
+                member.crash()
+            world.network.clear()
+            world.cuts.clear()
+            for member in world.all.values():
+                member.start()
+        world.heal(40)
+        world.check_agreement()
