@@ -184,8 +184,9 @@ def test_without_the_token_only_health_and_metrics_are_answered() -> None:
     def use(_client: AdminClient, url: str) -> None:
         stranger = AdminClient(url, "wrong")
         for path in ("/v1/status", "/v1/volumes", "/nothing"):
-            with pytest.raises(PinfoldError, match="token"):
+            with pytest.raises(PinfoldError, match="token") as refused:
                 stranger.get(path)
+            assert refused.value.code == "unauthorized"
         assert stranger.get("/healthz") == {"ok": True}
         assert stranger.ready() == []
 

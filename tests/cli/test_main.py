@@ -75,6 +75,6 @@ def test_a_bad_admin_url_is_refused() -> None:
 def test_a_directory_that_cannot_be_made_is_told_without_a_stack() -> None:
     done = pinfold("up", "--data", "/dev/null/x", "--base-port", "19980")
     assert done.returncode == 1
-    assert "/dev/null/x" in done.stderr
+    assert "/dev/null" in done.stderr
     assert "next: " in done.stderr
     assert "Traceback" not in done.stderr

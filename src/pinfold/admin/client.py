@@ -84,7 +84,10 @@ class AdminClient:
             connection.close()
 
 
-_KINDS: Final = {**BY_CODE, AdminUnauthorized.code: AdminUnauthorized}
+_KINDS: Final[dict[str, type[PinfoldError]]] = {
+    **BY_CODE,
+    AdminUnauthorized.code: AdminUnauthorized,
+}
 
 
 def _error(status: int, answer: Any) -> PinfoldError:

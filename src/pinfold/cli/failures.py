@@ -44,9 +44,8 @@ def run_reporting(command: Callable[[], Any]) -> Any:
 def _print(code: str, message: str) -> None:
     step = NEXT_STEP.get(code)
     if "--json" in sys.argv:
-        print(
-            json.dumps({"error": {"code": code, "message": message, "do": step}}), file=sys.stderr
-        )
+        document = {"code": code, "message": message, "do": step}
+        print(json.dumps({"error": document}), file=sys.stderr)
         return
     print(f"pinfold: {message}", file=sys.stderr)
     if step:

@@ -15,7 +15,7 @@ def user() -> None:
 
 
 @user.command(
-    epilog="Example: pinfold user create --id alice --access-key AKALICE --secret-key s3cr3t-of-alice"
+    epilog="Example: pinfold user create --id alice --access-key AKALICE --secret-key s3cr3t-alice"
 )
 @click.argument("name", required=False)
 @click.option("--id", "user_id", help="The same as NAME; the canonical owner id in S3 answers.")
