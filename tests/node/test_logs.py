@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from pinfold.node.logs import LOG_GENERATIONS, LogFile, open_log
@@ -53,3 +55,23 @@ def test_a_reopened_log_goes_on_where_it_ended(tmp_path: Path) -> None:
     LogFile(tmp_path / "log").write("before")
     LogFile(tmp_path / "log").write("after")
     assert (tmp_path / "log").read_text() == "before\nafter\n"
+
+
+def test_what_libraries_log_is_in_the_process_log_and_not_on_stderr(tmp_path: Path) -> None:
+    script = (
+        "import logging, sys\n"
+        "from pathlib import Path\n"
+        "from pinfold.env.real import OsClock\n"
+        "from pinfold.node.logs import become_process_log\n"
+        "become_process_log(Path(sys.argv[1]), 'n1', 'info', OsClock())\n"
+        "logging.getLogger('asyncio').info('too quiet')\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError: logging.getLogger('asyncio').exception('task %s', 7)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    assert done.stderr == b""
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["origin"], told["level"]) == ("task 7", "asyncio", "error")
+    assert "ZeroDivisionError" in told["exception"]

@@ -4,6 +4,7 @@ Levels: debug (off), info (something began or ended), warning (handled, but an o
 error (a promise to somebody was not kept). Times are UTC from the env's clock.
 """
 
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +75,21 @@ def become_process_log(path: Path, node: str, level: Level, clock: Clock) -> Fil
     options = _options(node, level, clock)
     structlog.configure(logger_factory=lambda *_names: file, **options)
     logger: FilteringBoundLogger = structlog.get_logger()
+    logging.basicConfig(handlers=[_FromLibraries(logger)], level=logging.WARNING, force=True)
     return logger
+
+
+class _FromLibraries(logging.Handler):
+    """What asyncio and other libraries log: in the same file, which is bounded, unlike stderr."""
+
+    def __init__(self, logger: FilteringBoundLogger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line for a record, with the library's name as its origin."""
+        tell = self._logger.error if record.levelno >= logging.ERROR else self._logger.warning
+        tell(record.getMessage(), origin=record.name, exc_info=record.exc_info)
 
 
 def _options(node: str, level: Level, clock: Clock) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""What failed behind an NBD gateway is told."""
+
+import asyncio
+
+import pytest
+from structlog.testing import CapturingLogger
+
+from pinfold.node.roles.nbd import _tell_errors
+
+
+def test_background_errors_are_logged_once() -> None:
+    log = CapturingLogger()
+    errors: list[BaseException] = [OSError("first"), OSError("second")]
+
+    async def run() -> None:
+        task = asyncio.ensure_future(_tell_errors(errors, log))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(run())
+    assert [call.kwargs["error"] for call in log.calls] == ["OSError('first')", "OSError('second')"]
+    assert errors == []
+
+
+def test_a_broken_assertion_ends_the_process() -> None:
+    with pytest.raises(AssertionError, match="invariant"):
+        asyncio.run(_tell_errors([AssertionError("invariant")], CapturingLogger()))  # type: ignore[arg-type]
