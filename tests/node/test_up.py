@@ -76,7 +76,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
         taken.listen()
         said = Cluster(tmp_path / "data", base).end_refused()
     assert f"port {base + 2} for nbd" in said
-    assert not (tmp_path / "data" / "cluster.json").exists()
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_killed_storage_node_comes_back_with_a_higher_boot(shared: Cluster) -> None:

@@ -65,13 +65,13 @@ def _as_text(ready: "Ready", data: str) -> str:
     return f"""
 Pinfold serves.
 
-  S3     {ready.s3}    region us-east-1, path style
+  S3     {ready.s3}    region {ready.region}, path style
   NBD    {ready.nbd}/VOLUME
   admin  {ready.admin}    (token and keys are kept in {ready.data}/cluster.json)
 
   export AWS_ACCESS_KEY_ID={ready.access_key}
   export AWS_SECRET_ACCESS_KEY={ready.secret_key}
-  export AWS_DEFAULT_REGION=us-east-1
+  export AWS_DEFAULT_REGION={ready.region}
 
 Five commands to try, in another terminal:
 

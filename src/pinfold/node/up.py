@@ -25,9 +25,12 @@ from pinfold.node.creation import ensure_cluster, hold_data
 from pinfold.node.formation import FRONT_ENDS, STORAGE_NODES
 from pinfold.node.layout import Layout
 from pinfold.node.logs import open_log
+from pinfold.node.settings import read_settings
 from pinfold.node.supervisor import ChildSpec, OnEvent, Supervisor
 
 HOST: Final = "127.0.0.1"
+
+S3_NODE: Final = next(NodeName(name) for name, role in FRONT_ENDS if role == "s3")
 
 START_TIMEOUT_S: Final = 60.0
 """For all processes to report ready; recovery of a large journal takes some seconds."""
@@ -89,6 +92,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     admin: str
     access_key: str
     secret_key: str
+    region: str
+    """What S3 requests are signed for."""
     token: str
     nodes: list[ProcessFacts]
     """The storage nodes."""
@@ -134,9 +139,11 @@ class _Up:
 
     async def run(self) -> None:
         layout = self._options.layout
+        if not layout.marker.exists():
+            await self._check_ports()  # before anything is made
         lock = hold_data(self._env, layout)
         try:
-            await self._check_ports()
+            await self._check_ports()  # a second `up` of a cluster has heard by now that one runs
             access = await ensure_cluster(self._env, layout)
             access = msgspec.structs.replace(access, endpoints=self._options.ports.endpoints())
             write_access(self._env.disk, layout, access)
@@ -154,7 +161,7 @@ class _Up:
                 listener = await self._env.net.listen(f"tcp://{HOST}:{port}", asyncio.Protocol)
             except OSError as error:
                 raise Conflict(
-                    f"port {port} for {role} cannot be used ({error.strerror}): "
+                    f"port {port} for {role} cannot be used ({_reason(error)}): "
                     f"choose others with --base-port N ({role} gets N+{option})"
                 ) from error
             listener.close()
@@ -227,11 +234,17 @@ class _Up:
             admin=endpoints.admin,
             access_key=access.access_key,
             secret_key=access.secret_key,
+            region=read_settings(layout, S3_NODE).s3.region,
             token=access.token,
             nodes=[facts(name, layout.devices) for name in STORAGE_NODES],
             frontends=[facts(name, layout.root / "nodes") for name, _role in FRONT_ENDS],
             data=str(layout.root),
         )
+
+
+def _reason(error: OSError) -> str:
+    """What the system says: asyncio wraps it in a sentence of its own."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _waiting_for(client: AdminClient) -> list[str]:
