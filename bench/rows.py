@@ -11,11 +11,11 @@ import pstats
 from collections.abc import Awaitable, Callable
 
 import uvloop
-from tests.cluster.group_cluster import Cluster
 
 from pinfold.cluster.api import Change, Row
 from pinfold.env.real import OsClock
 from pinfold.model.ids import OpId
+from tests.cluster.group_cluster import Cluster
 
 WAITING = (1, 16, 128)
 SECONDS = 2.0

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from tests.twins.cluster import MemoryRows
-from tests.twins.env import HandClock, hand_env
 
 from pinfold.accounts.accounts import Accounts
 from pinfold.cluster.api import Change
 from pinfold.model.errors import Conflict, Invalid, NotFound, Unavailable
 from pinfold.model.settings import AccountSettings
+from tests.twins.cluster import MemoryRows
+from tests.twins.env import HandClock, hand_env
 
 
 class World:

@@ -2,16 +2,15 @@
 
 import random
 
-from tests.twins.log import AsyncLog, MemoryLog
-from tests.twins.network import MemoryNetwork
-from tests.twins.virtual import VirtualClock
-
 from pinfold.cluster.groups.client import RowClient
 from pinfold.cluster.groups.service import GroupService
 from pinfold.cluster.groups.state import Limits
 from pinfold.env.api import Clock, Env
 from pinfold.model.errors import Unavailable
 from pinfold.model.ids import DeviceId, GroupId, NodeName
+from tests.twins.log import AsyncLog, MemoryLog
+from tests.twins.network import MemoryNetwork
+from tests.twins.virtual import VirtualClock
 
 
 def env_for(seed: int, clock: Clock | None = None) -> Env:

@@ -4,14 +4,13 @@ import random
 from collections.abc import Sequence
 from itertools import count
 
-from tests.twins.log import MemoryLog
-
 from pinfold.cluster.groups.entries import decode_body, encode_body
 from pinfold.cluster.groups.messages import Ack, Message, Standing, Vote
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.state import Limits
 from pinfold.device.api import Entry, LogState
 from pinfold.model.ids import DeviceId, GroupId
+from tests.twins.log import MemoryLog
 
 GROUP = GroupId(7)
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
-from tests.twins.virtual import run_virtual
 
 from pinfold.cluster.extents import OP, SPAN, Address, ExtentClient, ExtentHost
 from pinfold.model.errors import Conflict, Fenced, Invalid, Unavailable
 from pinfold.model.ids import Boot, DeviceId, Token, VolumeId
+from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
+from tests.twins.virtual import run_virtual
 
 VOLUME = VolumeId(b"v" * 16)
 DEVICE = DeviceId(0)

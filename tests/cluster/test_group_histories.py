@@ -4,13 +4,13 @@ import asyncio
 import random
 
 import pytest
-from tests.cluster.group_cluster import Cluster
-from tests.cluster.history import History, client_work
-from tests.twins.virtual import run_virtual
 
 from pinfold.cluster.api import Change, Row
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.ids import NodeName, OpId
+from tests.cluster.group_cluster import Cluster
+from tests.cluster.history import History, client_work
+from tests.twins.virtual import run_virtual
 
 TIGHT = Limits(
     batch_bytes=2000, window_entries=4, retained_bytes=4000, trim_entries=2, page_bytes=500

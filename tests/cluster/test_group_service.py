@@ -4,8 +4,6 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.cluster.group_cluster import Cluster, env_for
-from tests.twins.virtual import run_virtual
 
 from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
 from pinfold.cluster.groups.entries import decode_row
@@ -13,6 +11,8 @@ from pinfold.cluster.groups.frees import RETRY_S, FreesWorker
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Conflict, Full, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
+from tests.cluster.group_cluster import Cluster, env_for
+from tests.twins.virtual import run_virtual
 
 PLACE = b"p"
 

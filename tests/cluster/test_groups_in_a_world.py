@@ -3,8 +3,6 @@
 import asyncio
 
 import pytest
-from tests.cluster.group_cluster import FixedMembership
-from tests.cluster.history import History, client_work
 
 from pinfold.cluster.api import Change, Row
 from pinfold.cluster.groups.client import RowClient
@@ -16,6 +14,8 @@ from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity
 from pinfold.rpc.peers import PeerTable
 from pinfold.sim.world import World
+from tests.cluster.group_cluster import FixedMembership
+from tests.cluster.history import History, client_work
 
 NODES = ("n1", "n2", "n3")
 GROUPS = [GroupId(n) for n in range(4)]

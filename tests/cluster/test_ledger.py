@@ -4,9 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sortedcontainers import SortedDict
-from tests.cluster.group_cluster import env_for
-from tests.twins.cluster import MemoryRows
-from tests.twins.virtual import run_virtual
 
 from pinfold.cluster.api import BlobRef, Change, Check, Row
 from pinfold.cluster.groups import ledger as ledger_module
@@ -20,6 +17,9 @@ from pinfold.cluster.groups.entries import (
 from pinfold.cluster.groups.ledger import Ledger
 from pinfold.model.errors import Conflict, Invalid
 from pinfold.model.ids import OpId
+from tests.cluster.group_cluster import env_for
+from tests.twins.cluster import MemoryRows
+from tests.twins.virtual import run_virtual
 
 
 class Store:

@@ -1,9 +1,8 @@
 """Directed schedules, named after what they prevent."""
 
-from tests.cluster.replica_world import GROUP, World
-
 from pinfold.cluster.groups.entries import encode_body
 from pinfold.cluster.groups.messages import Standing
+from tests.cluster.replica_world import GROUP, World
 
 
 def settled(size=3):

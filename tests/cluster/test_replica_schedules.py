@@ -1,6 +1,7 @@
 """Thousands of random schedules of loss, repetition, overtaking, crashes and restarts."""
 
 import pytest
+
 from tests.cluster.replica_world import World
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.twins.virtual import VirtualClock, run_virtual
 
 from pinfold.cluster.api import Change
 from pinfold.cluster.groups.client import RowClient
 from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Full, NotPrimary, PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId, GroupId, NodeName, OpId
+from tests.twins.virtual import VirtualClock, run_virtual
 
 
 class Answers:

@@ -4,6 +4,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from tests.cluster_clients.conftest import Run, same_files
 from tests.running import Cluster
 

@@ -8,6 +8,7 @@ import boto3
 import pytest
 from botocore.client import Config
 from botocore.exceptions import ClientError
+
 from tests.cluster_clients.conftest import content
 from tests.running import Cluster
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+
 from tests.cluster_clients.conftest import Run
 from tests.running import Cluster, cluster
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.cluster_clients.conftest import Run, same_files
 from tests.running import Cluster
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.cluster_clients.conftest import Run
 from tests.running import Cluster
 

@@ -2,8 +2,6 @@ import asyncio
 import random
 
 import pytest
-from tests.device.model import whole
-from tests.device.worlds import PATH, lives, put
 
 from pinfold.codec.packs import checks_of
 from pinfold.device.api import ExtentOp
@@ -11,6 +9,8 @@ from pinfold.device.device import Device
 from pinfold.model.errors import Corrupt, Invalid, NotFound
 from pinfold.model.ids import BlobId, Token, VolumeId
 from pinfold.sim.world import SimNode
+from tests.device.model import whole
+from tests.device.worlds import PATH, lives, put
 
 SMALL = random.Random(1).randbytes(5000)
 LARGE = random.Random(2).randbytes(300_000)

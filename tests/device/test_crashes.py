@@ -4,7 +4,6 @@ import asyncio
 import random
 
 import pytest
-from tests.device.model import AREA_UNITS, UNIT, BlobModel, LogModel, VolumeModel, whole
 
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.device import Device
@@ -14,6 +13,7 @@ from pinfold.model.ids import BlobId, GroupId, VolumeId
 from pinfold.model.limits import EXTENT_BYTES
 from pinfold.model.settings import DeviceSettings
 from pinfold.sim.world import SimNode, World
+from tests.device.model import AREA_UNITS, UNIT, BlobModel, LogModel, VolumeModel, whole
 
 PATH = "/device"
 CLUSTER = b"c" * 16

@@ -2,14 +2,14 @@ import asyncio
 import random
 
 import pytest
-from tests.device.model import whole
-from tests.device.worlds import PATH, lives
 
 from pinfold.device.api import ExtentOp
 from pinfold.device.device import Device
 from pinfold.model.errors import Busy, Corrupt, Fenced, Invalid
 from pinfold.model.ids import ExtentIndex, Token, VolumeId
 from pinfold.sim.world import SimNode
+from tests.device.model import whole
+from tests.device.worlds import PATH, lives
 
 BLOCK = 4096
 MIB = 1 << 20

@@ -5,8 +5,6 @@ import errno
 import random
 
 import pytest
-from tests.device.model import whole
-from tests.device.worlds import CLUSTER, PATH, SETTINGS, lives, put
 
 from pinfold.codec.packs import checks_of
 from pinfold.device.api import Entry, ExtentOp
@@ -16,6 +14,8 @@ from pinfold.model.errors import Corrupt, Full, Unavailable
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from pinfold.sim.disk import Inode
 from pinfold.sim.world import SimNode, World
+from tests.device.model import whole
+from tests.device.worlds import CLUSTER, PATH, SETTINGS, lives, put
 
 SMALL = random.Random(1).randbytes(5000)
 A = BlobId(b"a" * 16)

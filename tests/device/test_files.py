@@ -1,7 +1,6 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.device.worlds import CLUSTER, PATH, SETTINGS
 
 from pinfold.device.device import Device
 from pinfold.device.files import superblock_path
@@ -9,6 +8,7 @@ from pinfold.env.api import Env
 from pinfold.model.errors import Conflict, Corrupt, NotFound, Unavailable
 from pinfold.model.ids import DeviceUuid, GroupId
 from pinfold.sim.world import SimNode, World
+from tests.device.worlds import CLUSTER, PATH, SETTINGS
 
 
 def live(life: Callable[[Env, SimNode], Awaitable[None]]) -> None:

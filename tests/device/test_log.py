@@ -1,12 +1,12 @@
 import asyncio
 
 import pytest
-from tests.device.worlds import PATH, SETTINGS, lives
 
 from pinfold.device.api import Entry
 from pinfold.device.device import Device
 from pinfold.model.errors import Busy, Invalid, NotFound
 from pinfold.model.ids import GroupId
+from tests.device.worlds import PATH, SETTINGS, lives
 
 G, H = GroupId(7), GroupId(8)
 

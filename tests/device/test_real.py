@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from tests.device.model import whole
 
 from pinfold.codec.packs import checks_of
 from pinfold.device.api import Entry, ExtentOp
@@ -14,6 +13,7 @@ from pinfold.device.device import Device
 from pinfold.env.real import real_env
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from pinfold.model.settings import DeviceSettings
+from tests.device.model import whole
 
 CLUSTER = b"c" * 16
 G, V, ONE = GroupId(1), VolumeId(b"v" * 16), Token(1)

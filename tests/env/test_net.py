@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tests.env.conftest import Run, run_real
 
 from pinfold.env.api import Env
+from tests.env.conftest import Run, run_real
 
 
 class Collector(asyncio.Protocol):

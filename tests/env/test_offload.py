@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from tests.env.conftest import Run
 
 from pinfold.env.api import Env
+from tests.env.conftest import Run
 
 
 def test_functions_run_one_at_a_time_in_order(run: Run) -> None:

@@ -4,8 +4,6 @@ import asyncio
 import struct
 from collections.abc import Callable
 
-from tests.twins.virtual import run_virtual
-
 from pinfold.model.errors import Corrupt, Fenced
 from pinfold.model.settings import NbdSettings
 from pinfold.nbd import protocol as nbd
@@ -14,6 +12,7 @@ from pinfold.nbd.counters import Counters
 from pinfold.nbd.handshake import ExportFacts
 from pinfold.nbd.window import Window
 from pinfold.volumes.io import READ, WRITE, Io, Owner
+from tests.twins.virtual import run_virtual
 
 FACTS = ExportFacts(name="v", size=1 << 30, description="")
 

@@ -4,9 +4,6 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 
-from tests.twins.cluster import MemoryRows
-from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
-
 from pinfold.cluster.extents import ExtentClient, ExtentHost
 from pinfold.env.real import real_env
 from pinfold.model.ids import Boot, DeviceId, NodeName
@@ -15,6 +12,8 @@ from pinfold.nbd import protocol as nbd
 from pinfold.nbd.service import NbdService
 from pinfold.volumes.placement import FunctionPlacement
 from pinfold.volumes.registry import Registry
+from tests.twins.cluster import MemoryRows
+from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
 
 MIB = 1 << 20
 

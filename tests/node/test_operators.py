@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.twins.cluster import MemoryRows
-from tests.twins.env import HandClock, hand_env
 
 from pinfold.accounts.accounts import Accounts
 from pinfold.model.errors import Conflict, NotFound
@@ -13,6 +11,8 @@ from pinfold.model.settings import AccountSettings, ObjectSettings
 from pinfold.node.operators import Users
 from pinfold.node.root_user import ROOT
 from pinfold.objects.buckets import Buckets
+from tests.twins.cluster import MemoryRows
+from tests.twins.env import HandClock, hand_env
 
 
 class World:

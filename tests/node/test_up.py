@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.running import Cluster, cluster, free_ports, gone, kill
 
 pytestmark = pytest.mark.cluster

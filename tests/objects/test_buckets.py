@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
-from tests.twins.store import MemoryStore, record_of
 
 from pinfold.cluster.api import Change
 from pinfold.model.errors import Unavailable
 from pinfold.objects import keys
 from pinfold.objects.buckets import BucketExists, BucketNotEmpty, NoSuchBucket
+from tests.twins.store import MemoryStore, record_of
 
 
 class Crash(Unavailable):

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.twins.env import InlineOffload, hand_env
 
 from pinfold.model.errors import Invalid
 from pinfold.objects import digests
+from tests.twins.env import InlineOffload, hand_env
 
 CHECK = b"123456789"
 

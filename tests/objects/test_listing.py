@@ -4,9 +4,9 @@ import asyncio
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.twins.store import MemoryStore
 
 from pinfold.objects.listing import Query
+from tests.twins.store import MemoryStore
 
 NAMES = st.text("ab/\x00\x01é", min_size=1, max_size=6)
 

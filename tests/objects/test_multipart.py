@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 
 import pytest
-from tests.twins.store import MemoryStore
 
 from pinfold.model.errors import Conflict
 from pinfold.objects import digests, keys
@@ -19,6 +18,7 @@ from pinfold.objects.multipart import (
     StoredPart,
 )
 from pinfold.objects.records import ObjectRecord, UploadRecord
+from tests.twins.store import MemoryStore
 
 NAME = b"o"
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from tests.twins.store import MemoryStore, record_of
 
 from pinfold.cluster.api import Change
 from pinfold.model.errors import Unavailable
 from pinfold.objects.conditions import ANY, Conditions, NoSuchKey, PreconditionFailed
 from pinfold.objects.objects import Found
 from pinfold.objects.records import ObjectRecord
+from tests.twins.store import MemoryStore, record_of
 
 BIG = bytes(9000)
 

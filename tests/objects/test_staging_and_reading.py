@@ -6,11 +6,11 @@ import hashlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.twins.store import Bytes, MemoryStore
 
 from pinfold.model.errors import Corrupt, Full
 from pinfold.model.limits import INLINE_BYTES
 from pinfold.objects.staging import segment_lengths
+from tests.twins.store import Bytes, MemoryStore
 
 SIZES = st.sampled_from([0, 1, INLINE_BYTES, INLINE_BYTES + 1, 4095, 4096, 4097, 8192, 20_000])
 

@@ -7,10 +7,10 @@ import pytest
 import xxhash
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.ring.clusters import regular, topologies
 
 from pinfold_ring import BadRingFile, Builder, Ring, RingError, Topology, build
 from pinfold_ring.codec import BUILDER_MAGIC, RING_MAGIC, decode, encode
+from tests.ring.clusters import regular, topologies
 
 
 @cache

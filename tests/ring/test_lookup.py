@@ -7,9 +7,9 @@ import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ring.clusters import regular, topologies
 
 from pinfold_ring import BadTopology, Device, Ring, RingError, Topology, build
+from tests.ring.clusters import regular, topologies
 
 
 @given(st.binary(max_size=64), st.binary(max_size=64), st.integers(0, 6))

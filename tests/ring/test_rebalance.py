@@ -8,11 +8,11 @@ from random import Random
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.ring import oracle
-from tests.ring.clusters import changed, joined, regular, topologies
 
 from pinfold_ring import Device, Topology, assign, remaining_moves
 from pinfold_ring.assign import Table
+from tests.ring import oracle
+from tests.ring.clusters import changed, joined, regular, topologies
 
 POWER = 3
 ROUNDS_MAX = 8

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ring import oracle
-from tests.ring.clusters import changed, regular, topologies
 
 from pinfold_ring import RingError, Topology, balance, build, compare, dispersion
 from pinfold_ring.report import changed_devices
+from tests.ring import oracle
+from tests.ring.clusters import changed, regular, topologies
 
 
 @given(topologies(at_least=3), st.data())

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.ring import oracle
-from tests.ring.clusters import regular, topologies
 
 from pinfold_ring import Topology, assign
 from pinfold_ring.scatter import hashes, hashes_of
+from tests.ring import oracle
+from tests.ring.clusters import regular, topologies
 
 
 @settings(max_examples=150)

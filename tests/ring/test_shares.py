@@ -4,11 +4,11 @@ from math import ceil, floor
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.ring import oracle
-from tests.ring.clusters import topologies
 
 from pinfold_ring import Device, Topology
 from pinfold_ring.shares import LEVELS, Shares, Tree, quotas
+from tests.ring import oracle
+from tests.ring.clusters import topologies
 
 
 @given(topologies(), st.integers(1, 3), st.integers(0, 5))

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from tests.ring.clusters import topologies
 
 from pinfold_ring import BadTopology, Device, Topology
+from tests.ring.clusters import topologies
 
 
 @given(topologies())

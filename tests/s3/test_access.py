@@ -1,6 +1,7 @@
 """Who may do what: owners, others, nobody, by header, URL and ACL."""
 
 import pytest
+
 from tests.s3.signing import Signer
 from tests.s3.world import HOST, World, in_world
 

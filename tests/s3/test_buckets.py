@@ -1,6 +1,7 @@
 """Buckets, listings and multi-delete through the front end."""
 
 import pytest
+
 from tests.s3.world import World, in_world
 
 

@@ -5,11 +5,11 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.s3.signing import Signer, unsigned_chunks
 
 from pinfold.s3.chunks import LINE_BYTES_MAX, ChunkDecoder
 from pinfold.s3.errors import Refused
 from pinfold.s3.signature import ChunkSigner, Claim, SigningKeys
+from tests.s3.signing import Signer, unsigned_chunks
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 STAMP = "20130524T000000Z"

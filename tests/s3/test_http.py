@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from tests.s3.signing import UNSIGNED
-from tests.s3.world import TINY, World
 
 from pinfold.model.errors import Corrupt
 from pinfold.model.settings import S3Settings
+from tests.s3.signing import UNSIGNED
+from tests.s3.world import TINY, World
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 

@@ -4,9 +4,9 @@ import base64
 import hashlib
 
 import pytest
-from tests.s3.world import Answer, World, in_world
 
 from pinfold.objects import digests
+from tests.s3.world import Answer, World, in_world
 
 MIB = 1 << 20
 

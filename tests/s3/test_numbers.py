@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.s3.world import World, in_world
 
 from pinfold.s3.numbers import parse_number
+from tests.s3.world import World, in_world
 
 NOT_NUMBERS = ["", "-1", "+1", "1_0", " 1", "\N{SUPERSCRIPT TWO}", "\u0663", "0x1", "9" * 5000]
 WRITTEN = ["%C2%B2", "9" * 5000]

@@ -4,12 +4,12 @@ import base64
 import hashlib
 
 import pytest
-from tests.s3.signing import EMPTY, unsigned_chunks
-from tests.s3.world import HOST, Answer, World, in_world
 
 from pinfold.model.errors import Busy, Corrupt, Full, Unavailable
 from pinfold.objects import digests
 from pinfold.s3 import signature
+from tests.s3.signing import EMPTY, unsigned_chunks
+from tests.s3.world import HOST, Answer, World, in_world
 
 BIG = bytes(range(256)) * 1000
 ALGORITHMS = ("crc32", "crc32c", "crc64nvme", "sha1", "sha256")

@@ -1,12 +1,12 @@
 """The router's table, whole: every operation of S3 is implemented or refused, never mistaken."""
 
 import pytest
-from tests.s3.world import World, in_world
 
 from pinfold.s3.errors import Refused
 from pinfold.s3.request import EmptyBody, Request
 from pinfold.s3.router import BUCKET, OBJECT, OPERATIONS, demand_understood, operation_of
 from pinfold.s3.verbs import HANDLERS
+from tests.s3.world import World, in_world
 
 PATHS = {"service": "/", "bucket": "/bucket", "object": "/bucket/key"}
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS")

@@ -7,11 +7,11 @@ import pytest
 from botocore.auth import HmacV1Auth, HmacV1QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from tests.s3.world import World, in_world
 
 from pinfold.s3.errors import Refused
 from pinfold.s3.request import parse_query
 from pinfold.s3.signature_v2 import ClaimV2, claim_of, demand_in_time, demand_signature
+from tests.s3.world import World, in_world
 
 ACCESS, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 CREDENTIALS = Credentials(ACCESS, SECRET)

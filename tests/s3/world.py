@@ -9,13 +9,13 @@ from urllib.parse import quote
 from xml.etree.ElementTree import Element, fromstring
 
 from prometheus_client import CollectorRegistry
-from tests.s3.signing import UNSIGNED, Signer
-from tests.twins.cluster import MemoryBlobs, MemoryRows
-from tests.twins.env import HandClock, hand_env
 
 from pinfold.model.settings import ObjectSettings, S3Settings
 from pinfold.s3.request import Request
 from pinfold.s3.service import S3Service
+from tests.s3.signing import UNSIGNED, Signer
+from tests.twins.cluster import MemoryBlobs, MemoryRows
+from tests.twins.env import HandClock, hand_env
 
 T = TypeVar("T")
 

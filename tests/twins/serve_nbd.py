@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable, Sequence
 
 import uvloop
-from tests.twins.cluster import MemoryRows
-from tests.twins.extents import MemoryDevice, MemoryDispatcher
 
 from pinfold.cluster.extents import ExtentClient, ExtentHost
 from pinfold.env.api import Buffer
@@ -24,6 +22,8 @@ from pinfold.nbd.service import NbdService
 from pinfold.rpc.api import Answer, Body, Reply, Request
 from pinfold.volumes.placement import FunctionPlacement
 from pinfold.volumes.registry import Registry
+from tests.twins.cluster import MemoryRows
+from tests.twins.extents import MemoryDevice, MemoryDispatcher
 
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

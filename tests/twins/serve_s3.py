@@ -8,10 +8,10 @@ import asyncio
 import signal
 
 import uvloop
-from tests.twins.cluster import MemoryBlobs, MemoryRows
 
 from pinfold.env.real import real_env
 from pinfold.s3.service import S3Service
+from tests.twins.cluster import MemoryBlobs, MemoryRows
 
 USERS = (
     (

@@ -1,8 +1,5 @@
 """The object use cases on memory, put together for tests."""
 
-from tests.twins.cluster import MemoryBlobs, MemoryRows
-from tests.twins.env import HandClock, hand_env
-
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects.buckets import Bucket, Buckets
 from pinfold.objects.digests import MD5, Hashing
@@ -12,6 +9,8 @@ from pinfold.objects.objects import Objects
 from pinfold.objects.reading import Reading
 from pinfold.objects.records import ObjectRecord
 from pinfold.objects.staging import Staged, Staging
+from tests.twins.cluster import MemoryBlobs, MemoryRows
+from tests.twins.env import HandClock, hand_env
 
 SMALL = ObjectSettings(
     segment_bytes=4096,

@@ -3,8 +3,6 @@
 import asyncio
 
 import pytest
-from tests.twins.extents import MemoryNetwork
-from tests.volumes.world import Client, World, pattern, play
 
 from pinfold.cluster.api import Change
 from pinfold.cluster.extents import ExtentClient
@@ -20,6 +18,8 @@ from pinfold.volumes.row import (
     index_key,
     name_of,
 )
+from tests.twins.extents import MemoryNetwork
+from tests.volumes.world import Client, World, pattern, play
 
 
 def registry_of(world: World) -> Registry:

@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
-from tests.volumes.world import Client, World, pattern, play
 
 from pinfold.model.errors import Fenced, Full, Unavailable
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.io import TRIM, ZERO
+from tests.volumes.world import Client, World, pattern, play
 
 
 def test_what_was_written_is_read_from_every_member() -> None:

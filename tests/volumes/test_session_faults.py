@@ -8,14 +8,14 @@ import asyncio
 import random
 
 import pytest
-from tests.twins.virtual import run_virtual
-from tests.volumes.history import History, Written
-from tests.volumes.world import Client, Gateway, World
 
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
+from tests.twins.virtual import run_virtual
+from tests.volumes.history import History, Written
+from tests.volumes.world import Client, Gateway, World
 
 PER_EXTENT = EXTENT_BYTES // BLOCK_BYTES
 BLOCKS = [extent * PER_EXTENT + block for extent in range(4) for block in (0, 1, 2, 9)]

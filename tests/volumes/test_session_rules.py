@@ -2,13 +2,12 @@
 
 import asyncio
 
-from tests.twins.virtual import VirtualLoop
-from tests.volumes.world import Client, World, pattern, play
-
 from pinfold.cluster.api import Change
 from pinfold.model.errors import Unavailable
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
+from tests.twins.virtual import VirtualLoop
+from tests.volumes.world import Client, World, pattern, play
 
 LAST = 3 * EXTENT_BYTES
 

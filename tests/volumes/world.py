@@ -5,10 +5,6 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tests.twins.cluster import MemoryRows
-from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
-from tests.twins.virtual import VirtualClock, run_virtual
-
 from pinfold.cluster.extents import ExtentClient, ExtentHost
 from pinfold.env.api import Env
 from pinfold.model.errors import PinfoldError
@@ -21,6 +17,9 @@ from pinfold.volumes.placement import FunctionPlacement
 from pinfold.volumes.registry import Registry
 from pinfold.volumes.row import Holder, VolumeRow, decode_volume, key_of, place_of
 from pinfold.volumes.session import Session
+from tests.twins.cluster import MemoryRows
+from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
+from tests.twins.virtual import VirtualClock, run_virtual
 
 NAME = "v"
 

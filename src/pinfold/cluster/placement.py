@@ -7,10 +7,9 @@ so every lookup within a call sees one ring. No I/O.
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from pinfold_ring import Ring
-
 from pinfold.model.errors import Unavailable
 from pinfold.model.ids import DeviceId, NodeName
+from pinfold_ring import Ring
 
 
 class Placement(Protocol):

@@ -28,6 +28,7 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What every process has, whatever its role."""
 
     log_level: Level = "info"
+    """The least severe line that is written."""
     switch_interval_s: Annotated[float, msgspec.Meta(ge=1e-6, le=0.1)] = 0.0005
     """How long a busy thread keeps the interpreter from a waiting one. CPython's 5 ms would be
     added to every flush that a writer lane reports while the loop is busy."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 
 import pytest
-from tests.twins.peers import TwinNet, TwinPeers
 
 from pinfold.cluster.blobs.client import BlobClient
 from pinfold.cluster.placement import RingPlacement
@@ -15,6 +14,7 @@ from pinfold.model.errors import Corrupt, Full, NotFound, Unavailable
 from pinfold.model.ids import DeviceId, NodeName
 from pinfold.model.settings import BlobSettings
 from pinfold.rpc.api import Reply, Request
+from tests.twins.peers import TwinNet, TwinPeers
 
 FAST = BlobSettings(put_timeout_s=0.3, read_timeout_s=0.3, retry_pause_s=0.01, hedge_s=0.01)
 
