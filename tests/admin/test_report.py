@@ -64,6 +64,25 @@ def test_a_group_without_primary_makes_data_unavailable() -> None:
     assert waiting_for(found) == ["1 of 4 groups have no primary"]
 
 
+def test_a_primary_that_is_left_alone_does_not_count() -> None:
+    up = answers()
+    for group in up["n1"]["groups"]:
+        group["members"] = [0, 1, 2]
+    del up["n2"]
+    assert judged(up).groups["with_primary"] == 4
+    del up["n3"]
+    found = judged(up)
+    assert found.state == "unavailable"
+    assert found.groups["with_primary"] == 0
+    assert waiting_for(found) == ["4 of 4 groups have no primary"]
+
+
+def test_volumes_that_cannot_be_read_are_unknown_not_none() -> None:
+    found = report(MAP, answers(), None, version="1")
+    assert found.volumes is None
+    assert "pinfold_cluster_volumes" not in cluster_gauges(found)
+
+
 def test_a_dead_front_end_makes_its_service_unavailable() -> None:
     up = answers()
     del up["s3-1"]

@@ -46,9 +46,9 @@ class Gatherer:
         return answers
 
 
-async def volumes_or_none(volumes: VolumeAdmin) -> list[View]:
-    """The volumes, or none when their rows cannot be read now: a status is never refused."""
+async def volumes_or_none(volumes: VolumeAdmin) -> list[View] | None:
+    """The volumes, or None when their rows cannot be read now: a status is never refused."""
     try:
         return await volumes.list()
     except PinfoldError:
-        return []
+        return None

@@ -31,9 +31,10 @@ def cluster_gauges(found: Report) -> str:
     gauge("groups", "Row groups.").set(found.groups["total"])
     gauge("groups_with_primary", "Row groups that serve.").set(found.groups["with_primary"])
     gauge("groups_degraded", "Row groups with a lagging member.").set(found.groups["degraded"])
-    gauge("volumes", "Volumes.").set(len(found.volumes))
-    gauge("volume_bytes", "Size promised by all volumes.").set(
-        sum(volume["size_bytes"] for volume in found.volumes)
-    )
+    if found.volumes is not None:  # else no value is better than a wrong one
+        gauge("volumes", "Volumes.").set(len(found.volumes))
+        gauge("volume_bytes", "Size promised by all volumes.").set(
+            sum(volume["size_bytes"] for volume in found.volumes)
+        )
     gauge("findings", "Things an operator should know.").set(len(found.findings))
     return generate_latest(registry).decode()

@@ -41,13 +41,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[dict[str, Any]]
     devices: list[dict[str, Any]]
     groups: dict[str, Any]
-    volumes: list[dict[str, Any]]
+    volumes: list[dict[str, Any]] | None
+    """None when their rows cannot be read now, which is not the same as none."""
 
 
 def report(
     cluster: ClusterMap,
     answers: Mapping[str, NodeAnswer],
-    volumes: Sequence[dict[str, Any]],
+    volumes: Sequence[dict[str, Any]] | None,
     *,
     version: str,
 ) -> Report:
@@ -59,7 +60,7 @@ def report(
         *_node_findings(nodes),
         *_device_findings(devices),
         *_group_findings(groups),
-        *_volume_findings(volumes),
+        *_volume_findings(volumes or ()),
     ]
     return Report(
         cluster_id=cluster.cluster_id.hex(),
@@ -70,7 +71,7 @@ def report(
         nodes=nodes,
         devices=devices,
         groups=groups,
-        volumes=list(volumes),
+        volumes=None if volumes is None else list(volumes),
     )
 
 
@@ -118,12 +119,19 @@ def _device(entry: DeviceEntry, answers: Mapping[str, NodeAnswer]) -> dict[str, 
 
 
 def _groups(cluster: ClusterMap, answers: Mapping[str, NodeAnswer]) -> dict[str, Any]:
-    """Every group with what its primary says; a group nobody leads has only its number."""
+    """Every group with what its primary says; a group nobody leads has only its number.
+
+    A primary cut off from its group does not know it yet: it counts while most members are up.
+    """
     policy = cluster.policies.get(METADATA)
     total = 1 << policy.part_power if policy else 0
     led: dict[int, dict[str, Any]] = {}
+    up = {device["id"] for answer in answers.values() for device in answer.get("devices", ())}
     for name, answer in answers.items():
         for group in answer.get("groups", ()):
+            members = group.get("members", ())
+            if 2 * sum(member in up for member in members) <= len(members) and members:
+                continue
             seen = led.get(group["group"])
             if seen is None or group["view"] > seen["view"]:
                 led[group["group"]] = {**group, "node": name}

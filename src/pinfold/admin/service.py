@@ -156,7 +156,7 @@ class AdminService:
     async def _status(self, _request: web.Request) -> web.Response:
         return _json(await self._report(await volumes_or_none(self._parts.volumes)))
 
-    async def _report(self, volumes: list[dict[str, Any]]) -> Report:
+    async def _report(self, volumes: list[dict[str, Any]] | None) -> Report:
         answers = await self._parts.gatherer.statuses()
         return report(self._parts.map.get(), answers, volumes, version=self._parts.version)
 

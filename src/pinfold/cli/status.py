@@ -62,7 +62,10 @@ def _print_groups(groups: dict[str, Any]) -> None:
     )
 
 
-def _print_volumes(volumes: list[dict[str, Any]]) -> None:
+def _print_volumes(volumes: list[dict[str, Any]] | None) -> None:
+    if volumes is None:
+        click.echo("volumes: unknown, their rows cannot be read now")
+        return
     if not volumes:
         click.echo("volumes: none")
         return
