@@ -1,6 +1,8 @@
 """`pinfold up`: a whole cluster on this machine."""
 
 import json
+import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -62,6 +64,7 @@ def _as_line(ready: "Ready") -> str:
 def _as_text(ready: "Ready", data: str) -> str:
     host, _, port = ready.nbd.removeprefix("nbd://").rpartition(":")
     address = ready.s3.removeprefix("http://")
+    program, data = _program(), shlex.quote(data)
     return f"""
 Pinfold serves.
 
@@ -77,9 +80,14 @@ Five commands to try, in another terminal:
 
   aws --endpoint-url {ready.s3} s3 mb s3://first
   s3cmd --host {address} --host-bucket {address} --no-ssl put README.md s3://first/
-  pinfold volume create disk1 1GiB --data {data}
+  {program} volume create disk1 1GiB --data {data}
   qemu-img info nbd://{host}:{port}/disk1
-  pinfold status --data {data}
+  {program} status --data {data}
 
 Ctrl-C stops everything; the data stays.
 """
+
+
+def _program() -> str:
+    """This command as it can be typed again: by name where the shell finds it, else by path."""
+    return "pinfold" if shutil.which("pinfold") else shlex.quote(sys.argv[0])
