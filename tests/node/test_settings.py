@@ -1,5 +1,7 @@
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from pinfold.model.errors import Invalid, NotFound
@@ -58,3 +60,28 @@ def test_a_mistake_is_named_with_its_file(tmp_path: Path, content: str, message:
 def test_a_node_never_set_up_has_no_settings(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="never set up"):
         read_settings(Layout.at(tmp_path), N1)
+
+
+def rows_of(table: str, settings: Any) -> list[tuple[str, str]]:
+    """(table, setting) of everything that can be set."""
+    rows = []
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, msgspec.Struct):
+            rows += rows_of(f"{table}.{name}" if table else name, value)
+        else:
+            rows.append((table, name))
+    return rows
+
+
+def test_every_setting_is_documented_and_nothing_else() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    _, _, reference = text.partition("## Settings reference\n")
+    documented = []
+    table = ""
+    for line in reference.splitlines():
+        if line.startswith("### `["):
+            table = line[6:-2]
+        elif line.startswith("| `"):
+            documented.append((table, line[3:].partition("`")[0]))
+    assert documented == rows_of("", NodeSettings())

@@ -139,3 +139,69 @@ def test_a_chunk_that_cannot_be_read_is_an_error_not_a_gap() -> None:
         assert store.reading.memory_taken == 0
 
     asyncio.run(run())
+
+
+class Stalling(Bytes):
+    """A client that sends some pieces and then nothing until it is told to go on."""
+
+    def __init__(self, content: bytes, first: int) -> None:
+        super().__init__(content, 500)
+        self._before = first
+        self.go_on = asyncio.Event()
+
+    async def read(self) -> bytes:
+        if self._before:
+            self._before -= 1
+        else:
+            await self.go_on.wait()
+        return await super().read()
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+@pytest.mark.parametrize("size", [4096, 20_000])
+def test_uploads_that_stall_do_not_keep_others_out(first: int, size: int) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        contents = [bytes([number]) * 7 + content_of(size - 7) for number in range(5)]
+        stalling = [Stalling(content, first) for content in contents]
+        stage = store.staging.stage
+        async with asyncio.TaskGroup() as group:
+            slow = [
+                group.create_task(stage(source, size, interruptible=True)) for source in stalling
+            ]
+            await asyncio.sleep(0)
+            quick = await stage(Bytes(contents[0]), size)
+            assert not any(task.done() for task in slow)
+            for source in stalling:
+                source.go_on.set()
+        for task, content in zip(slow, contents, strict=True):
+            staged = task.result()
+            assert staged.sums["md5"] == hashlib.md5(content).digest()
+            assert sum(blob.length for blob in staged.blobs) == size
+            stored = [bytes(store.blobs.payloads[blob.id]) for blob in staged.blobs]
+            assert b"".join(stored) == content
+        assert [blob.length for blob in quick.blobs] == segment_lengths(size, 4096)
+        assert store.staging.memory_taken == 0
+
+    asyncio.run(run())
+
+
+def test_a_stalled_upload_that_is_cancelled_gives_everything_back() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        content = content_of(20_000)
+        async with asyncio.TaskGroup() as group:
+            stalled = [
+                group.create_task(
+                    store.staging.stage(Stalling(content, 3), 20_000, interruptible=True)
+                )
+                for _ in range(4)
+            ]
+            await store.staging.stage(Bytes(content), 20_000)
+            for task in stalled:
+                task.cancel()
+        assert all(task.cancelled() for task in stalled)
+        assert store.staging.memory_taken == 0
+        assert len(store.blobs.payloads) == len(segment_lengths(20_000, 4096))
+
+    asyncio.run(run())

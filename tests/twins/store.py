@@ -19,6 +19,7 @@ SMALL = ObjectSettings(
     read_chunk_bytes=1024,
     memory_waiting_max=8,
     memory_timeout_s=0.5,
+    write_patience_s=0.02,
     bucket_cache_max=2,
 )
 """Limits that bite."""

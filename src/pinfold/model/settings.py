@@ -63,6 +63,9 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Requests that may wait for memory; more are Busy."""
     memory_timeout_s: Seconds = 20.0
     """A request that got no memory by then is Busy: clients wait about a minute for an answer."""
+    write_patience_s: Seconds = 2.0
+    """An upload that has filled its memory for longer while others wait for some stores what has
+    come so far and queues again: a slow client cannot keep the others out."""
     bucket_cache_s: SecondsOrZero = 5.0
     """How long another gateway's change of a bucket's owner or ACL may go unseen. What a bucket
     holds and whether it exists is never answered from the cache alone."""

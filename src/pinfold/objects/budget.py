@@ -27,6 +27,16 @@ class ByteBudget:
         """Bytes out now."""
         return self._limit - self._free
 
+    @property
+    def free(self) -> int:
+        """Bytes that may be taken now, if nobody waits."""
+        return self._free
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
+
     async def take(self, count: int, *, timeout_s: float) -> None:
         """Wait for `count` bytes and take them.
 

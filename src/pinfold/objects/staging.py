@@ -1,7 +1,8 @@
 """Bytes on their way in: cut into segments, hashed, stored as blobs that no row names yet.
 
 Bytes are held only while there is room in the budget of the whole process, and at most two
-segments of a request at once: one being filled while the one before is being stored.
+segments of a request at once: one being filled while the one before is being stored. A segment that
+a client fills slowly while others wait is cut short, so that memory is held for bytes that come.
 """
 
 import asyncio
@@ -20,6 +21,13 @@ from pinfold.objects.digests import MD5, Digests, Hashing
 
 HASH_BATCH_BYTES: Final = 1 * MIB
 """Hashed at a time: about 2 ms of MD5, so that two hops between threads are lost in it."""
+
+
+SHORT_BYTES_MIN: Final = 64 << 10
+"""Memory asked for after a segment was cut short: `requests_in_flight_max` of these fit."""
+
+SHORT_BLOBS_MAX: Final = 1000
+"""Blobs of a body that may be cut short; a row has room for thousands."""
 
 
 class ByteSource(Protocol):
@@ -53,27 +61,43 @@ class Staging:
         self._budget = ByteBudget(
             settings.write_memory_bytes, waiting_max=settings.memory_waiting_max
         )
+        self._filling: dict[_Cutter, float] = {}
+        """Interruptible fills under way, by the time when they began, oldest first."""
+        self._hurrying: asyncio.TimerHandle | None = None
 
     @property
     def memory_taken(self) -> int:
         """Bytes of bodies held now."""
         return self._budget.taken
 
-    async def stage(self, source: ByteSource, size: int, algorithms: Sequence[str] = ()) -> Staged:
+    async def stage(
+        self,
+        source: ByteSource,
+        size: int,
+        algorithms: Sequence[str] = (),
+        *,
+        interruptible: bool = False,
+    ) -> Staged:
         """Store exactly `size` bytes, with their MD5 and the checksums named.
 
-        Busy, Full or Unavailable when they cannot be stored; whatever was is given back then.
+        `interruptible` says that a read of `source` may be cancelled and loses nothing: so slow
+        clients do not keep the memory that others wait for. Busy, Full or Unavailable when the
+        bytes cannot be stored; whatever was is given back then.
         """
         digests = self._hashing.digests((MD5, *algorithms))
-        cutter = _Cutter(source, digests)
+        cutter = _Cutter(source, digests, interruptible=interruptible)
         if size <= INLINE_BYTES:
-            inline = b"".join(await cutter.cut(size))
+            payload, _ = await cutter.cut(size)
+            inline = b"".join(payload)
             return Staged(size=size, sums=digests.results(), inline=inline)
-        if size <= self._settings.segment_bytes:
-            await self._take(size)
-            blobs: tuple[BlobRef, ...] = (await self._fill_and_put(cutter, size),)
-        else:
+        if size > self._settings.segment_bytes:
             blobs = await self._stage_segments(cutter, size)
+            return Staged(size=size, sums=digests.results(), blobs=blobs)
+        payload, length = await self._fill(cutter, size)
+        if length < size:
+            blobs = await self._stage_segments(cutter, size, begun=(payload, length))
+        else:
+            blobs = (await self._put(payload, length),)
         return Staged(size=size, sums=digests.results(), blobs=blobs)
 
     async def store(self, payload: bytes) -> BlobRef:
@@ -85,22 +109,29 @@ class Staging:
         if staged.blobs:
             await self._blobs.discard(staged.blobs)
 
-    async def _take(self, count: int) -> None:
-        await self._budget.take(count, timeout_s=self._settings.memory_timeout_s)
-
-    async def _fill_and_put(self, cutter: "_Cutter", length: int) -> BlobRef:
+    async def _put(self, payload: "list[Buffer]", length: int) -> BlobRef:
         try:
-            return await self._blobs.put(await cutter.cut(length))
+            return await self._blobs.put(payload)
         finally:
             self._budget.give(length)
 
-    async def _stage_segments(self, cutter: "_Cutter", size: int) -> tuple[BlobRef, ...]:
+    async def _stage_segments(
+        self, cutter: "_Cutter", size: int, *, begun: "tuple[list[Buffer], int] | None" = None
+    ) -> tuple[BlobRef, ...]:
+        """Segment by segment; `begun` is a first one that was cut short."""
         refs: list[BlobRef] = []
+        segment_bytes = self._settings.segment_bytes
+        left, wish = size, segment_bytes
         scope = TaskScope(_seen_by_whoever_awaits)
         previous: asyncio.Task[BlobRef] | None = None
         try:
-            for length in segment_lengths(size, self._settings.segment_bytes):
-                payload = await self._fill(cutter, length)
+            while left:
+                payload, length = begun or await self._fill(cutter, min(wish, left))
+                begun = None
+                left -= length
+                short = left and length < wish
+                wish = min(segment_bytes, max(SHORT_BYTES_MIN, 2 * length) if short else 2 * wish)
+                cutter.interruptible &= len(refs) < SHORT_BLOBS_MAX
                 if previous is not None:
                     refs.append(await self._stored(previous, filled=length))
                 previous = scope.start(self._blobs.put(payload))
@@ -127,31 +158,84 @@ class Staging:
     def _give_when_done(self, length: int, put: asyncio.Task[BlobRef]) -> None:
         self._budget.give(length)
 
-    async def _fill(self, cutter: "_Cutter", length: int) -> list[Buffer]:
-        await self._take(length)
+    async def _fill(self, cutter: "_Cutter", length: int) -> "tuple[list[Buffer], int]":
+        """The next `length` bytes, or fewer but some, and how many; their memory is taken."""
+        while True:
+            await self._take(length)
+            try:
+                payload, filled = await self._cut(cutter, length)
+            except BaseException:
+                self._budget.give(length)
+                raise
+            self._budget.give(length - filled)
+            if filled:
+                return payload, filled
+            await cutter.wait()
+
+    async def _cut(self, cutter: "_Cutter", length: int) -> "tuple[list[Buffer], int]":
+        if not cutter.interruptible:
+            return await cutter.cut(length)
+        self._filling[cutter] = asyncio.get_running_loop().time()
         try:
             return await cutter.cut(length)
-        except BaseException:
-            self._budget.give(length)
-            raise
+        finally:
+            del self._filling[cutter]
+
+    async def _take(self, count: int) -> None:
+        if self._hurrying is None and (count > self._budget.free or self._budget.wanted):
+            self._hurry_later()
+        await self._budget.take(count, timeout_s=self._settings.memory_timeout_s)
+
+    def _hurry_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._hurrying = loop.call_later(self._settings.write_patience_s / 2, self._hurry)
+
+    def _hurry(self) -> None:
+        """While somebody waits for memory, cut short what has been filling for too long."""
+        self._hurrying = None
+        if not self._budget.wanted:
+            return
+        began_by = asyncio.get_running_loop().time() - self._settings.write_patience_s
+        for cutter, began in self._filling.items():
+            if began <= began_by:
+                cutter.interrupt()
+        self._hurry_later()
 
 
 class _Cutter:
     """Cuts a source's pieces into lengths, hashing what goes by; copies nothing."""
 
-    def __init__(self, source: ByteSource, digests: Digests) -> None:
+    def __init__(
+        self, source: ByteSource, digests: Digests, *, interruptible: bool = False
+    ) -> None:
         self._source = source
         self._digests = digests
         self._rest: Buffer = b""
+        self.interruptible = interruptible
+        self._reading: asyncio.Task[object] | None = None
+        """Who waits in a read that may be interrupted."""
+        self._interrupted = False
 
-    async def cut(self, length: int) -> list[Buffer]:
-        """The next `length` bytes."""
+    def interrupt(self) -> None:
+        """Let the `cut` under way end with what it has, if it waits for more."""
+        if self._reading is not None and not self._interrupted:
+            self._interrupted = True
+            self._reading.cancel()
+
+    async def wait(self) -> None:
+        """Until there is something to cut."""
+        self._rest = self._rest or await self._source.read()
+
+    async def cut(self, length: int) -> "tuple[list[Buffer], int]":
+        """The next `length` bytes, or fewer when interrupted; and how many."""
         payload: list[Buffer] = []
         hashed = 0  # buffers of the payload
         unhashed = 0  # bytes behind them
         missing = length
         while missing:
-            piece = self._rest or await self._source.read()
+            piece = self._rest or await self._read()
+            if piece is None:
+                break
             assert len(piece), "a source raises when it ends early"
             self._rest = b""
             if len(piece) > missing:
@@ -165,7 +249,23 @@ class _Cutter:
                 hashed, unhashed = len(payload), 0
         if unhashed:
             await self._digests.update(payload[hashed:], unhashed)
-        return payload
+        return payload, length - missing
+
+    async def _read(self) -> Buffer | None:
+        """The source's next piece, or None when interrupted."""
+        if not self.interruptible:
+            return await self._source.read()
+        task = self._reading = asyncio.current_task()
+        try:
+            return await self._source.read()
+        except asyncio.CancelledError:
+            # Ours, unless somebody cancels the task besides.
+            if not self._interrupted or task is None or task.uncancel():
+                raise
+            self._interrupted = False
+            return None
+        finally:
+            self._reading = None
 
 
 def segment_lengths(size: int, segment_bytes: int) -> list[int]:

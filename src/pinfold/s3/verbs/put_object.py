@@ -56,7 +56,7 @@ async def stage(
     algorithm = algorithm or payload.declared.algorithm or digests.DEFAULT_ALGORITHM
     staging = call.store.staging
     wanted = dict.fromkeys((algorithm, *payload.declared.algorithms))
-    staged = await staging.stage(payload, payload.size, tuple(wanted))
+    staged = await staging.stage(payload, payload.size, tuple(wanted), interruptible=True)
     try:
         await payload.finish()
         payload.demand_declared(staged.sums)
