@@ -6,7 +6,7 @@ import pytest
 
 from pinfold.cluster.embedded_map import EmbeddedMap
 from pinfold.env.real import real_env
-from pinfold.model.errors import Conflict, Corrupt
+from pinfold.model.errors import Conflict, Corrupt, NotFound
 from pinfold.model.ids import NodeName
 from pinfold.node.access import read_access
 from pinfold.node.creation import ensure_cluster, hold_data
@@ -91,6 +91,13 @@ def test_a_finished_cluster_without_its_keys_is_not_made_anew(layout: Layout) ->
     create(layout)
     layout.endpoints.write_text("{")
     with pytest.raises(Corrupt, match=r"cluster\.json"):
+        create(layout)
+
+
+def test_a_cluster_that_lost_its_keys_is_not_called_absent(layout: Layout) -> None:
+    create(layout)
+    layout.endpoints.unlink()
+    with pytest.raises(NotFound, match="restore it"):
         create(layout)
 
 

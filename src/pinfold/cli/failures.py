@@ -15,12 +15,12 @@ NEXT_STEP: Final = {
     "not-found": "check the name; the `list` command of the same group shows what there is",
     "conflict": "nothing was changed",
     "busy": "try again in a moment",
-    "unavailable": "`pinfold status` shows what is down",
+    "unavailable": "`pinfold status` shows what is down, DATA/logs say why",
     "deadline": "`pinfold status` shows what is down; whether it happened, `list` tells",
     "full": "free space or add devices; `pinfold status` shows which device is full",
     "unreachable": "start the cluster with `pinfold up`, or name it with --data or --admin",
     "unauthorized": "set PINFOLD_TOKEN to the token in the cluster's cluster.json",
-    "corrupt": 'see docs/operating.md, "A checksum failed"',
+    "corrupt": 'see docs/operating.md, "A file or checksum is damaged"',
     "system": "look at the path, its owner and mode, and the room on its disk",
 }
 """What to try, by error code, when the message alone does not say it."""

@@ -49,12 +49,20 @@ def new_access(rng: random.Random, cluster_id: bytes) -> Access:
 def read_access(disk: Disk, layout: Layout) -> Access:
     """NotFound when there is no cluster in the directory, Corrupt when the file was damaged."""
     path = str(layout.endpoints)
-    if not disk.exists(path):
-        raise NotFound(f"{layout.root} holds no cluster: start one with `pinfold up --data …`")
     try:
-        return msgspec.json.decode(disk.read_file(path), type=Access)
+        content = disk.read_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(_absence(disk, layout)) from None
+    try:
+        return msgspec.json.decode(content, type=Access)
     except msgspec.MsgspecError as error:
-        raise Corrupt(f"{path}: {error}") from error
+        raise Corrupt(f"{path}: {error}; restore it from a copy") from error
+
+
+def _absence(disk: Disk, layout: Layout) -> str:
+    if disk.exists(str(layout.marker)):
+        return f"{layout.endpoints} is gone, and with it the keys: restore it from a copy"
+    return f"{layout.root} holds no cluster: start one with `pinfold up --data …`"
 
 
 def write_access(disk: Disk, layout: Layout, access: Access) -> None:
