@@ -90,14 +90,7 @@ def stage(
 ) -> None:
     async def run() -> None:
         desk = Desk(settings or NbdSettings())
-        connection = Connection(desk)
-        wire = Wire()
-        connection.connection_made(wire)
-        name = struct.pack(">I", 1) + b"v" + struct.pack(">H", 0)
-        feed(connection, wire, nbd.CLIENT_FLAGS.pack(3))
-        feed(connection, wire, nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.OPT_GO, len(name)) + name)
-        wire.sent.clear()
-        wire.writes = 0
+        connection, wire = enter(desk)
         story(desk, connection, wire)
         connection.connection_lost(None)
 
@@ -114,6 +107,18 @@ def feed(connection: Connection, wire: Wire, data: bytes) -> bytes:
         data = data[taken:]
         connection.buffer_updated(taken)
     return data
+
+
+def enter(desk: Desk) -> tuple[Connection, Wire]:
+    """One more client, in the transmission phase."""
+    connection, wire = Connection(desk), Wire()
+    connection.connection_made(wire)
+    name = struct.pack(">I", 1) + b"v" + struct.pack(">H", 0)
+    feed(connection, wire, nbd.CLIENT_FLAGS.pack(3))
+    feed(connection, wire, nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.OPT_GO, len(name)) + name)
+    wire.sent.clear()
+    wire.writes = 0
+    return connection, wire
 
 
 def read(length: int, cookie: int = 1) -> bytes:

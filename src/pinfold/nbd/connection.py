@@ -3,6 +3,10 @@
 No task and no future per request: what one read from the socket brings goes to the volume as one
 list, and what the volume answers in one loop tick leaves in one write. While the client's
 unanswered requests exceed the limits, or it does not take its replies, it is not read.
+
+Memory is taken from the window shared by all before it is allocated: for a large write when its
+header has come, for the rest with the request. A client that keeps it without getting on, while
+others wait for it, is dropped.
 """
 
 import asyncio
@@ -42,6 +46,9 @@ ROOM_LEAST_BYTES: Final = 8 << 10
 JOIN_BYTES: Final = 256 << 10
 """Replies up to this leave as one joined buffer: cheaper than a vector of small ones."""
 
+PROGRESS_PART: Final = 8
+"""Within `stall_patience_s` this part of a half-received write must come: 3 Mbit/s at the defaults
+for the largest, and nobody is kept waiting for longer than so many times the patience."""
 
 _ENDING: Final = (Fenced, Unavailable)
 """What requests fail with when the session under them ends."""
@@ -86,7 +93,9 @@ class Desk(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """One client.
 
-    Invariant: `_held` is the payload and cost of exactly the requests submitted and unanswered.
+    Invariants: `_held` is what is taken from the window: payload and cost of the requests submitted
+    and unanswered, and `_reserved`. While something is reserved the client is read: the rest of its
+    write needs nothing that others could hold.
     """
 
     def __init__(self, desk: Desk, *, refused: bool = False) -> None:
@@ -103,6 +112,10 @@ class Connection(asyncio.BufferedProtocol):
         self._pinned = False
         """Payloads in flight are slices of the buffer."""
         self._held = 0
+        self._reserved = 0
+        """Bytes of the buffer of a large write that has not come in full; the buffer is its own."""
+        self._mark = -1
+        """How much of it had come when it was last looked at; -1: it was not yet."""
         self._reading = True
         self._writable = True
         self._timer: asyncio.TimerHandle | None = None
@@ -125,7 +138,9 @@ class Connection(asyncio.BufferedProtocol):
         """Forget the client; what it had in flight ends by itself."""
         self._desk.counters.connections -= 1
         self._transport = None
+        self._buffer = memoryview(b"")
         self._desk.window.forget(self._go_on)
+        self._release()
         if self._timer is not None:
             self._timer.cancel()
         if self._volume is not None:
@@ -190,6 +205,7 @@ class Connection(asyncio.BufferedProtocol):
     def _transmit(self, agreed: Transmit) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._handshake = None
         facts, rest = agreed.facts, agreed.rest
         self._transmission = Transmission(
@@ -209,12 +225,15 @@ class Connection(asyncio.BufferedProtocol):
 
     # Requests
 
-    def _take_requests(self) -> None:
-        """Submit the whole requests received, as far as the limits allow."""
+    def _take_requests(self) -> bool:
+        """Submit the whole requests received, as far as the limits allow.
+
+        Returns whether the client may be read on; it is stopped otherwise.
+        """
         transmission, volume, transport = self._transmission, self._volume, self._transport
         if transmission is None or volume is None or transport is None:
-            return
-        room = self._room()
+            return False
+        room = 1 if self._reserved else self._room()
         if room > 0:
             ios: list[Io] = []
             out: list[Buffer] = []
@@ -224,25 +243,28 @@ class Connection(asyncio.BufferedProtocol):
                 )
             except ProtocolViolation:
                 transport.abort()
-                return
+                return False
             if out:
                 transport.write(b"".join(out))
             if ios:
                 self._hold(ios)
+            if self._reserved and self._start:
+                self._pinned = True  # taken or refused, the buffer goes with its payload
+                self._release()
+            if ios:
                 volume.submit(ios)
             if transmission.disconnected:
                 transport.close()
-                return
-        self._make_room()
-        if self._room() <= 0:
-            self._stop()
+                return False
+        return self._make_room()
+
+    def _share(self) -> int:
+        """Bytes of requests that this client may still have taken on."""
+        return self._desk.settings.connection_bytes - self._held if self._writable else 0
 
     def _room(self) -> int:
         """Bytes of requests that may be taken on now."""
-        settings = self._desk.settings
-        if not self._writable or self._desk.window.crowded:
-            return 0
-        return settings.connection_bytes - self._held
+        return min(self._share(), self._desk.window.room)
 
     def _hold(self, ios: list[Io]) -> None:
         size = 0
@@ -257,47 +279,85 @@ class Connection(asyncio.BufferedProtocol):
         self._held += size
         self._desk.window.take(size)
 
-    def _make_room(self) -> None:
-        """See that the buffer has room for the rest of the request it ends with."""
+    def _make_room(self) -> bool:
+        """See that the buffer has room for the rest of the request it ends with, or stop."""
+        if self._reserved:
+            return True
+        if self._room() <= 0:
+            self._stop(1)
+            return False
         start, end, needed = self._start, self._end, self._needed
         if start == end and not self._pinned:
             self._start = self._end = 0
-            return
-        large = needed >= LARGE_BYTES
-        left = len(self._buffer) - end
-        if start + needed <= len(self._buffer) and left >= ROOM_LEAST_BYTES and not large:
-            return
-        if large and len(self._buffer) == needed and start == 0:
-            return
-        if large:
-            size = needed
-        else:
-            size = (
-                RECEIVE_BYTES if len(self._buffer) <= RECEIVE_BYTES else RECEIVE_AFTER_LARGE_BYTES
-            )
-        if size < end - start + ROOM_LEAST_BYTES and not large:
-            size = end - start + RECEIVE_BYTES
+        elif needed >= LARGE_BYTES:
+            if not self._desk.window.fits(needed):
+                self._stop(needed)
+                return False
+            self._reserve(needed)
+            self._renew(needed)
+        elif start + needed > len(self._buffer) or len(self._buffer) - end < ROOM_LEAST_BYTES:
+            spent = len(self._buffer)
+            self._renew(RECEIVE_BYTES if spent <= RECEIVE_BYTES else RECEIVE_AFTER_LARGE_BYTES)
+        return True
+
+    def _renew(self, size: int) -> None:
+        """Go on in a fresh buffer, with what was not taken out of the one before."""
+        start, end = self._start, self._end
         fresh = memoryview(bytearray(size))
         fresh[: end - start] = self._buffer[start:end]
         self._buffer = fresh
         self._start, self._end = 0, end - start
         self._pinned = False
 
-    def _stop(self) -> None:
+    def _reserve(self, size: int) -> None:
+        self._reserved = size
+        self._held += size
+        self._desk.window.take(size)
+        self._mark = -1
+        self._watch()
+
+    def _release(self) -> None:
+        size, self._reserved = self._reserved, 0
+        self._held -= size
+        self._desk.window.give(size)
+
+    def _stop(self, size: int) -> None:
+        """Do not read until there is room: for `size` bytes in the window, if that is the cause."""
         if self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
-        if self._desk.window.crowded:
-            self._desk.window.stop(self._go_on)
+        if self._share() > 0:
+            self._desk.window.stop(self._go_on, size)
 
     def _go_on(self) -> None:
         """There may be room again: first for what was received already."""
-        if self._transport is None or self._room() <= 0:
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._share() <= 0:
             return
-        self._take_requests()
-        if not self._reading and self._room() > 0 and self._transport is not None:
+        if self._take_requests() and not self._reading and not transport.is_closing():
             self._reading = True
-            self._transport.resume_reading()
+            transport.resume_reading()
+
+    # Patience
+
+    def _watch(self) -> None:
+        """Look after a while whether the client gets on; one timer, not one per request."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(
+                self._desk.settings.stall_patience_s, self._look
+            )
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._reserved:
+            return
+        come, before = self._end, self._mark
+        stalled = before >= 0 and (come - before) * PROGRESS_PART < self._reserved
+        if stalled and self._desk.window.wanted:
+            self.abort()
+            return
+        self._mark = come
+        self._watch()
 
     # Replies
 

@@ -84,8 +84,9 @@ class Transmission:
     ) -> tuple[int, int]:
         """Append the whole requests in data[start:end] to `ios` and early replies to `out`.
 
-        Stops when the payload of what it appended passes `room` bytes. Returns the position
-        reached and the bytes that the request there needs in all. Raises ProtocolViolation.
+        Stops when the payload and cost of what it appended to `ios` reach `room` bytes. Returns
+        the position reached and the bytes that the request there needs in all. Raises
+        ProtocolViolation.
         """
         unpack = nbd.REQUEST.unpack_from
         size_max, owner = self._size, self._owner
@@ -103,16 +104,15 @@ class Transmission:
             plain = not flags and 0 < length <= NBD_REQUEST_BYTES and offset + length <= size_max
             if plain and command == nbd.CMD_READ:
                 ios.append(Io(READ, offset, length, owner, cookie))
-                room -= length
+                room -= length + REQUEST_COST
             else:
                 io = self._judge(flags, command, cookie, offset, length, out)
                 if io is not None:
                     if command == nbd.CMD_WRITE:
                         io.payload = data[start + HEADER_BYTES : start + size]
                     ios.append(io)
-                    room -= length if io.kind in _CARRYING else 0
+                    room -= REQUEST_COST + (length if io.kind in _CARRYING else 0)
             start += size
-            room -= REQUEST_COST
         return start, HEADER_BYTES
 
     def _judge(
