@@ -279,5 +279,6 @@ def _check_name(name: str) -> None:
 def _check_size(size: int) -> None:
     if not 0 < size <= VOLUME_BYTES_MAX or size % SIZE_UNIT:
         raise Invalid(
-            f"a volume has 1 to {VOLUME_BYTES_MAX} bytes, in multiples of {SIZE_UNIT}, not {size}"
+            f"a volume has {SIZE_UNIT} to {VOLUME_BYTES_MAX} bytes, in multiples of {SIZE_UNIT},"
+            f" not {size}"
         )
