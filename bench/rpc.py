@@ -183,10 +183,8 @@ async def measure(root: str, seconds: float) -> None:
     await peers.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    arguments = parser.parse_args()
+def report(seconds: float = 2.0) -> None:
+    """Print the table."""
     with tempfile.TemporaryDirectory() as root:
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
@@ -196,10 +194,16 @@ def main() -> None:
         ours.recv()
         keep_freed_memory()
         try:
-            uvloop.run(measure(root, arguments.seconds))
+            uvloop.run(measure(root, seconds))
         finally:
             process.kill()
             process.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    report(parser.parse_args().seconds)
 
 
 if __name__ == "__main__":
