@@ -13,6 +13,7 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -75,7 +76,8 @@ class Journal:
         self._queued_bytes = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
-        self._preparing: asyncio.Future[Segment] | None = None
+        self._preparing: asyncio.Future[None] | None = None
+        """Done when `_prepared` has dealt with the segment being made, never before."""
         self._no_room = False
         self._closing = False
         self.appended = found.next_sequence - 1
@@ -261,18 +263,26 @@ class Journal:
         if not self._spares and not self._closing:
             self._prepare()
 
-    def _prepare(self) -> asyncio.Future[Segment]:
+    def _prepare(self) -> asyncio.Future[None]:
+        """Have one segment made; done, or failed with its OSError, once `_prepared` has seen it.
+
+        It is not the lane's own future: that one is done an iteration of the loop before
+        `_prepared` sees it, and whoever asked in between would await what is done, which does not
+        let the loop go on, and ask again, for ever.
+        """
         if self._preparing is None:
             slot, self._next_slot = self._next_slot, self._next_slot + 1
-            self._preparing = self._fill_lane(
+            preparing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._preparing = preparing
+            self._fill_lane(
                 create_segment, self._disk, self._directory, slot, self._settings.segment_bytes
-            )
-            self._preparing.add_done_callback(self._prepared)
+            ).add_done_callback(partial(self._prepared, preparing))
         return self._preparing
 
-    def _prepared(self, made: asyncio.Future[Segment]) -> None:
+    def _prepared(self, preparing: asyncio.Future[None], made: asyncio.Future[Segment]) -> None:
         self._preparing = None
         if made.cancelled():
+            preparing.cancel()
             return
         error = made.exception()
         self._no_room = isinstance(error, OSError) and error.errno == errno.ENOSPC
@@ -280,6 +290,14 @@ class Journal:
             self._spares.append(made.result())
         elif not self._no_room:
             self._health.stop(f"journal: {error}")
+        if preparing.done():
+            return  # whoever waited was cancelled
+        if error is None:
+            preparing.set_result(None)
+        else:
+            preparing.set_exception(error)
+            # A segment made ahead of need has nobody waiting; `admit` and the health tell.
+            preparing.exception()
 
 
 def _write_and_flush(file: File, buffers: list[Buffer], offset: int) -> None:
