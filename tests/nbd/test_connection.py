@@ -27,6 +27,13 @@ class Wire(asyncio.Transport):
         self.reading = True
         self.closed = False
         self.aborted = False
+        self.unsent = 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data

@@ -198,3 +198,90 @@ def test_a_write_that_stalls_while_others_wait_is_dropped() -> None:
 def test_a_slow_write_is_kept_and_so_is_one_nobody_waits_for() -> None:
     assert not patience(MIB // 5, wanted=True)
     assert not patience(0, wanted=False)
+
+
+def deaf(client: tuple[Connection, Wire]) -> None:
+    """From now on the client takes nothing."""
+    connection, wire = client
+    sent = wire.write
+
+    def queue(data: bytes | bytearray | memoryview) -> None:
+        sent(data)
+        if not wire.unsent:
+            connection.pause_writing()
+        wire.unsent += len(data)
+
+    wire.write = queue  # type: ignore[method-assign]
+
+
+def takes(client: tuple[Connection, Wire], count: int) -> None:
+    """The client takes so many bytes of what waits for it."""
+    connection, wire = client
+    assert count <= wire.unsent
+    wire.unsent -= count
+    if not wire.unsent:
+        connection.resume_writing()
+
+
+def test_replies_that_nobody_takes_count_until_they_are_taken() -> None:
+    def story(desk: Desk, clients: list[tuple[Connection, Wire]]) -> None:
+        for client in clients:
+            deaf(client)
+            feed(*client, read(MIB) * 3)
+        while desk.batches:
+            answer(desk.batches.pop())
+        assert sum(wire.unsent for _, wire in clients) <= 8 * MIB + MIB
+        assert desk.window.used == sum(wire.unsent for _, wire in clients)
+        assert desk.window.wanted
+        for client in clients * 3:
+            takes(client, client[1].unsent // 2)
+            takes(client, client[1].unsent)
+            while desk.batches:
+                answer(desk.batches.pop())
+        assert [len(wire.sent) for _, wire in clients] == [3 * (16 + MIB)] * 12
+        assert desk.window.used == 0
+
+    crowd(12, story, total_bytes=8 * MIB)
+
+
+def test_replies_that_went_out_at_once_are_not_counted() -> None:
+    def story(desk: Desk, clients: list[tuple[Connection, Wire]]) -> None:
+        feed(*clients[0], read(MIB))
+        answer(desk.batches.pop())
+        assert desk.window.used == 0
+
+    crowd(1, story, total_bytes=8 * MIB)
+
+
+def dropped_taking(pace: int, *, wanted: bool) -> bool:
+    """Whether a client is dropped that takes `pace` bytes of 2 MiB of replies in each period."""
+
+    async def run() -> bool:
+        desk = Desk(NbdSettings(total_bytes=2 * MIB, stall_patience_s=PATIENCE_S))
+        first, second = enter(desk), enter(desk)
+        deaf(first)
+        feed(*first, read(MIB) * 2)
+        answer(desk.batches.pop())
+        if wanted:
+            feed(*second, read(512))
+            assert not desk.batches
+        for _ in range(4):
+            takes(first, pace)
+            await asyncio.sleep(PATIENCE_S)
+        dropped = first[1].aborted
+        first[0].connection_lost(None)
+        assert len(desk.waiting()) == wanted
+        second[0].connection_lost(None)
+        return dropped
+
+    return run_virtual(run)
+
+
+def test_a_client_that_takes_no_replies_while_others_wait_is_dropped() -> None:
+    assert dropped_taking(0, wanted=True)
+    assert dropped_taking(1000, wanted=True)
+
+
+def test_a_client_that_takes_its_replies_slowly_is_kept_and_so_is_one_nobody_waits_for() -> None:
+    assert not dropped_taking(MIB // 3, wanted=True)
+    assert not dropped_taking(0, wanted=False)

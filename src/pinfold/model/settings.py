@@ -162,11 +162,12 @@ class NbdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     connection_bytes: Bytes = 64 << 20
     """Payload of one connection's unanswered requests: two of the largest the protocol allows."""
     total_bytes: Bytes = 512 << 20
-    """Payload of all connections' requests, from before a large write is received to its answer.
-    Besides it each connection has a receive buffer of 256 KiB."""
+    """Payload of all connections' requests, from before a large write is received until the client
+    has taken the reply. Besides it each connection has a receive buffer of 256 KiB."""
     stall_patience_s: Seconds = 10.0
-    """A client of which less than an eighth of a large write has come in this time, while others
-    wait for its memory, is dropped: far above a lost packet's delay, below a guest's 30 s."""
+    """A client that sends less than an eighth of a large write in this time, or takes less than an
+    eighth of its replies, while others wait for the memory, is dropped: far above a lost packet's
+    delay, below a guest's 30 s."""
     handshake_s: Seconds = 30.0
     """Time a client has to finish the handshake."""
 

@@ -5,8 +5,8 @@ list, and what the volume answers in one loop tick leaves in one write. While th
 unanswered requests exceed the limits, or it does not take its replies, it is not read.
 
 Memory is taken from the window shared by all before it is allocated: for a large write when its
-header has come, for the rest with the request. A client that keeps it without getting on, while
-others wait for it, is dropped.
+header has come, for the rest with the request. It is given back when the reply has left for the
+client. A client that keeps it without getting on, while others wait for it, is dropped.
 """
 
 import asyncio
@@ -47,8 +47,8 @@ JOIN_BYTES: Final = 256 << 10
 """Replies up to this leave as one joined buffer: cheaper than a vector of small ones."""
 
 PROGRESS_PART: Final = 8
-"""Within `stall_patience_s` this part of a half-received write must come: 3 Mbit/s at the defaults
-for the largest, and nobody is kept waiting for longer than so many times the patience."""
+"""Within `stall_patience_s` this part of a half-received write must come, and of what waits to be
+sent must be taken: 3 Mbit/s at the defaults for the largest request."""
 
 _ENDING: Final = (Fenced, Unavailable)
 """What requests fail with when the session under them ends."""
@@ -94,8 +94,9 @@ class Connection(asyncio.BufferedProtocol):
     """One client.
 
     Invariants: `_held` is what is taken from the window: payload and cost of the requests submitted
-    and unanswered, and `_reserved`. While something is reserved the client is read: the rest of its
-    write needs nothing that others could hold.
+    and unanswered, `_reserved` and `_unsent`. While something is reserved the client is read: the
+    rest of its write needs nothing that others could hold. Who has something reserved or unsent
+    does not wait for the window, so that whoever waits is another.
     """
 
     def __init__(self, desk: Desk, *, refused: bool = False) -> None:
@@ -114,8 +115,11 @@ class Connection(asyncio.BufferedProtocol):
         self._held = 0
         self._reserved = 0
         """Bytes of the buffer of a large write that has not come in full; the buffer is its own."""
-        self._mark = -1
-        """How much of it had come when it was last looked at; -1: it was not yet."""
+        self._unsent = 0
+        """Bytes of replies written since the transport last had none to send."""
+        self._come: int | None = None
+        self._taken: int | None = None
+        """How much of the large write had come, and of the replies was taken, at the last look."""
         self._reading = True
         self._writable = True
         self._timer: asyncio.TimerHandle | None = None
@@ -125,6 +129,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)  # tell of every reply that has to wait
         self._desk.counters.connections += 1
         if self._refused:
             self._transport.abort()
@@ -141,6 +146,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = memoryview(b"")
         self._desk.window.forget(self._go_on)
         self._release()
+        self._sent()
         if self._timer is not None:
             self._timer.cancel()
         if self._volume is not None:
@@ -150,10 +156,12 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not take its replies: read nothing more of it."""
         self._writable = False
+        self._desk.window.forget(self._go_on)  # it waits for its client now, not for the others
 
     def resume_writing(self) -> None:
         """It does again."""
         self._writable = True
+        self._sent()
         self._go_on()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -313,7 +321,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reserved = size
         self._held += size
         self._desk.window.take(size)
-        self._mark = -1
+        self._come = None
         self._watch()
 
     def _release(self) -> None:
@@ -349,15 +357,25 @@ class Connection(asyncio.BufferedProtocol):
 
     def _look(self) -> None:
         self._timer = None
-        if not self._reserved:
+        transport = self._transport
+        if transport is None or not (self._reserved or self._unsent):
             return
-        come, before = self._end, self._mark
-        stalled = before >= 0 and (come - before) * PROGRESS_PART < self._reserved
-        if stalled and self._desk.window.wanted:
-            self.abort()
-            return
-        self._mark = come
-        self._watch()
+        if self._stalled(transport) and self._desk.window.wanted:
+            transport.abort()
+        else:
+            self._watch()
+
+    def _stalled(self, transport: asyncio.Transport) -> bool:
+        """Whether too little has moved since the last look, which is over with this one."""
+        stalled = False
+        come_before, self._come = self._come, self._end
+        if self._reserved and come_before is not None:
+            stalled = (self._end - come_before) * PROGRESS_PART < self._reserved
+        waiting = transport.get_write_buffer_size()
+        taken_before, self._taken = self._taken, self._unsent - waiting
+        if self._unsent and taken_before is not None:
+            stalled |= (self._taken - taken_before) * PROGRESS_PART < waiting
+        return stalled
 
     # Replies
 
@@ -386,10 +404,28 @@ class Connection(asyncio.BufferedProtocol):
                 transport.writelines(out)
         self._desk.counters.answered(ios, carried)
         size += carried
+        if transport is not None and not self._writable:
+            self._unsent += self._queued(out)
         self._held -= size
         self._desk.window.give(size)
         if not self._reading:
             self._go_on()
+
+    def _queued(self, out: list[Buffer]) -> int:
+        """Replies have to wait for the client: they are held on."""
+        size = sum(map(len, out))
+        self._held += size
+        self._desk.window.take(size)
+        if not self._unsent:
+            self._taken = None
+            self._watch()
+        return size
+
+    def _sent(self) -> None:
+        """The transport has nothing more to send."""
+        size, self._unsent = self._unsent, 0
+        self._held -= size
+        self._desk.window.give(size)
 
     def close(self) -> None:
         """End the connection when everything written is sent."""
