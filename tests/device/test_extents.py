@@ -215,3 +215,32 @@ def test_writes_beyond_the_limit_are_busy_and_succeed_later() -> None:
         write(device, 0, 0, RANDOM[: 16 * BLOCK])
 
     lives(life)
+
+
+def slow(node: SimNode) -> None:
+    """A disk on which every call takes 20 ms."""
+    node.disk.faults.call_s = node.disk.faults.sync_s = (0.02, 0.02)
+
+
+def test_a_close_leaves_a_backlog_to_the_next_opening() -> None:
+    """Applying these scattered blocks takes 8 s of the slow disk; the journal has them at once."""
+    places = [(number % 8, number // 8 * 2 * BLOCK) for number in range(400)]
+
+    async def nothing(device: Device) -> None:
+        await device.extents.claim(V, ONE)
+
+    async def fill(device: Device) -> None:
+        await device.extents.claim(V, ONE)
+        for number, (extent, offset) in enumerate(places):
+            write(device, extent, offset, RANDOM[number : number + BLOCK])
+        now = asyncio.get_running_loop().time
+        began = now()
+        await device.close()
+        assert now() - began < 3
+
+    async def check(device: Device) -> None:
+        await device.extents.claim(V, ONE)
+        for number, (extent, offset) in enumerate(places):
+            assert await read(device, (extent, offset, BLOCK)) == RANDOM[number : number + BLOCK]
+
+    lives(nothing, fill, check, between=slow)

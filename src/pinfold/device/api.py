@@ -311,5 +311,8 @@ class Device(Protocol):
     def status(self) -> DeviceStatus: ...  # noqa: D102
 
     async def close(self) -> None:
-        """Flush, apply what is waiting and close. A crash instead loses nothing acknowledged."""
+        """Flush, apply the little that is waiting, and close; the next opening redoes a backlog.
+
+        A crash instead loses nothing acknowledged.
+        """
         ...

@@ -73,19 +73,32 @@ class Applier:
                 await self._wait()
                 if self._health.reason:
                     return
-                await self._pass()
-                if self._closing and not self._journal.activity.is_set():
+                if self._closing:
+                    await self._finish()
                     return
+                await self._pass()
         except OSError as error:
             self._health.stop(f"applier: {error}")
         except PinfoldError as error:
             self._health.stop(str(error))
 
     def close(self) -> None:
-        """Let `run` return once everything appended is applied."""
+        """Let `run` return soon, with everything appended flushed; see `_finish`."""
         self._closing = True
         self._journal.activity.set()
         self._journal.urgent.set()
+
+    async def _finish(self) -> None:
+        """Leave the next opening little to redo, but never keep the process waiting for it.
+
+        One pass when no more waits than a pass takes on anyway. A larger backlog, on a disk that
+        cannot keep up, stays in the journal, which is all that anybody was promised; so does what
+        is left to purge.
+        """
+        if self._journal.unapplied_bytes > self._settings.apply_bytes:
+            await self._journal.flush()
+        else:
+            await self._pass()
 
     async def _wait(self) -> None:
         """Sleep while nothing happens, then let changes gather for the interval."""
