@@ -18,17 +18,19 @@ from tests.cluster.group_cluster import FixedMembership
 from tests.cluster.history import History, client_work
 
 NODES = ("n1", "n2", "n3")
+FIVE = (*NODES, "n4", "n5")
 GROUPS = [GroupId(n) for n in range(4)]
-ADDRESSES = {NodeName(name): f"tcp://{name}:1" for name in NODES}
+ADDRESSES = {NodeName(name): f"tcp://{name}:1" for name in FIVE}
 CLUSTER_ID = b"c" * 16
 
 
 class Pinfold:
-    """Three storage nodes and clients in a world."""
+    """Storage nodes and clients in a world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, nodes=NODES) -> None:
         self.world = world
-        self.membership = FixedMembership(3)
+        self.nodes = nodes
+        self.membership = FixedMembership(len(nodes))
         self.services: dict[str, GroupService] = {}
         self.boots = 0
 
@@ -132,7 +134,7 @@ async def trouble(world, pinfold, until):
     rng = world.rng
     while world.loop.now < until:
         await asyncio.sleep(rng.random() * 2)
-        name = rng.choice(NODES)
+        name = rng.choice(pinfold.nodes)
         what = rng.choice(["crash", "silent", "freeze", "isolate", "cut", "power"])
         if what in ("crash", "silent"):
             world.node(name).crash(silent=what == "silent")
@@ -143,27 +145,27 @@ async def trouble(world, pinfold, until):
             await asyncio.sleep(rng.random() * 3)
             world.node(name).thaw()
         elif what == "isolate":
-            world.net.isolate(name, [other for other in NODES if other != name])
+            world.net.isolate(name, [other for other in pinfold.nodes if other != name])
             await asyncio.sleep(rng.random() * 3)
             world.net.heal()
         elif what == "cut":
-            world.net.cut(name, rng.choice([other for other in NODES if other != name]))
+            world.net.cut(name, rng.choice([other for other in pinfold.nodes if other != name]))
             await asyncio.sleep(rng.random() * 3)
             world.net.heal()
         else:
-            for one in NODES:
+            for one in pinfold.nodes:
                 world.node(one).crash(silent=True)
-            await pinfold.start(*NODES)
+            await pinfold.start(*pinfold.nodes)
 
 
-def run_history(seed):
+def run_history(seed, nodes=NODES):
     with World(seed) as world:
-        pinfold, history = Pinfold(world), History()
+        pinfold, history = Pinfold(world, nodes), History()
         world.net.faults.reset_chance = world.rng.choice([0.0, 0.0005])
         world.net.faults.spike_chance = world.rng.choice([0.0, 0.01])
 
         async def scenario():
-            await pinfold.start(*NODES)
+            await pinfold.start(*pinfold.nodes)
             until = world.loop.now + 15
             work = []
             for number in range(3):
@@ -192,6 +194,13 @@ def run_history(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_histories_in_a_world_are_linearizable(seed):
     history, _ = run_history(seed)
+    assert history.writes > 10
+    assert history.reads > 10
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_histories_of_five_members_in_a_world_are_linearizable(seed):
+    history, _ = run_history(100 + seed, FIVE)
     assert history.writes > 10
     assert history.reads > 10
 

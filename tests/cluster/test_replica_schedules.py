@@ -25,6 +25,20 @@ def test_three_members_agree_whatever_happens(block):
     assert sum(world.answered for world in worlds) > 20
 
 
+@pytest.mark.parametrize("block", range(4))
+def test_five_members_agree_whatever_happens(block):
+    worlds = [run(50_000 + block * 1000 + n, 5, 900, 0.05 * (n % 3)) for n in range(12)]
+    assert sum(world.acknowledged for world in worlds) > 60
+    assert sum(world.answered for world in worlds) > 10
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_unusual_sizes_agree_whatever_happens(size):
+    """Groups pass through them while their members change."""
+    worlds = [run(60_000 + size * 1000 + n, size, 600, 0.05 * (n % 3)) for n in range(12)]
+    assert sum(world.acknowledged for world in worlds) > 40
+
+
 @pytest.mark.parametrize("size", [3, 5])
 def test_a_young_group_that_loses_all_its_processes_begins_again(size):
     """Any mix of new members and full ones finds a primary, once all of them are there."""
