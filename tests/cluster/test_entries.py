@@ -48,9 +48,27 @@ def test_a_body_of_another_format_is_refused(broken):
 def test_rows_carry_their_format():
     row = Row(b"body", b"tag", 7, (BlobRef(b"i" * 16, 3, (1, 2)),), 5, 6)
     assert entries.decode_row(entries.encode_row(row)) == row
-    for broken in (b"", b"\x02" + entries.encode_row(row)[1:], b"\x01\x00"):
+    for broken in (b"", b"\x02" + entries.encode_row(row)[1:], b"\x01\x00", b"\x02\x00"):
         with pytest.raises(Corrupt):
             entries.decode_row(broken)
+
+
+@given(st.binary(min_size=1), st.binary(min_size=1))
+def test_a_payload_can_be_left_out_of_its_row_and_is_then_known_to_be(body, payload):
+    value = entries.encode_row(Row(body, b"tag", 7, version=5, stamp_ms=6, payload=payload))
+    assert entries.decode_row(value) == Row(body, b"tag", 7, (), 5, 6, payload)
+    head = entries.without_payload(value)
+    assert len(value) == len(head) + len(payload)
+    assert entries.decode_row(head) == Row(body, b"tag", 7, (), 5, 6, None)
+    for cut in (head[:-1], head[:4]):
+        with pytest.raises(Corrupt):
+            entries.decode_row(cut)
+
+
+def test_rows_without_a_payload_are_stored_as_they_always_were():
+    value = bytes.fromhex("0196c404626f6479c40374616707900506")
+    assert entries.decode_row(value) == Row(b"body", b"tag", 7, (), 5, 6)
+    assert entries.encode_row(Row(b"body", b"tag", 7, (), 5, 6)) == value
 
 
 @given(st.integers(0, 1 << 60), st.lists(st.binary(min_size=16, max_size=16), max_size=5))

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sortedcontainers import SortedDict
 
-from pinfold.cluster.api import Collapse
+from pinfold.cluster.api import Collapse, Row
+from pinfold.cluster.groups.entries import decode_row, encode_row
 from pinfold.cluster.groups.scan import scan_page
 from pinfold.codec import names
 
@@ -84,6 +85,14 @@ def test_a_page_looks_at_a_bounded_number_of_rows():
     assert items == []
     assert following is not None
     assert source.looked_at <= 101
+
+
+def test_a_page_carries_payloads_only_when_asked():
+    row = Row(b"body", payload=b"p" * 4096)
+    rows = {b"k": encode_row(row)}
+    for payloads, shown in ((True, row), (False, Row(b"body", payload=None))):
+        items, _ = scan_page(lambda *_: iter(rows.items()), b"", None, 10, payloads=payloads)
+        assert [decode_row(value) for _, value in items] == [shown]
 
 
 def test_a_page_steps_over_what_it_has_rolled_up():

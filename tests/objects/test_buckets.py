@@ -95,7 +95,7 @@ def test_a_put_into_a_half_deleted_bucket_finishes_the_delete() -> None:
             await store.buckets.delete("bucket")
         restart(store)
         with pytest.raises(NoSuchBucket):
-            await store.put(bucket, "o", b"x" * 2000)
+            await store.put(bucket, "o", b"x" * 5000)
         assert not await exists(store)
         assert store.blobs.named() == set()
 
@@ -207,12 +207,12 @@ def test_usage_counts_objects_and_bytes() -> None:
         bucket = await store.bucket()
         assert (await store.buckets.usage(bucket)).rows == 0
         await store.put(bucket, "a", b"x" * 10)
-        await store.put(bucket, "a", b"x" * 2000)
+        await store.put(bucket, "a", b"x" * 5000)
         await store.put(bucket, "b", b"x" * 5)
         await store.objects.delete(bucket, b"b")
         await store.objects.delete(bucket, b"b")
         usage = await store.buckets.usage(bucket)
-        assert (usage.rows, usage.size) == (1, 2000)
+        assert (usage.rows, usage.size) == (1, 5000)
 
     asyncio.run(run())
 

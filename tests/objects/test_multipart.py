@@ -53,7 +53,9 @@ class Uploading:
         )
 
 
-@pytest.mark.parametrize("sizes", [(0,), (10,), (3000,), (200, 10), (5000, 9000, 1), (100, 0)])
+@pytest.mark.parametrize(
+    "sizes", [(0,), (10,), (3000,), (6000,), (200, 10), (5000, 9000, 1), (100, 0)]
+)
 def test_the_object_is_its_parts_in_order(sizes: tuple[int, ...]) -> None:
     async def run() -> None:
         upload = await Uploading.begin()
@@ -83,12 +85,12 @@ def test_the_object_is_its_parts_in_order(sizes: tuple[int, ...]) -> None:
 def test_parts_that_are_not_named_and_parts_replaced_are_freed() -> None:
     async def run() -> None:
         upload = await Uploading.begin()
-        await upload.part(1, b"a" * 2000)
-        wanted = await upload.part(1, b"b" * 2000)
-        await upload.part(2, b"c" * 2000)
+        await upload.part(1, b"a" * 5000)
+        wanted = await upload.part(1, b"b" * 5000)
+        await upload.part(2, b"c" * 5000)
         await upload.complete(wanted)
         assert upload.store.blobs.named() == {blob.id for blob in wanted.blobs}
-        assert await upload.store.read(upload.bucket, "o") == b"b" * 2000
+        assert await upload.store.read(upload.bucket, "o") == b"b" * 5000
 
     asyncio.run(run())
 
@@ -96,7 +98,7 @@ def test_parts_that_are_not_named_and_parts_replaced_are_freed() -> None:
 def test_repeating_a_complete_answers_the_same_until_the_object_is_another() -> None:
     async def run() -> None:
         upload = await Uploading.begin()
-        part = await upload.part(1, b"a" * 2000)
+        part = await upload.part(1, b"a" * 5000)
         first = await upload.complete(part)
         assert await upload.complete(part) == first
         await upload.store.put(upload.bucket, "o", b"another")
@@ -112,7 +114,7 @@ def test_a_part_replaced_while_completing_is_not_named_by_its_former_blobs() -> 
     async def run() -> None:
         upload = await Uploading.begin()
         store = upload.store
-        part = await upload.part(1, b"a" * 2000)
+        part = await upload.part(1, b"a" * 5000)
         honest, raced = store.rows.scan, False
 
         async def scan(*arguments: object, **named: object) -> object:
@@ -120,16 +122,16 @@ def test_a_part_replaced_while_completing_is_not_named_by_its_former_blobs() -> 
             page = await honest(*arguments, **named)  # type: ignore[arg-type]
             if not raced:
                 raced = True
-                await upload.part(1, b"b" * 2000)
+                await upload.part(1, b"b" * 5000)
             return page
 
         store.rows.scan = scan  # type: ignore[method-assign,assignment]
         with pytest.raises(PartMissing):
             await upload.complete(part)
         store.rows.scan = honest  # type: ignore[method-assign]
-        again = await upload.part(1, b"c" * 2000)
+        again = await upload.part(1, b"c" * 5000)
         await upload.complete(again)
-        assert await store.read(upload.bucket, "o") == b"c" * 2000
+        assert await store.read(upload.bucket, "o") == b"c" * 5000
         assert store.blobs.named() == {blob.id for blob in again.blobs}
 
     asyncio.run(run())
@@ -138,7 +140,7 @@ def test_a_part_replaced_while_completing_is_not_named_by_its_former_blobs() -> 
 def test_abort_frees_all_and_closes() -> None:
     async def run() -> None:
         upload = await Uploading.begin()
-        part = await upload.part(1, b"a" * 2000)
+        part = await upload.part(1, b"a" * 5000)
         with pytest.raises(BucketNotEmpty):
             await upload.store.buckets.delete("bucket")
         await upload.store.multipart.abort(upload.bucket, NAME, upload.id)
@@ -159,7 +161,7 @@ def test_a_part_that_comes_after_the_abort_is_refused_and_given_back() -> None:
     async def run() -> None:
         upload = await Uploading.begin()
         found = await upload.store.multipart.find(upload.bucket, NAME, upload.id)
-        staged = await upload.store.stage(b"a" * 2000, (found.algorithm,))
+        staged = await upload.store.stage(b"a" * 5000, (found.algorithm,))
         await upload.store.multipart.abort(upload.bucket, NAME, upload.id)
         with pytest.raises(NoSuchUpload):
             await upload.store.multipart.put_part(upload.bucket, found, 1, staged)

@@ -52,7 +52,7 @@ class Breaking(Bytes):
         return piece
 
 
-@pytest.mark.parametrize("size", [100, 3000, 20_000])
+@pytest.mark.parametrize("size", [100, 3000, 6000, 20_000])
 def test_a_client_that_goes_away_leaves_no_blobs_and_no_memory(size: int) -> None:
     async def run() -> None:
         store = MemoryStore()
@@ -158,7 +158,7 @@ class Stalling(Bytes):
 
 
 @pytest.mark.parametrize("first", [0, 1, 5])
-@pytest.mark.parametrize("size", [4096, 20_000])
+@pytest.mark.parametrize("size", [8192, 20_000])
 def test_uploads_that_stall_do_not_keep_others_out(first: int, size: int) -> None:
     async def run() -> None:
         store = MemoryStore()

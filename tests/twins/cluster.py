@@ -71,6 +71,22 @@ class MemoryRows:
         collapse: Collapse | None = None,
         kinds: bytes | None = None,
         reverse: bool = False,
+        payloads: bool = False,
+    ) -> Page:
+        page = self._scan(start, end, limit, collapse, kinds, reverse)
+        if payloads:
+            return page
+        items = tuple((key, row and _without_payload(row)) for key, row in page.items)
+        return Page(items, page.next_start)
+
+    def _scan(
+        self,
+        start: bytes,
+        end: bytes | None,
+        limit: int,
+        collapse: Collapse | None,
+        kinds: bytes | None,
+        reverse: bool,
     ) -> Page:
         assert limit > 0
         if reverse:
@@ -131,12 +147,15 @@ class MemoryRows:
             return Invalid("the change is too large")
         for key, row in change.puts:
             assert key[:1] != b"\x00", "reserved for the log"
+            if row.payload is None:
+                return Invalid("the row's payload was left out")
             if len(_encode(row)) > ROW_BYTES:
                 return Invalid("the row is too large")
         for index, check in enumerate(change.checks):
             if not self._holds(check):
-                row = self._rows.get(check.key)
-                return Conflict(f"check {check.kind} failed", detail=(index, row))
+                current = self._rows.get(check.key)
+                found = current and _without_payload(current)
+                return Conflict(f"check {check.kind} failed", detail=(index, found))
         return self._apply(change)
 
     def _apply(self, change: Change) -> Changed:
@@ -202,6 +221,10 @@ class MemoryRows:
             case "modified-since":
                 return row.stamp_ms > check.number
         raise AssertionError(f"unknown check {check.kind}")
+
+
+def _without_payload(row: Row) -> Row:
+    return msgspec.structs.replace(row, payload=None) if row.payload else row
 
 
 def _kind_in(key: bytes, kinds: bytes) -> bool:

@@ -88,4 +88,4 @@ class MemoryStore:
 
 def record_of(staged: Staged, owner: str = "alice") -> ObjectRecord:
     """The record of staged bytes."""
-    return ObjectRecord(staged.sums[MD5].hex(), staged.size, owner, inline=staged.inline)
+    return ObjectRecord(staged.sums[MD5].hex(), staged.size, owner)

@@ -41,6 +41,9 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     """Unique and growing within the group: set by the log."""
     stamp_ms: int = 0
     """Unix milliseconds, never decreasing within a group: set by the log."""
+    payload: bytes | None = b""
+    """Bytes that ride with the row and that scans leave out unless asked: None then. A row whose
+    payload was left out cannot be put."""
 
 
 CheckKind = Literal[
@@ -132,9 +135,11 @@ class Rows(Protocol):
         collapse: Collapse | None = None,
         kinds: bytes | None = None,
         reverse: bool = False,
+        payloads: bool = False,
     ) -> Page:
         """Up to `limit` items of start <= key < end in byte order.
 
+        Without `payloads`, rows that have one come with `payload` None.
         `kinds`: only rows whose key has one of these bytes right after the name terminator
         (00 01) count, for collapsed items too.
         """
@@ -143,7 +148,8 @@ class Rows(Protocol):
     async def change(self, place: bytes, change: Change) -> Changed:
         """Apply a change exactly once, whatever retries it takes inside.
 
-        Conflict.detail is (index of the failed check, current Row of its key or None).
+        Conflict.detail is (index of the failed check, current Row of its key or None), the row
+        without its payload.
         """
         ...
 

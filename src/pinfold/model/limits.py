@@ -16,8 +16,9 @@ BUCKET_NAME_MIN: Final = 3
 BUCKET_NAME_MAX: Final = 63
 """Characters in a bucket name: S3's rule."""
 
-INLINE_BYTES: Final = 1 * KIB
-"""Payloads up to this stay in their row: a blob would cost more than it holds."""
+INLINE_BYTES: Final = 4 * KIB
+"""Payloads up to this ride in their row: a blob would cost a second round of flushes on as many
+devices. With its head such a row takes two pages of the index, as a blob would of a pack."""
 
 JOURNAL_BLOB_BYTES: Final = 64 * KIB
 """Blobs up to this ride in the journal (one flush); larger ones stream straight into a pack."""

@@ -225,9 +225,9 @@ class Multipart:
                 return await self._completed_before(bucket, name, upload_id)
             touch, parts = await self._all_parts(bucket, upload)
             chosen = _choose(named, parts, self.part_bytes_min)
-            record, blobs = await self._assemble(upload, chosen)
+            record, row = await self._assemble(upload, chosen)
             verify(record)
-            if await self._complete(bucket, upload, touch, record, blobs, conditions):
+            if await self._complete(bucket, upload, touch, row, conditions):
                 return record
         raise Busy("parts keep changing")
 
@@ -236,15 +236,13 @@ class Multipart:
         bucket: Bucket,
         upload: Upload,
         touch: int,
-        record: ObjectRecord,
-        blobs: tuple[BlobRef, ...],
+        row: Row,
         conditions: Conditions,
     ) -> bool:
         """The change that makes the object; False when upload or parts are not as they were."""
         shard = bucket.shard
         key = keys.object_key(shard, upload.name)
         upload_key = keys.upload_key(shard, upload.name, upload.id)
-        row = Row(encode(record), tag=record.etag.encode(), size=record.size, blobs=blobs)
         of_upload = (
             Check("present", upload_key),
             Check("version", keys.touch_key(shard, upload.name, upload.id), number=touch),
@@ -304,7 +302,8 @@ class Multipart:
 
     async def _assemble(
         self, upload: Upload, chosen: Sequence[StoredPart]
-    ) -> tuple[ObjectRecord, tuple[BlobRef, ...]]:
+    ) -> tuple[ObjectRecord, Row]:
+        """The object that the parts make, and its row."""
         parts: list[Part] = []
         blobs: list[BlobRef] = []
         for part in chosen:
@@ -321,14 +320,19 @@ class Multipart:
             upload.record.owner,
             upload.record.headers,
             upload.record.metadata,
-            inline=b"" if blobs else b"".join(part.record.inline for part in chosen),
             acl=upload.record.acl,
             checksum=_checksum(upload, parts),
             parts=tuple(parts),
             upload=upload.id,
         )
         _demand_room(record, blobs)
-        return record, tuple(blobs)
+        return record, Row(
+            encode(record),
+            tag=record.etag.encode(),
+            size=record.size,
+            blobs=tuple(blobs),
+            payload=b"" if blobs else b"".join(part.record.inline for part in chosen),
+        )
 
     async def _as_blobs(self, part: StoredPart, *, alone: bool) -> tuple[BlobRef, ...]:
         """A part small enough to be inline is a blob in an object that has others."""

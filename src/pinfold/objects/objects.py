@@ -76,7 +76,13 @@ class Objects:
 
         The staged bytes are given back unless the row names them or may do so (Unavailable).
         """
-        row = Row(encode(record), tag=record.etag.encode(), size=record.size, blobs=staged.blobs)
+        row = Row(
+            encode(record),
+            tag=record.etag.encode(),
+            size=record.size,
+            blobs=staged.blobs,
+            payload=staged.inline,
+        )
 
         def change(shard: bytes) -> Change:
             key = keys.object_key(shard, name)

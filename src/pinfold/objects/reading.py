@@ -45,7 +45,7 @@ class Reading:
         """
         assert 0 <= start <= stop <= record.size
         if start == stop or not row.blobs:
-            return _inline(record, start, stop)
+            return _inline(row.payload or record.inline, record.size, start, stop)
         extracts = list(extracts_of(row.blobs, start, stop, self._settings.read_chunk_bytes))
         return self._one(extracts[0]) if len(extracts) == 1 else self._ahead(extracts)
 
@@ -105,12 +105,12 @@ def extracts_of(
             return
 
 
-async def _inline(record: ObjectRecord, start: int, stop: int) -> Chunks:
+async def _inline(content: bytes, size: int, start: int, stop: int) -> Chunks:
     if start == stop:
         return
-    if len(record.inline) != record.size:
+    if len(content) != size:
         raise Corrupt("an object with neither its bytes nor blobs")
-    yield [memoryview(record.inline)[start:stop]]
+    yield [memoryview(content)[start:stop]]
 
 
 def _succeeded(task: asyncio.Task[list[Buffer]]) -> bool:

@@ -60,7 +60,7 @@ class Part(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ObjectRecord(msgspec.Struct, array_like=True, frozen=True):
-    """An object. Its bytes are `inline`, or the row's blobs in order."""
+    """An object. Its bytes are the row's payload, or the row's blobs in order."""
 
     etag: str
     size: int
@@ -70,6 +70,7 @@ class ObjectRecord(msgspec.Struct, array_like=True, frozen=True):
     metadata: Pairs = ()
     """User metadata: names in lower case, without the protocol's prefix."""
     inline: bytes = b""
+    """The object's bytes as rows without a payload of their own kept them; still read."""
     acl: str = ""
     checksum: Checksum | None = None
     parts: tuple[Part, ...] = ()

@@ -79,10 +79,11 @@ class RowClient:
         collapse: Collapse | None = None,
         kinds: bytes | None = None,
         reverse: bool = False,
+        payloads: bool = False,
     ) -> Page:
         """See `Rows.scan`."""
         rolled = None if collapse is None else (collapse.prefix_length, collapse.delimiter)
-        arguments = (start, end, limit, rolled, kinds, reverse)
+        arguments = (start, end, limit, rolled, kinds, reverse, payloads)
         answer = await self._ask(self._group_of(place), SCAN, arguments)
         items = _items_decoder.decode(answer.payload)
         rows = ((key, None if value is None else decode_row(value)) for key, value in items)

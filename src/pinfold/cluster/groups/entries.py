@@ -19,6 +19,8 @@ Write = tuple[bytes, bytes | None]
 
 _BODY_FORMAT: Final = 1
 _ROW_FORMAT: Final = b"\x01"
+_PAYLOAD_FORMAT: Final = b"\x02"
+_PAYLOAD_HEAD_BYTES: Final = 5
 _RESULTS_FORMAT: Final = b"\x01"
 _FREE_FORMAT: Final = b"\x01"
 
@@ -101,17 +103,47 @@ def _shared_length(a: bytes, b: bytes) -> int:
 
 
 def encode_row(row: Row) -> bytes:
-    """A row as stored and as sent to readers."""
-    return _ROW_FORMAT + _encode(row)
+    """A row as stored and as sent to readers.
+
+    Format 1 is the msgpack array of the row's first six fields. Format 2 has its length (4 bytes)
+    before it and the payload, never empty, behind it: so the payload can be left out unread.
+    """
+    assert row.payload is not None, "a row without its payload is not the row"
+    head = _encode((row.body, row.tag, row.size, row.blobs, row.version, row.stamp_ms))
+    if not row.payload:
+        return _ROW_FORMAT + head
+    return b"".join((_PAYLOAD_FORMAT, len(head).to_bytes(4, "big"), head, row.payload))
 
 
 def decode_row(value: Buffer) -> Row:
-    """Read `encode_row`. Raises Corrupt."""
+    """Read `encode_row` or what `without_payload` left of it. Raises Corrupt."""
     view = memoryview(value)
-    if not view or view[0] != _ROW_FORMAT[0]:
+    form = bytes(view[:1])
+    if form == _ROW_FORMAT:
+        return _decode_head(view[1:])
+    if form != _PAYLOAD_FORMAT:
         raise Corrupt("row of unknown format")
+    end = _head_end(view)
+    row = _decode_head(view[_PAYLOAD_HEAD_BYTES:end])
+    payload = bytes(view[end:]) or None
+    return Row(row.body, row.tag, row.size, row.blobs, row.version, row.stamp_ms, payload)
+
+
+def without_payload(value: bytes) -> bytes:
+    """A row's value less its payload: what listings carry. Raises Corrupt."""
+    return value[: _head_end(value)] if value[:1] == _PAYLOAD_FORMAT else value
+
+
+def _head_end(value: bytes | memoryview) -> int:
+    end = _PAYLOAD_HEAD_BYTES + int.from_bytes(value[1:_PAYLOAD_HEAD_BYTES], "big")
+    if end > len(value):
+        raise Corrupt("row is cut short")
+    return end
+
+
+def _decode_head(head: memoryview) -> Row:
     try:
-        return _row_decoder.decode(view[1:])
+        return _row_decoder.decode(head)
     except msgspec.MsgspecError as error:
         raise Corrupt(f"row does not decode: {error}") from error
 

@@ -30,6 +30,7 @@ from pinfold.cluster.groups.entries import (
     free_writes,
     results_key,
     results_op,
+    without_payload,
 )
 from pinfold.cluster.groups.scan import RowIterator
 from pinfold.model.errors import Conflict, Invalid
@@ -220,7 +221,7 @@ class Batch:
         if index >= 0:
             check = change.checks[index]
             row = self._row(check.key)
-            detail = (index, None if row is None else encode_row(row))
+            detail = (index, None if row is None else without_payload(encode_row(row)))
             raise Conflict(f"check {index} ({check.kind}) does not hold", detail=detail)
         version = (self.op << VERSION_SHIFT) + len(self._op_ids)
         effects, values = self._effects(change, version)
@@ -288,7 +289,9 @@ class Batch:
         size = 0
         for key, row in change.puts:
             before = effects[key][0] if key in effects else self._row(key)
-            after = Row(row.body, row.tag, row.size, row.blobs, version, self.stamp_ms)
+            if row.payload is None:
+                raise Invalid("a row whose payload was left out cannot be put")
+            after = Row(row.body, row.tag, row.size, row.blobs, version, self.stamp_ms, row.payload)
             value = encode_row(after)
             if len(value) > ROW_BYTES:
                 raise Invalid(f"a row of {len(value)} bytes, the limit is {ROW_BYTES}")

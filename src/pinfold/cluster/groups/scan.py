@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from pinfold.cluster.api import Collapse
+from pinfold.cluster.groups.entries import without_payload
 from pinfold.codec import names
 from pinfold.model.limits import MIB
 
@@ -33,6 +34,7 @@ def scan_page(
     collapse: Collapse | None = None,
     kinds: bytes | None = None,
     reverse: bool = False,
+    payloads: bool = False,
     looked_at_max: int = LOOKED_AT_MAX,
 ) -> tuple[Items, bytes | None]:
     """(items, next_start) as `Rows.scan` documents them.
@@ -55,8 +57,9 @@ def scan_page(
                 items.append((rolled, None))
                 position = rolled if reverse else names.successor(rolled)
                 break
-            items.append((key, value))
-            size += len(value)
+            shown = value if payloads else without_payload(value)
+            items.append((key, shown))
+            size += len(shown)
         else:
             return items, None
         if position is None or (reverse and position <= start):

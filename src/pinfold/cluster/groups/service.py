@@ -338,7 +338,7 @@ class GroupService:
         return serving.read(look)
 
     def _on_scan(self, request: Request) -> HandlerResult:
-        device, group, start, end, limit, collapse, kinds, reverse = request.body
+        device, group, start, end, limit, collapse, kinds, reverse, payloads = request.body
         bound, serving = self._serving(device, group)
         if not 0 < limit <= _PAGE_MAX:
             raise Invalid(f"a page has 1 to {_PAGE_MAX} items")
@@ -353,6 +353,7 @@ class GroupService:
                 collapse=rolled,
                 kinds=kinds,
                 reverse=reverse,
+                payloads=payloads,
             )
             return Reply(next_start, (msgspec.msgpack.encode(items),))
 

@@ -54,9 +54,8 @@ async def copy_object(call: Call) -> Response:
         call.who.user,
         kept,
         metadata,
-        staged.inline,
-        canned,
-        Checksum(algorithm, staged.sums[algorithm]),
+        acl=canned,
+        checksum=Checksum(algorithm, staged.sums[algorithm]),
     )
     changed = await call.store.objects.put(
         bucket, call.name, record, staged, conditions_of(headers)

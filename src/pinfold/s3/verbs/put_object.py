@@ -36,9 +36,8 @@ async def put_object(call: Call) -> Response:
         call.who.user,
         kept_headers(headers),
         metadata,
-        staged.inline,
-        canned or acl.PRIVATE,
-        checksum,
+        acl=canned or acl.PRIVATE,
+        checksum=checksum,
     )
     await call.store.objects.put(bucket, name, record, staged, conditions)
     return Response(200, [("ETag", f'"{record.etag}"'), *checksum_headers(checksum)])
