@@ -1,0 +1,345 @@
+"""What clients did and what they were told: the evidence that the checkers judge.
+
+A `Recorder` is told of every call when it begins and when it ends; `history()` freezes it. Instants
+are strictly increasing in the order of recording, so "ended before the other began" is exact even
+where virtual time stood still. Values are *tokens*: short strings that stand for contents, written
+once each; a reader turns the bytes it got back into the token (or into `garbled`).
+
+    recorder = Recorder(world.loop.time)
+    call = recorder.begin("c1", "put", bucket="b", name="n", value="c1.17", condition=IF_ABSENT)
+    try:
+        await put(...)
+    except PinfoldError as error:
+        call.raised(error)
+    else:
+        call.done()
+
+A call that never ends (its client died) may still take effect: it counts as unknown.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from pinfold.model import errors
+
+Kind = Literal[
+    "put",
+    "get",
+    "head",
+    "delete",
+    "copy",
+    "part",
+    "complete",
+    "abort",
+    "create-bucket",
+    "delete-bucket",
+]
+
+Outcome = Literal["ok", "refused", "unknown"]
+"""ok: it happened. refused: it surely had no effect. unknown: it may take effect at any time after
+it began, also after the client gave up, once or never."""
+
+IF_ABSENT: Final = "if-none-match:*"
+"""The condition that nothing is there."""
+
+IF_PRESENT: Final = "if-match:*"
+"""The condition that something is there. Any other condition is a token: if that is there."""
+
+GARBLED: Final = "?garbled"
+"""The token of bytes that nobody wrote: no reader may ever see it."""
+
+HARMLESS: Final = (
+    errors.NotFound,
+    errors.Conflict,
+    errors.Busy,
+    errors.Full,
+    errors.Invalid,
+    errors.Unsupported,
+)
+"""Errors that promise that nothing was changed; after any other the change may yet happen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One call on one object (or bucket, then `name` is empty)."""
+
+    id: int
+    """Place in the order of beginning."""
+    client: str
+    kind: Kind
+    bucket: str
+    name: str = ""
+    value: str | None = None
+    """Written by put, copy and complete; read by get and head (None: nothing there). A copy's is
+    what its answer said was copied."""
+    condition: str | None = None
+    """Of put, copy, complete (on the target) and delete: IF_ABSENT, IF_PRESENT or a token."""
+    source: tuple[str, str] | None = None
+    """(bucket, name) that a copy reads."""
+    upload: str = ""
+    """Of part, complete and abort. Uploads are open when their id becomes known."""
+    began: float
+    ended: float | None = None
+    outcome: Outcome = "unknown"
+    error: str = ""
+    """Code of the error when refused: `not-found` and `conflict` say something about the key."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(bucket, name)."""
+        return self.bucket, self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of a listing that was answered."""
+
+    id: int
+    client: str
+    bucket: str
+    prefix: str = ""
+    delimiter: str = ""
+    after: str = ""
+    """Only names and prefixes above this one (the last of the page before, or start-after)."""
+    limit: int = 1000
+    names: tuple[tuple[str, str | None], ...] = ()
+    """(name, token that its ETag stands for, or None if that was not looked at), as shown."""
+    prefixes: tuple[str, ...] = ()
+    truncated: bool = False
+    began: float
+    ended: float
+
+
+DiskKind = Literal["read", "write", "flush"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskOperation:
+    """One request to a volume, through one life of a gateway."""
+
+    id: int
+    client: str
+    gateway: str
+    """Names the process, not the node: another after a restart."""
+    kind: DiskKind
+    volume: str
+    block: int = 0
+    """The first block, in units of the workload's block size."""
+    tokens: tuple[str, ...] = ()
+    """What each block was given, or read as. The token of zeroes is the empty string."""
+    fua: bool = False
+    began: float
+    ended: float | None = None
+    outcome: Outcome = "unknown"
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """A process ended. With `power` its device kept only what was flushed, and some of the rest."""
+
+    at: float
+    subject: str
+    """A gateway's life as in `DiskOperation.gateway`, or a device."""
+    power: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """Everything that was recorded, in the order of beginning."""
+
+    operations: tuple[Operation, ...] = ()
+    pages: tuple[Page, ...] = ()
+    disk: tuple[DiskOperation, ...] = ()
+    deaths: tuple[Death, ...] = ()
+
+
+class Call:
+    """An operation on its way: say once how it ended."""
+
+    def __init__(self, recorder: "Recorder", slot: list["Operation"]) -> None:
+        self._recorder = recorder
+        self._slot = slot
+
+    @property
+    def operation(self) -> Operation:
+        """As known so far."""
+        return self._slot[0]
+
+    def done(self, *, value: str | None = None) -> None:
+        """It succeeded. `value`: what was read or copied; None keeps what was written."""
+        operation = self._end("ok")
+        if value is not None:
+            operation = replace(operation, value=value)
+        self._slot[0] = operation
+
+    def raised(self, error: BaseException) -> None:
+        """It failed; the error's class decides whether it may have happened.
+
+        A get or head of nothing (NotFound) has succeeded: it read None.
+        """
+        if isinstance(error, errors.NotFound) and self.operation.kind in ("get", "head"):
+            self.done()
+            return
+        operation = self._end("refused" if isinstance(error, HARMLESS) else "unknown")
+        self._slot[0] = replace(operation, error=getattr(error, "code", type(error).__name__))
+
+    def refused(self, code: str) -> None:
+        """It surely had no effect; `code` as in `model.errors`."""
+        self._slot[0] = replace(self._end("refused"), error=code)
+
+    def lost(self, code: str = "") -> None:
+        """Nobody knows whether it happened or will."""
+        self._slot[0] = replace(self._end("unknown"), error=code)
+
+    def _end(self, outcome: Outcome) -> Operation:
+        assert self._slot[0].ended is None, "ended twice"
+        return replace(self._slot[0], ended=self._recorder.instant(), outcome=outcome)
+
+
+class DiskCall:
+    """A request to a volume on its way."""
+
+    def __init__(self, recorder: "Recorder", slot: list["DiskOperation"]) -> None:
+        self._recorder = recorder
+        self._slot = slot
+
+    def done(self, *, tokens: Sequence[str] | None = None) -> None:
+        """It succeeded. `tokens`: what a read found, one for each block."""
+        request = self._end("ok")
+        self._slot[0] = request if tokens is None else replace(request, tokens=tuple(tokens))
+
+    def lost(self, code: str = "") -> None:
+        """It failed or was never answered: a write may have happened, wholly or in part."""
+        self._slot[0] = replace(self._end("unknown"), error=code)
+
+    def refused(self, code: str) -> None:
+        """It surely had no effect (the volume was never opened, the request was invalid)."""
+        self._slot[0] = replace(self._end("refused"), error=code)
+
+    def _end(self, outcome: Outcome) -> DiskOperation:
+        assert self._slot[0].ended is None, "ended twice"
+        return replace(self._slot[0], ended=self._recorder.instant(), outcome=outcome)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Collects a history; `now` tells the time, in seconds."""
+
+    now: Callable[[], float]
+    _operations: list[list[Operation]] = field(default_factory=list)
+    _pages: list[Page] = field(default_factory=list)
+    _disk: list[list[DiskOperation]] = field(default_factory=list)
+    _deaths: list[Death] = field(default_factory=list)
+    _last: float = -math.inf
+
+    def instant(self) -> float:
+        """Now, but later than every instant given out before."""
+        self._last = max(self.now(), math.nextafter(self._last, math.inf))
+        return self._last
+
+    def begin(
+        self,
+        client: str,
+        kind: Kind,
+        *,
+        bucket: str,
+        name: str = "",
+        value: str | None = None,
+        condition: str | None = None,
+        source: tuple[str, str] | None = None,
+        upload: str = "",
+    ) -> Call:
+        """A client is about to send a request; see `Operation` for what goes with which kind."""
+        operation = Operation(
+            id=len(self._operations),
+            client=client,
+            kind=kind,
+            bucket=bucket,
+            name=name,
+            value=value,
+            condition=condition,
+            source=source,
+            upload=upload,
+            began=self.instant(),
+        )
+        slot = [operation]
+        self._operations.append(slot)
+        return Call(self, slot)
+
+    def page(
+        self,
+        client: str,
+        *,
+        bucket: str,
+        began: float,
+        names: Sequence[tuple[str, str | None]],
+        prefixes: Sequence[str] = (),
+        prefix: str = "",
+        delimiter: str = "",
+        after: str = "",
+        limit: int = 1000,
+        truncated: bool = False,
+    ) -> None:
+        """A page was answered just now; `began` is the `instant()` taken before it was asked for.
+
+        A page that was never answered says nothing and is not recorded.
+        """
+        self._pages.append(
+            Page(
+                id=len(self._pages),
+                client=client,
+                bucket=bucket,
+                prefix=prefix,
+                delimiter=delimiter,
+                after=after,
+                limit=limit,
+                names=tuple(names),
+                prefixes=tuple(prefixes),
+                truncated=truncated,
+                began=began,
+                ended=self.instant(),
+            )
+        )
+
+    def begin_disk(
+        self,
+        client: str,
+        kind: DiskKind,
+        *,
+        gateway: str,
+        volume: str,
+        block: int = 0,
+        tokens: Sequence[str] = (),
+        fua: bool = False,
+    ) -> DiskCall:
+        """A client is about to send a request to a volume."""
+        request = DiskOperation(
+            id=len(self._disk),
+            client=client,
+            gateway=gateway,
+            kind=kind,
+            volume=volume,
+            block=block,
+            tokens=tuple(tokens),
+            fua=fua,
+            began=self.instant(),
+        )
+        slot = [request]
+        self._disk.append(slot)
+        return DiskCall(self, slot)
+
+    def died(self, subject: str, *, power: bool = False) -> None:
+        """A gateway's process or a device's node ended just now."""
+        self._deaths.append(Death(at=self.instant(), subject=subject, power=power))
+
+    def history(self) -> History:
+        """All so far. Calls still on their way are unknown."""
+        return History(
+            operations=tuple(slot[0] for slot in self._operations),
+            pages=tuple(self._pages),
+            disk=tuple(slot[0] for slot in self._disk),
+            deaths=tuple(self._deaths),
+        )
