@@ -225,7 +225,7 @@ async def test_counters_are_exact_and_replaced_blobs_are_given_back(cluster):
 @scenario(groups=1)
 async def test_blobs_of_an_absent_device_do_not_keep_the_others(cluster):
     for n in range(600):
-        row = Row(b"", blobs=(BlobRef(n.to_bytes(16, "big"), 5, (1, 2, 3)),))
+        row = Row(b"", blobs=(BlobRef(b"blob" + n.to_bytes(12, "big"), 5, (1, 2, 3)),))
         await cluster.client.change(PLACE, put_row(n, row))
         await cluster.client.change(PLACE, Change(op_id(9000 + n), deletes=(b"r%04d" % n,)))
     given, away = [], True

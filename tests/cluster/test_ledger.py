@@ -21,6 +21,8 @@ from tests.cluster.group_cluster import env_for
 from tests.twins.cluster import MemoryRows
 from tests.twins.virtual import run_virtual
 
+DAY_MS = 86_400_000
+
 
 class Store:
     """Applied rows and the entries in flight behind them."""
@@ -32,7 +34,7 @@ class Store:
         self.op = 1
 
     def new_ledger(self):
-        return Ledger(self.rows.get, self.scan)
+        return Ledger(self.rows.get, self.scan, DAY_MS)
 
     def scan(self, start, end):
         for key in list(self.rows.irange(start, end, (True, False))):
@@ -156,6 +158,65 @@ def test_a_blob_is_freed_unless_the_same_change_names_it_again():
     store.entry([moved])
     store.apply(2)
     assert store.freed() == [b]
+
+
+def aged(days, number=0, now_ms=10 * DAY_MS):
+    """A blob whose id was made so many days before `now_ms`."""
+    stamp = int(now_ms - days * DAY_MS).to_bytes(6, "big")
+    return BlobRef(stamp + number.to_bytes(10, "big"), 10, (1,))
+
+
+def naming(number, *blobs, key=b"k", **options):
+    return Change(op_id(number), puts=((key, Row(b"", blobs=blobs)),), **options)
+
+
+def test_a_blob_older_than_a_day_is_not_named_for_the_first_time():
+    store = Store()
+    (fresh,) = store.entry([naming(1, aged(0.99))], now_ms=10 * DAY_MS)
+    (late,) = store.entry([naming(2, aged(1.01, 2), key=b"other")], now_ms=10 * DAY_MS)
+    (mixed,) = store.entry([naming(3, aged(0), aged(3, 3), key=b"other")], now_ms=10 * DAY_MS)
+    assert not isinstance(fresh, Exception)
+    assert isinstance(late, Invalid)
+    assert isinstance(mixed, Invalid)
+    assert set(store.users()) == {b"k"}
+    assert store.freed() == []
+
+
+def test_the_stamp_clock_and_not_a_clock_behind_it_says_how_old_a_blob_is():
+    store = Store()
+    store.entry([put(1, b"a", b"")], now_ms=10 * DAY_MS)
+    (late,) = store.entry([naming(2, aged(1.5))], now_ms=8 * DAY_MS)
+    assert isinstance(late, Invalid)
+
+
+def test_an_old_blob_may_stay_or_move_within_a_change_and_moves_are_counted():
+    store = Store()
+    old, young = aged(0), aged(-4.5, 1)
+    now_ms = 15 * DAY_MS
+    store.entry([naming(1, old, young, key=b"part")], now_ms=10 * DAY_MS)
+    (rewritten,) = store.entry([naming(2, old, young, key=b"part")], now_ms=now_ms)
+    assert not isinstance(rewritten, Exception)
+    assert store.ledger.moves == 0, "a row rewritten in place"
+    (moved,) = store.entry([naming(3, old, young, key=b"object", deletes=(b"part",))], now_ms)
+    assert not isinstance(moved, Exception)
+    assert store.ledger.moves == 1, "the old one only: the young one cannot be taken for an orphan"
+    (again,) = store.entry([naming(4, old, key=b"third")], now_ms=now_ms)
+    assert isinstance(again, Invalid), "a row that the change leaves alone lends nothing"
+
+
+def test_rows_carried_from_another_group_name_old_blobs_and_count_as_moves():
+    store = Store()
+    (carried,) = store.entry([naming(1, aged(5), carried=True)], now_ms=10 * DAY_MS)
+    assert not isinstance(carried, Exception)
+    assert store.ledger.moves == 1
+
+
+def test_blobs_of_entries_in_flight_are_told():
+    store = Store()
+    store.entry([naming(1, aged(0))], now_ms=10 * DAY_MS)
+    assert list(store.ledger.blobs_in_flight()) == [aged(0).id]
+    store.apply()
+    assert list(store.ledger.blobs_in_flight()) == []
 
 
 def test_an_entry_that_could_not_be_appended_leaves_no_trace():

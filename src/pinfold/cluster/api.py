@@ -85,6 +85,9 @@ class Change(msgspec.Struct, array_like=True, frozen=True):
     """Also delete every row with start <= key < end."""
     counter: bytes = b""
     """Key of the counter row that counted rows of this change add to or take from."""
+    carried: bool = False
+    """The rows come from another group, which goes on naming their blobs until this is done: only
+    then may they name blobs that are older than a day and that no row here names."""
 
 
 class Changed(msgspec.Struct, array_like=True, frozen=True):
@@ -149,7 +152,8 @@ class Rows(Protocol):
         """Apply a change exactly once, whatever retries it takes inside.
 
         Conflict.detail is (index of the failed check, current Row of its key or None), the row
-        without its payload.
+        without its payload. Invalid for a change beyond the limits, and for one that names a blob
+        for the first time more than a day after it was stored.
         """
         ...
 

@@ -62,6 +62,7 @@ class BoundGroup:
         self._log = log
         self._rows = rows
         self._surroundings = surroundings
+        self._limits = limits
         self.serving: Serving | None = None
         self.stopped = False
         self.told_commit_op = 0
@@ -116,6 +117,7 @@ class BoundGroup:
                 self.get,
                 self.scan,
                 self._surroundings.clock,
+                name_within_ms=self._limits.name_within_ms,
                 confirm=self._confirm,
                 ready=self._surroundings.ready,
             )

@@ -98,6 +98,13 @@ class RowClient:
         version, stamp_ms = answer.body
         return Changed(version, stamp_ms)
 
+    async def ask(self, group: GroupId, operation: str, arguments: tuple[Any, ...]) -> Answer:
+        """Ask a group's primary, found as for `get`; the body sent is (device, group, *arguments).
+
+        The operation is one that changes nothing: it may be asked more than once.
+        """
+        return await self._ask(group, operation, arguments)
+
     async def _ask(
         self,
         group: GroupId,

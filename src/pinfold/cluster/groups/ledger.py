@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from pinfold.cluster.api import BlobRef, Change, Changed, Check, Counter, Row
+from pinfold.cluster.api import BlobRef, Change, Changed, Check, Counter, Row, blob_stamp_ms
 from pinfold.cluster.groups.entries import (
     OP_ID_BYTES,
     RESERVED,
@@ -34,6 +34,7 @@ from pinfold.cluster.groups.entries import (
 )
 from pinfold.cluster.groups.scan import RowIterator
 from pinfold.model.errors import Conflict, Invalid
+from pinfold.model.ids import BlobId
 from pinfold.model.limits import (
     CHANGE_BYTES,
     DELETE_RANGE_ROWS,
@@ -66,7 +67,11 @@ class Ledger:
         self,
         get: Callable[[bytes], bytes | None],
         scan: Callable[[bytes, bytes | None], RowIterator],
+        name_within_ms: int,
     ) -> None:
+        self.name_within_ms = name_within_ms
+        self.moves = 0
+        """How often an old blob's name came to stand in another row; see `Batch._judge_names`."""
         self._get = get
         self._scan = scan
         self._pending: dict[bytes, _Pending] = {}
@@ -96,6 +101,13 @@ class Ledger:
             row = next(same)[2]
             if row is not None:
                 yield key, row
+
+    def blobs_in_flight(self) -> Iterator[bytes]:
+        """Ids of blobs that rows of entries in flight name."""
+        for _, row in self._pending.values():
+            if row is not None:
+                for blob in row.blobs:
+                    yield blob.id
 
     def known(self, op_id: bytes) -> Changed | None:
         """The result of a change made before (its entry may still be in flight)."""
@@ -225,6 +237,7 @@ class Batch:
             raise Conflict(f"check {index} ({check.kind}) does not hold", detail=detail)
         version = (self.op << VERSION_SHIFT) + len(self._op_ids)
         effects, values = self._effects(change, version)
+        self._judge_names(effects, carried=change.carried)
         self._free(effects, version)
         if change.counter:
             self._count(change.counter, effects)
@@ -302,6 +315,40 @@ class Batch:
             raise Invalid(f"a change of {size} bytes, the limit is {CHANGE_BYTES}")
         self.size += size
         return effects, values
+
+    def _judge_names(
+        self, effects: dict[bytes, tuple[Row | None, Row | None]], *, carried: bool
+    ) -> None:
+        """Refuse to name an old blob for the first time; count when its name changes the row.
+
+        Since the rows that name an old blob only become fewer while `moves` stays the same, pages
+        of rows read one after the other miss none of its names.
+        """
+        oldest_ms = self.stamp_ms - self._ledger.name_within_ms
+        old = [
+            (key, blob.id)
+            for key, (_, after) in effects.items()
+            if after is not None
+            for blob in after.blobs
+            if blob_stamp_ms(BlobId(blob.id)) < oldest_ms
+        ]
+        if not old:
+            return
+        named = {
+            (key, blob.id)
+            for key, (before, _) in effects.items()
+            if before is not None
+            for blob in before.blobs
+        }
+        anywhere = {blob for _, blob in named}
+        for key, blob in old:
+            if blob not in anywhere and not carried:
+                raise Invalid(
+                    f"blob {blob.hex()} was stored too long ago to be named now: the upload took "
+                    "more than a day, or a clock is wrong"
+                )
+            if (key, blob) not in named:
+                self._ledger.moves += 1
 
     def _free(self, effects: dict[bytes, tuple[Row | None, Row | None]], version: int) -> None:
         """Note blobs that rows named before and no row put by this change names now."""

@@ -10,7 +10,7 @@ without knowing could refuse a change by rows that never existed).
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from pinfold.cluster.api import Change, Changed
@@ -48,11 +48,12 @@ class Serving:
         scan: Callable[[bytes, bytes | None], RowIterator],
         clock: Clock,
         *,
+        name_within_ms: int,
         confirm: Callable[[Confirmed], None],
         ready: Callable[["Serving"], None],
     ) -> None:
         self._replica = replica
-        self._ledger = Ledger(get, scan)
+        self._ledger = Ledger(get, scan, name_within_ms)
         self._clock = clock
         self._confirm = confirm
         self._ready = ready
@@ -69,6 +70,15 @@ class Serving:
         self._rounds = 0
         self._scheduled = False
         self._closed: PinfoldError | None = None
+
+    @property
+    def moves(self) -> int:
+        """See `Ledger.moves`: it begins anew with every view."""
+        return self._ledger.moves
+
+    def blobs_in_flight(self) -> Iterator[bytes]:
+        """See `Ledger.blobs_in_flight`."""
+        return self._ledger.blobs_in_flight()
 
     def change(self, change: Change, size: int) -> Answering:
         """Apply a change; the reply's body is [version, stamp_ms]. Busy at the limits."""

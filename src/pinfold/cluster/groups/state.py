@@ -39,6 +39,9 @@ class Limits:
     """Entries trimmed at a time: a device call for each would cost more than it frees."""
     page_bytes: int = 1 * MIB
     """Rows in one page of a copy: a few milliseconds of work at either end."""
+    name_within_ms: int = 24 * 3600 * 1000
+    """A blob older than this is not named for the first time: what was never named until then
+    never will be, so that the orphan collector may take it."""
 
 
 class ReplicaLog(Protocol):
