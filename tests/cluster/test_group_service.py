@@ -9,7 +9,7 @@ from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.frees import RETRY_S, FreesWorker
 from pinfold.cluster.groups.state import Limits
-from pinfold.model.errors import Conflict, Full, Unavailable
+from pinfold.model.errors import Conflict, Full, Invalid, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
 from tests.cluster.group_cluster import Cluster, env_for
 from tests.twins.virtual import run_virtual
@@ -62,6 +62,42 @@ async def test_a_failed_check_changes_nothing_and_shows_the_row(cluster):
     index, row = raised.value.detail
     assert (index, row.body) == (1, b"one")
     assert (await cluster.client.get(PLACE, b"k")).body == b"one"
+
+
+@scenario()
+async def test_reads_whose_check_fails_show_the_checks_row_instead(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"one"))
+    bound = Change(op_id(2), puts=((b"x", Row(b"moved", b"m")),))
+    await cluster.client.change(PLACE, bound)
+
+    def reads(tag):
+        checks = (Check("present", b"k"), Check("tag-not-below", b"x", tags=(tag,)))
+        return (
+            cluster.client.get(PLACE, b"k", checks=checks),
+            cluster.client.scan(PLACE, b"a", b"l", 5, checks=checks),
+        )
+
+    got, scanned = [await read for read in reads(b"m")]
+    assert got.body == b"one"
+    assert [key for key, _ in scanned.items] == [b"k"]
+    for read in reads(b"ma"):
+        with pytest.raises(Conflict) as raised:
+            await read
+        index, row = raised.value.detail
+        assert (index, row.body, row.tag) == (1, b"moved", b"m")
+    with pytest.raises(Invalid):
+        await cluster.client.get(PLACE, b"k", checks=(Check("empty", b"a", end=b"b"),))
+
+
+@scenario()
+async def test_pages_backwards_go_on_where_they_ended(cluster):
+    for number, key in enumerate((b"a", b"b", b"c"), start=1):
+        await cluster.client.change(PLACE, put(number, key, b""))
+    page = await cluster.client.scan(PLACE, b"a", b"z", 2, reverse=True)
+    assert [key for key, _ in page.items] == [b"c", b"b"]
+    page = await cluster.client.scan(PLACE, b"a", page.next_start, 2, reverse=True)
+    assert [key for key, _ in page.items] == [b"a"]
+    assert page.next_start is None
 
 
 @scenario()

@@ -219,6 +219,16 @@ def test_blobs_of_entries_in_flight_are_told():
     assert list(store.ledger.blobs_in_flight()) == []
 
 
+def test_blobs_that_rows_of_another_group_took_over_are_not_freed():
+    store = Store()
+    blob = BlobRef(b"a" * 16, 1, (1,))
+    store.entry([put(1, b"moved", blobs=(blob,), size=7)])
+    store.entry([Change(op_id(2), delete_ranges=((b"m", b"n"),), keep_blobs=True)])
+    store.apply(2)
+    assert store.freed() == []
+    assert store.users() == {}
+
+
 def test_an_entry_that_could_not_be_appended_leaves_no_trace():
     store = Store()
     store.entry([put(1, b"k", b"1")])
@@ -267,7 +277,7 @@ check = st.one_of(
     st.builds(Check, st.sampled_from(["absent", "present"]), key),
     st.builds(
         Check,
-        st.sampled_from(["tag-in", "tag-not-in"]),
+        st.sampled_from(["tag-in", "tag-not-in", "tag-not-below"]),
         key,
         tags=st.sampled_from([(), (b"t",), (b"t", b"u")]),
     ),

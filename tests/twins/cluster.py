@@ -5,7 +5,7 @@ twin adds for tests: every `change` can be made to fail before or after it was a
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count
 
 import msgspec
@@ -50,6 +50,8 @@ class MemoryRows:
         """A test's hook: raise here and nothing happens."""
         self.after_change: Callable[[Change], None] | None = None
         """A test's hook: raise here and the caller does not learn that it happened."""
+        self.turn: Callable[[], Awaitable[None]] | None = None
+        """A test's scheduler: awaited before every operation and again before its answer."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,8 +60,12 @@ class MemoryRows:
         """The row keys, in order."""
         return iter(list(self._rows))
 
-    async def get(self, place: bytes, key: bytes) -> Row | None:
-        return self._rows.get(key)
+    async def get(self, place: bytes, key: bytes, *, checks: tuple[Check, ...] = ()) -> Row | None:
+        await self._turn()
+        self._demand(checks)
+        row = self._rows.get(key)
+        await self._turn()
+        return row
 
     async def scan(
         self,
@@ -72,8 +78,12 @@ class MemoryRows:
         kinds: bytes | None = None,
         reverse: bool = False,
         payloads: bool = False,
+        checks: tuple[Check, ...] = (),
     ) -> Page:
+        await self._turn()
+        self._demand(checks)
         page = self._scan(start, end, limit, collapse, kinds, reverse)
+        await self._turn()
         if payloads:
             return page
         items = tuple((key, row and _without_payload(row)) for key, row in page.items)
@@ -91,11 +101,28 @@ class MemoryRows:
         assert limit > 0
         if reverse:
             assert collapse is None, "the twin collapses forward only"
-            keys = self._rows.irange(start, end, (True, False), reverse=True)
-            picked = [key for key in keys if kinds is None or _kind_in(key, kinds)][: limit + 1]
-            items = tuple((key, self._rows[key]) for key in picked[:limit])
-            return Page(items, picked[limit] if len(picked) > limit else None)
+            return self._scan_backward(start, end, limit, kinds)
         return self._scan_forward(start, end, limit, collapse, kinds)
+
+    async def _turn(self) -> None:
+        if self.turn is not None:
+            await self.turn()
+
+    def _demand(self, checks: tuple[Check, ...]) -> None:
+        for index, check in enumerate(checks):
+            assert check.kind != "empty", "no check of a read"
+            if not self._holds(check):
+                current = self._rows.get(check.key)
+                found = current and _without_payload(current)
+                raise Conflict(f"check {check.kind} failed", detail=(index, found))
+
+    def _scan_backward(
+        self, start: bytes, end: bytes | None, limit: int, kinds: bytes | None
+    ) -> Page:
+        keys = self._rows.irange(start, end, (True, False), reverse=True)
+        picked = [key for key in keys if kinds is None or _kind_in(key, kinds)][: limit + 1]
+        items = tuple((key, self._rows[key]) for key in picked[:limit])
+        return Page(items, picked[limit - 1] if len(picked) > limit else None)
 
     def _scan_forward(
         self,
@@ -128,6 +155,7 @@ class MemoryRows:
 
     async def change(self, place: bytes, change: Change) -> Changed:
         assert len(change.op_id) == 16
+        await self._turn()
         if self.before_change:
             self.before_change(change)
         result = self._results.get(change.op_id)
@@ -138,6 +166,7 @@ class MemoryRows:
                 del self._results[next(iter(self._results))]
         if self.after_change:
             self.after_change(change)
+        await self._turn()
         if isinstance(result, PinfoldError):
             raise result
         return result
@@ -177,7 +206,7 @@ class MemoryRows:
             self._count(change.counter, put, gone, version)
         named = {blob.id for row in put for blob in row.blobs}
         freed = [blob for row in gone for blob in row.blobs if blob.id not in named]
-        if freed:
+        if freed and not change.keep_blobs:
             self._freed(freed)
         return Changed(version, self._stamp_ms)
 
@@ -207,6 +236,8 @@ class MemoryRows:
             return row is None
         if check.kind == "tag-not-in":
             return row is None or row.tag not in check.tags
+        if check.kind == "tag-not-below":
+            return row is None or not any(row.tag < tag for tag in check.tags)
         if row is None:
             return False
         match check.kind:

@@ -52,6 +52,7 @@ CheckKind = Literal[
     "version",
     "tag-in",
     "tag-not-in",
+    "tag-not-below",
     "unmodified-since",
     "modified-since",
     "empty",
@@ -62,8 +63,9 @@ class Check(msgspec.Struct, array_like=True, frozen=True):
     """A condition on one row (or key range), evaluated in log order.
 
     absent/present: whether the row exists. version: exists with exactly `number`. tag-in: exists
-    with a tag among `tags`. tag-not-in: absent, or its tag is not among them. unmodified-since /
-    modified-since: exists and stamp_ms <= / > `number`. empty: no row with key <= k < `end`.
+    with a tag among `tags`. tag-not-in: absent, or its tag is not among them. tag-not-below:
+    absent, or its tag sorts before none of them. unmodified-since / modified-since: exists and
+    stamp_ms <= / > `number`. empty: no row with key <= k < `end`; reads cannot ask this one.
     """
 
     kind: CheckKind
@@ -88,6 +90,8 @@ class Change(msgspec.Struct, array_like=True, frozen=True):
     carried: bool = False
     """The rows come from another group, which goes on naming their blobs until this is done: only
     then may they name blobs that are older than a day and that no row here names."""
+    keep_blobs: bool = False
+    """Free nothing: rows of another group have taken over the blobs that this change drops."""
 
 
 class Changed(msgspec.Struct, array_like=True, frozen=True):
@@ -124,8 +128,11 @@ class Counter(msgspec.Struct, array_like=True, frozen=True):
 class Rows(Protocol):
     """The row log, from any node."""
 
-    async def get(self, place: bytes, key: bytes) -> Row | None:
-        """The row, or None."""
+    async def get(self, place: bytes, key: bytes, *, checks: tuple[Check, ...] = ()) -> Row | None:
+        """The row, or None.
+
+        `checks` are evaluated at the same instant as the read: Conflict as from `change`.
+        """
         ...
 
     async def scan(
@@ -139,8 +146,9 @@ class Rows(Protocol):
         kinds: bytes | None = None,
         reverse: bool = False,
         payloads: bool = False,
+        checks: tuple[Check, ...] = (),
     ) -> Page:
-        """Up to `limit` items of start <= key < end in byte order.
+        """Up to `limit` items of start <= key < end in byte order; `checks` as for `get`.
 
         Without `payloads`, rows that have one come with `payload` None.
         `kinds`: only rows whose key has one of these bytes right after the name terminator

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from pinfold.cluster.api import Change, Changed, Collapse, Page, Row
+from pinfold.cluster.api import Change, Changed, Check, Collapse, Page, Row
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.membership import GroupOf, Membership
 from pinfold.cluster.groups.service import CHANGE, GET, SCAN
@@ -64,9 +64,12 @@ class RowClient:
         self._deadline_s = deadline_s
         self._primaries: dict[GroupId, tuple[int, DeviceId]] = {}
 
-    async def get(self, place: bytes, key: bytes) -> Row | None:
+    async def get(self, place: bytes, key: bytes, *, checks: tuple[Check, ...] = ()) -> Row | None:
         """See `Rows.get`."""
-        answer = await self._ask(self._group_of(place), GET, (key,))
+        try:
+            answer = await self._ask(self._group_of(place), GET, (key, checks))
+        except Conflict as conflict:
+            raise _with_row(conflict) from None
         return decode_row(answer.payload) if answer.body else None
 
     async def scan(
@@ -80,11 +83,15 @@ class RowClient:
         kinds: bytes | None = None,
         reverse: bool = False,
         payloads: bool = False,
+        checks: tuple[Check, ...] = (),
     ) -> Page:
         """See `Rows.scan`."""
         rolled = None if collapse is None else (collapse.prefix_length, collapse.delimiter)
-        arguments = (start, end, limit, rolled, kinds, reverse, payloads)
-        answer = await self._ask(self._group_of(place), SCAN, arguments)
+        arguments = (start, end, limit, rolled, kinds, reverse, payloads, checks)
+        try:
+            answer = await self._ask(self._group_of(place), SCAN, arguments)
+        except Conflict as conflict:
+            raise _with_row(conflict) from None
         items = _items_decoder.decode(answer.payload)
         rows = ((key, None if value is None else decode_row(value)) for key, value in items)
         return Page(tuple(rows), answer.body)

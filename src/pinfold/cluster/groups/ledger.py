@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from pinfold.cluster.api import BlobRef, Change, Changed, Check, Counter, Row, blob_stamp_ms
+from pinfold.cluster.groups.checks import failure, holds
 from pinfold.cluster.groups.entries import (
     OP_ID_BYTES,
     RESERVED,
@@ -30,10 +31,9 @@ from pinfold.cluster.groups.entries import (
     free_writes,
     results_key,
     results_op,
-    without_payload,
 )
 from pinfold.cluster.groups.scan import RowIterator
-from pinfold.model.errors import Conflict, Invalid
+from pinfold.model.errors import Invalid
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import (
     CHANGE_BYTES,
@@ -232,13 +232,12 @@ class Batch:
         index = self._failed_check(change.checks)
         if index >= 0:
             check = change.checks[index]
-            row = self._row(check.key)
-            detail = (index, None if row is None else without_payload(encode_row(row)))
-            raise Conflict(f"check {index} ({check.kind}) does not hold", detail=detail)
+            raise failure(index, check, self._row(check.key))
         version = (self.op << VERSION_SHIFT) + len(self._op_ids)
         effects, values = self._effects(change, version)
         self._judge_names(effects, carried=change.carried)
-        self._free(effects, version)
+        if not change.keep_blobs:
+            self._free(effects, version)
         if change.counter:
             self._count(change.counter, effects)
         after = {key: new for key, (_, new) in effects.items()}
@@ -403,23 +402,7 @@ class Batch:
         return -1
 
     def _holds(self, check: Check) -> bool:
-        kind = check.kind
-        if kind == "empty":
+        if check.kind == "empty":
             self._settle_counters()
             return next(self._ledger.rows(check.key, check.end), None) is None
-        row = self._row(check.key)
-        if kind == "absent":
-            return row is None
-        if kind == "tag-not-in":
-            return row is None or row.tag not in check.tags
-        if row is None:
-            return False
-        if kind == "present":
-            return True
-        if kind == "version":
-            return row.version == check.number
-        if kind == "tag-in":
-            return row.tag in check.tags
-        if kind == "unmodified-since":
-            return row.stamp_ms <= check.number
-        return row.stamp_ms > check.number
+        return holds(check, self._row(check.key))

@@ -15,6 +15,7 @@ import structlog
 from pinfold.cluster.api import Change, Collapse
 from pinfold.cluster.groups import wire
 from pinfold.cluster.groups.binding import BoundGroup
+from pinfold.cluster.groups.checks import demand
 from pinfold.cluster.groups.confirm import CONFIRM, Confirmer
 from pinfold.cluster.groups.liveness import Liveness
 from pinfold.cluster.groups.membership import Membership
@@ -327,24 +328,28 @@ class GroupService:
         return bound, bound.serving
 
     def _on_get(self, request: Request) -> HandlerResult:
-        device, group, key = request.body
+        device, group, key, checks = request.body
         bound, serving = self._serving(device, group)
         get = bound.get
 
         def look() -> Reply:
+            if checks:
+                demand(checks, get)
             value = get(key)
             return _DONE if value is None else Reply(1, (value,))
 
         return serving.read(look)
 
     def _on_scan(self, request: Request) -> HandlerResult:
-        device, group, start, end, limit, collapse, kinds, reverse, payloads = request.body
+        device, group, start, end, limit, collapse, kinds, reverse, payloads, checks = request.body
         bound, serving = self._serving(device, group)
         if not 0 < limit <= _PAGE_MAX:
             raise Invalid(f"a page has 1 to {_PAGE_MAX} items")
         rolled = None if collapse is None else Collapse(*collapse)
 
         def look() -> Reply:
+            if checks:
+                demand(checks, bound.get)
             items, next_start = scan_page(
                 bound.scan,
                 start,
