@@ -72,7 +72,7 @@ def flush(outbox: Outbox) -> list[Buffer]:
 
 def contents(frames: list[Frame]) -> list[tuple[Any, bytes]]:
     found = []
-    for messages, payload, epoch in frames:
+    for messages, payload, epoch, _head in frames:
         assert epoch == 7
         position = 0
         for message in messages:
@@ -111,8 +111,8 @@ def test_heads_and_payloads_larger_than_the_buffer_arrive() -> None:
 def test_payloads_are_views_of_their_own() -> None:
     frame = encode_frame([encode_message(Asked(1, "op", 5, None, 4))], 4, 7)
     receiver = trusted()
-    [(_, first, _)] = feed(receiver, frame + b"1111", [])
-    [(_, second, _)] = feed(receiver, frame + b"2222", [])
+    [(_, first, _, _)] = feed(receiver, frame + b"1111", [])
+    [(_, second, _, _)] = feed(receiver, frame + b"2222", [])
     assert (bytes(first), bytes(second)) == (b"1111", b"2222")
 
 
@@ -124,7 +124,7 @@ def test_a_frame_is_cut_before_its_payload_grows_large() -> None:
             encode_message(Asked(1, "op", 5, None, len(payload[0]))), payload, len(payload[0])
         )
     frames = feed(trusted(), b"".join(flush(outbox)), [])
-    assert [len(messages) for messages, _, _ in frames] == [1, 1, 1]
+    assert [len(messages) for messages, _, _, _ in frames] == [1, 1, 1]
 
 
 def test_large_buffers_pass_through_and_small_ones_are_joined() -> None:
@@ -168,12 +168,13 @@ def test_garbage_is_refused_or_waited_for(garbage: bytes) -> None:
         b"\x91\x92\x63\x01",  # unknown kind
         b"\x91\x96\x0a\x01\xa1o\xff\xc0\x00",  # negative time
         b"\x91\x96\x0a\x01\xa1\xff\x05\xc0\x00",  # not UTF-8
-        b"\x91" * 100_000,  # nested for ever
+        b"\x91" * 60_000,  # nested for ever
+        b"\xdd\0\0\0\1" + b"\x91" * 100_000,
     ],
 )
 def test_a_head_that_is_no_list_of_messages_is_refused(head: bytes) -> None:
     empty = encode_frame([], 0, 0)
-    assert feed(trusted(), empty, []) == [([], memoryview(b""), 0)]
+    assert feed(trusted(), empty, []) == [([], memoryview(b""), 0, 5)]
     with pytest.raises(Invalid):
         feed(trusted(), _with_head(head), [])
 

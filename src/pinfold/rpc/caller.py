@@ -148,7 +148,9 @@ class Caller:
         self._session = None
         self._calls.fail_all(error)
 
-    def received(self, messages: Sequence[Message], payload: memoryview, epoch: int) -> None:
+    def received(
+        self, messages: Sequence[Message], payload: memoryview, epoch: int, _head_length: int
+    ) -> None:
         """See `SessionOwner`."""
         if epoch != self._epoch:
             assert self._peer is not None

@@ -20,6 +20,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from pinfold.model.errors import Invalid
+from pinfold.rpc.limits import BATCH_HEAD_BYTES
 
 MAGIC: Final = b"PFrm"
 VERSION: Final = 1
@@ -204,9 +205,15 @@ def decode_header(buffer: memoryview, *, head_max: int, payload_max: int) -> Hea
 
 
 def decode_head(head: memoryview, header: Header) -> list[Message]:
-    """The messages of a head; Invalid when the checksum or a message is wrong."""
+    """The messages of a head; Invalid when the checksum or a message is wrong.
+
+    No sender joins messages beyond BATCH_HEAD_BYTES; a longer head of many would be taken apart
+    into millions of values before anybody could say that it is too much.
+    """
     if xxh3_64_intdigest(head, header.seed) != header.check:
         raise Invalid("frame: head does not match its checksum")
+    if len(head) > BATCH_HEAD_BYTES + _ARRAY.size and _ARRAY.unpack_from(head) != (_ARRAY_32, 1):
+        raise Invalid(f"frame: a head of {len(head)} bytes for more than one message")
     try:
         return _decoder.decode(head)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

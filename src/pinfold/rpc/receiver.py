@@ -19,8 +19,8 @@ from pinfold.rpc.limits import (
 
 EMPTY: Final = memoryview(b"")
 
-Frame = tuple[list[Message], memoryview, int]
-"""Messages, payload of all of them, the sender's map epoch."""
+Frame = tuple[list[Message], memoryview, int, int]
+"""Messages, payload of all of them, the sender's map epoch, bytes of the head."""
 
 
 class FrameReceiver:
@@ -77,7 +77,8 @@ class FrameReceiver:
     def _complete(self, frames: list[Frame], payload: memoryview) -> None:
         assert self._messages is not None
         assert self._header is not None
-        frames.append((self._messages, payload, self._header.epoch))
+        header = self._header
+        frames.append((self._messages, payload, header.epoch, header.head_length))
         self._messages = self._header = None
 
     def _parse(self, frames: list[Frame]) -> None:

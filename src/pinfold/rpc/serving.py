@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from pinfold.env.api import Clock
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Invalid, PinfoldError, Unavailable
+from pinfold.model.errors import Busy, Invalid, PinfoldError, Unavailable
 from pinfold.rpc.api import Reply, Request
 from pinfold.rpc.dispatch import Operations, as_answer, describe, outcome, settle
 from pinfold.rpc.frames import (
@@ -25,7 +25,7 @@ from pinfold.rpc.frames import (
     encode_message,
 )
 from pinfold.rpc.handshake import PeerIdentity
-from pinfold.rpc.limits import STREAMS, TELL_S, RpcLimits
+from pinfold.rpc.limits import BATCH_PAYLOAD_BYTES, STREAMS, TELL_S, RpcLimits
 from pinfold.rpc.receiver import EMPTY
 from pinfold.rpc.session import Session
 from pinfold.rpc.streams import InStream, sender_aborted
@@ -33,7 +33,18 @@ from pinfold.rpc.streams import InStream, sender_aborted
 _ANSWERED: Final = 12
 assert encode_message((_ANSWERED, 1, None, 0)) == encode_message(Answered(1, None, 0))
 _REQUEST_BYTES: Final = 512
-"""What a held request is taken to cost beside its payload."""
+"""What a held request is taken to cost beside its body and payload."""
+
+
+def _demand_part(start: int, stop: int, end: int) -> None:
+    """Invalid unless payload[start:stop] is a message's part of a frame's payload of `end` bytes.
+
+    A kept part keeps the whole alive, so no sender joins payloads beyond BATCH_PAYLOAD_BYTES.
+    """
+    if stop > end:
+        raise Invalid(f"frame: payload of {end} bytes, messages name {stop}")
+    if stop - start not in (0, end) and end > BATCH_PAYLOAD_BYTES:
+        raise Invalid(f"frame: payload of {end} bytes for more than one message")
 
 
 class UnderWay:
@@ -95,7 +106,12 @@ class Serving:
         self._held_bytes = 0
         self._held_requests = 0
         self._held = False
+        self._request_bytes = _REQUEST_BYTES
+        """What each request of the frame at hand is taken to hold beside its payload."""
         self._streams: dict[int, InStream] = {}
+        """Those that get more."""
+        self._unanswered: set[int] = set()
+        """Streams whose handlers run: one that was sent to its end may hold its window, too."""
         self._session: Session | None = None
         self.peer: PeerIdentity | None = None
 
@@ -113,8 +129,12 @@ class Serving:
             stream.fail(Unavailable(f"the stream's sender was lost: {error.message}"))
         self._lost(self, error)
 
-    def received(self, messages: Sequence[Message], payload: memoryview, epoch: int) -> None:
+    def received(
+        self, messages: Sequence[Message], payload: memoryview, epoch: int, head_length: int
+    ) -> None:
         """See `SessionOwner`."""
+        # A message's part of the head stands for its body, whose values it is costly to count.
+        self._request_bytes = _REQUEST_BYTES + head_length // max(1, len(messages))
         peer = self.peer
         assert peer is not None
         if epoch != self._epoch:
@@ -125,8 +145,7 @@ class Serving:
         for message in messages:
             if type(message) is Asked:
                 stop = start + message.payload_length
-                if stop > end:
-                    raise Invalid(f"frame: payload of {end} bytes, messages name {stop}")
+                _demand_part(start, stop, end)
                 part = payload[start:stop] if stop > start else EMPTY
                 start = stop
                 request = Request(
@@ -141,8 +160,7 @@ class Serving:
                 self._serve(message.id, request)
             elif type(message) is Chunk:
                 stop = start + message.payload_length
-                if stop > end:
-                    raise Invalid(f"frame: payload of {end} bytes, messages name {stop}")
+                _demand_part(start, stop, end)
                 if (stream := self._streams.get(message.id)) is not None:
                     stream.feed(payload[start:stop])
                 start = stop
@@ -191,7 +209,7 @@ class Serving:
         request: Request,
         result: asyncio.Future[Reply] | Coroutine[Any, Any, Reply],
     ) -> None:
-        size = len(request.payload) + _REQUEST_BYTES
+        size = len(request.payload) + self._request_bytes
         self._begin(size)
         done = partial(self._settled, number, request.operation, size)
         if isinstance(result, asyncio.Future):
@@ -220,9 +238,10 @@ class Serving:
             return
         result = self._operations.run(request)
         if asyncio.iscoroutine(result):
-            self._begin(_REQUEST_BYTES)
+            size = self._request_bytes
+            self._begin(size)
             task = self._scope.start(settle(request.operation, result), name=request.operation)
-            task.add_done_callback(lambda _: self._end(_REQUEST_BYTES))
+            task.add_done_callback(lambda _: self._end(size))
 
     # streams
 
@@ -230,8 +249,11 @@ class Serving:
         if self._under_way.leaving:
             self._fail(number, Unavailable("this node is leaving"))
             return
-        if len(self._streams) >= STREAMS:
-            raise Invalid(f"session: more than {STREAMS} streams")
+        if number in self._unanswered:
+            raise Invalid(f"session: stream {number} is open already")
+        if len(self._unanswered) >= STREAMS:
+            self._fail(number, Busy(f"{STREAMS} streams are open"))
+            return
         try:
             handler = self._operations.stream(request.operation)
         except PinfoldError as error:
@@ -239,16 +261,19 @@ class Serving:
             return
         stream = InStream(partial(self._grant, number), request.deadline)
         self._streams[number] = stream
-        self._begin(_REQUEST_BYTES)
+        self._unanswered.add(number)
+        size = self._request_bytes
+        self._begin(size)
         work = settle(request.operation, handler(request, stream))
         task = self._scope.start(work, name=request.operation)
-        task.add_done_callback(partial(self._stream_settled, number, request.operation))
+        task.add_done_callback(partial(self._stream_settled, number, request.operation, size))
 
     def _stream_settled(
-        self, number: int, operation: str, task: asyncio.Task[Reply | PinfoldError]
+        self, number: int, operation: str, size: int, task: asyncio.Task[Reply | PinfoldError]
     ) -> None:
         self._streams.pop(number, None)
-        self._settled(number, operation, _REQUEST_BYTES, task)
+        self._unanswered.discard(number)
+        self._settled(number, operation, size, task)
 
     def _grant(self, number: int, count: int) -> None:
         if self._session is not None:

@@ -30,7 +30,9 @@ class SessionOwner(Protocol):
         """The peer has proved who it is. The first call, if it ever comes."""
         ...
 
-    def received(self, messages: Sequence[Message], payload: memoryview, epoch: int) -> None:
+    def received(
+        self, messages: Sequence[Message], payload: memoryview, epoch: int, head_length: int
+    ) -> None:
         """A frame came. Raises Invalid when it makes no sense: the session is then lost."""
         ...
 
@@ -136,9 +138,9 @@ class Session(asyncio.BufferedProtocol):
             return
         self._heard_at = self._clock.monotonic()
         try:
-            for messages, payload, epoch in self._receiver.received(nbytes):
+            for messages, payload, epoch, head_length in self._receiver.received(nbytes):
                 if self._handshake is None:
-                    self._owner.received(messages, payload, epoch)
+                    self._owner.received(messages, payload, epoch, head_length)
                 else:
                     self._shake(self._handshake, messages)
         except Invalid as error:
@@ -203,6 +205,9 @@ class Session(asyncio.BufferedProtocol):
         if self._handshake is None:
             self._transport.abort()
             return
+        # Nothing more is taken, and the buffer may be full: a loop that reads several times before
+        # it lets anybody else run would find no room in it and log a failure with its stack.
+        self._transport.pause_reading()
         self._outbox.clear()
         self.send(refusal(error))
         self.close()

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from pinfold.env.api import Buffer
 from pinfold.model.errors import DeadlineExceeded, Invalid, PinfoldError, Unavailable
 from pinfold.rpc.api import Answer
-from pinfold.rpc.limits import BATCH_PAYLOAD_BYTES, CREDIT_WINDOW_BYTES
+from pinfold.rpc.limits import BATCH_PAYLOAD_BYTES, CREDIT_WINDOW_BYTES, JOIN_BYTES
 
 _GRANT_BYTES: Final = CREDIT_WINDOW_BYTES // 4
 """Credit is given back in portions: one message for several chunks."""
@@ -93,7 +93,9 @@ class InStream:
     def __init__(self, grant: Callable[[int], None], deadline: float) -> None:
         self._grant = grant
         self._deadline = deadline
-        self._chunks: deque[memoryview] = deque()
+        self._chunks: deque[memoryview | bytearray] = deque()
+        """What waits; a bytearray gathers small chunks, of which a window would hold a million,
+        each with the frame that brought it."""
         self._window = CREDIT_WINDOW_BYTES
         """Bytes the sender may still send."""
         self._taken = 0
@@ -106,7 +108,12 @@ class InStream:
         if self._ended or len(chunk) > self._window:
             raise Invalid(f"stream: {len(chunk)} bytes, credit {self._window}")
         self._window -= len(chunk)
-        self._chunks.append(chunk)
+        if len(chunk) >= JOIN_BYTES:
+            self._chunks.append(chunk)
+        elif self._chunks and isinstance(self._chunks[-1], bytearray):
+            self._chunks[-1] += chunk
+        elif len(chunk):
+            self._chunks.append(bytearray(chunk))
         self._wake()
 
     def end(self) -> None:
@@ -132,7 +139,7 @@ class InStream:
             if self._ended:
                 raise StopAsyncIteration
             await self._fed()
-        chunk = self._chunks.popleft()
+        chunk = memoryview(self._chunks.popleft())
         self._taken += len(chunk)
         if self._taken >= _GRANT_BYTES and not self._ended:
             self._window += self._taken
