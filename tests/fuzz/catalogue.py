@@ -1,0 +1,8 @@
+"""Every target there is."""
+
+from typing import Final
+
+from tests.fuzz import rpc_targets
+from tests.fuzz.harness import Target
+
+TARGETS: Final[tuple[Target, ...]] = (*rpc_targets.TARGETS,)
