@@ -12,8 +12,10 @@ from typing import Final, NamedTuple
 import xxhash
 
 from pinfold.codec.checks import payload_checks
+from pinfold.codec.decoding import decodes, require
 from pinfold.codec.records import PAGE_BYTES, Buffer, page_end
 from pinfold.model.errors import Corrupt
+from pinfold.model.limits import BLOB_CHECK_BYTES
 
 _VERSION: Final = 1
 _PACK: Final = struct.Struct(">4sHH16sI")
@@ -90,11 +92,18 @@ def encode_location(location: Location) -> bytes:
     return _LOCATION.pack(*location[:4]) + _sums(location.checks)
 
 
+@decodes("the index's record of a blob")
 def decode_location(entry: Buffer) -> Location:
     """The inverse of `encode_location`."""
-    count = (len(entry) - _LOCATION.size) // _CHECK.size
-    checks = struct.unpack_from(f">{count}Q", entry, _LOCATION.size)
     pack, offset, length, sequence = _LOCATION.unpack_from(entry)
+    count = (len(entry) - _LOCATION.size) // _CHECK.size
+    require(
+        count == -(-length // BLOB_CHECK_BYTES)
+        and len(entry) == _LOCATION.size + count * _CHECK.size
+        and offset >= PAGE_BYTES + head_bytes(count),
+        "index: the record of a blob makes no sense",
+    )
+    checks = struct.unpack_from(f">{count}Q", entry, _LOCATION.size)
     return Location(pack, offset, length, sequence, checks)
 
 

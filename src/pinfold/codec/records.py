@@ -150,14 +150,23 @@ class Scan:
             return None
         return header, start
 
-    def lost(self) -> int | None:
-        """A sequence >= the one expected that a later record calls flushed; None without one."""
-        start = page_end(self.end)
-        for offset in range(start, len(self._segment), PAGE_BYTES):
-            header = decode_header(self._segment, offset)
-            if header is not None and header.flushed >= self.sequence:
-                return header.flushed
-        return None
+    def claimed_flushed(self) -> int:
+        """See the function, for what lies behind the last record that was read."""
+        return claimed_flushed(self._segment, page_end(self.end))
+
+
+def claimed_flushed(segment: memoryview, offset: int) -> int:
+    """Highest sequence that any batch from a page on calls flushed; 0 when there is none.
+
+    Leftovers count too: what a record calls flushed was, whatever became of the record, and a
+    sequence is given again only when it never was.
+    """
+    highest = 0
+    for start in range(offset, len(segment), PAGE_BYTES):
+        header = decode_header(segment, start)
+        if header is not None:
+            highest = max(highest, header.flushed)
+    return highest
 
 
 def page_end(offset: int) -> int:

@@ -167,11 +167,14 @@ class BlobStore(Protocol):
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         """Verified bytes; at once when they are in memory, else through a thread.
 
-        NotFound, Corrupt (the blob is quarantined first), Invalid (range outside the blob).
+        NotFound, Corrupt (the blob is quarantined first, and stays so until it is put again or
+        deleted), Invalid (range outside the blob).
         """
         ...
 
-    def state(self, blob: BlobId) -> BlobState | None: ...  # noqa: D102
+    def state(self, blob: BlobId) -> BlobState | None:
+        """None for a blob that is not here, and for one that is quarantined."""
+        ...
 
     def delete(self, blobs: Sequence[BlobId]) -> asyncio.Future[None]:
         """Forget blobs (absent ones too); space comes back later. Durable when done."""

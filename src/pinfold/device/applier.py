@@ -10,6 +10,7 @@ import asyncio
 import struct
 from typing import Final, NamedTuple
 
+from pinfold.codec.decoding import decodes
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
 from pinfold.device.extents import Extents
@@ -185,6 +186,7 @@ def encode_applied(applied: Applied) -> bytes:
     return _APPLIED.pack(*applied)
 
 
+@decodes("the index's record of what was applied")
 def decode_applied(record: bytes | None) -> Applied:
     """The inverse of `encode_applied`; what holds for a device never applied without a record."""
     return Applied(*_APPLIED.unpack(record)) if record is not None else Applied(0, 0, 1)

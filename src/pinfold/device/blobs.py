@@ -140,6 +140,8 @@ class Blobs:
             return [pending.payload[offset : offset + length]]
         entry = self._index.get(_BLOB_TABLE + blob)
         if entry is None:
+            if self.quarantined and self._index.get(_QUARANTINE_TABLE + blob) is not None:
+                raise Corrupt(f"blob {blob.hex()} is quarantined")
             raise NotFound(f"no blob {blob.hex()}")
         location = decode_location(entry)
         _check_range(blob, offset, length, location.length)
@@ -148,7 +150,10 @@ class Blobs:
         first = offset // BLOB_CHECK_BYTES
         start = first * BLOB_CHECK_BYTES
         end = min(location.length, -(-(offset + length) // BLOB_CHECK_BYTES) * BLOB_CHECK_BYTES)
-        pack = self._packs.get(location.pack)
+        try:
+            pack = self._packs.get(location.pack)
+        except Corrupt as error:
+            raise self._quarantine(blob) from error
         if pack.file is not None:
             found = self._read_cached(pack.file, end - start, location.offset + start)
             if found is not None:
@@ -324,7 +329,11 @@ class Blobs:
 
     def _load(self, pack: Pack, location: Location, first: int, start: int, end: int) -> bytes:
         """In a reader's lane: verified bytes from `start` to `end`."""
-        found = self._packs.opened(pack).pread(end - start, location.offset + start)
+        try:
+            file = self._packs.opened(pack)
+        except FileNotFoundError:
+            raise Corrupt("a pack is missing") from None
+        found = file.pread(end - start, location.offset + start)
         if len(found) != end - start or not _verified(found, location.checks, first):
             raise Corrupt("a blob fails its checks")
         return found

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from pinfold.codec.records import Record
 from pinfold.device import kinds
 from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, RowStore
@@ -16,7 +18,7 @@ from pinfold.device.applier import APPLIED, Applied, Applier, decode_applied, me
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
 from pinfold.device.extents import Extents
-from pinfold.device.files import Superblock, enter_device, make_device
+from pinfold.device.files import Superblock, enter_device, make_device, write_superblock
 from pinfold.device.health import Health, Space
 from pinfold.device.index import Engine, Index
 from pinfold.device.journal import Journal
@@ -166,6 +168,7 @@ class Device:
         self._journal.activity.set()
         await writer
         await self._scope.close()
+        await self._vouch()
         self._health.stop("closed")
         self._close_files()
 
@@ -218,6 +221,22 @@ class Device:
         ]
         self._journal.append(kinds.BOOT, (), 0)
         await self._journal.flush()
+        await self._vouch()
+        self._health.check()
+
+    async def _vouch(self) -> None:
+        """Write into the superblock how far the journal is durable.
+
+        The journal's own last flush has no later record to tell of it; this is what does, from an
+        opening and, better, from a clean closing on.
+        """
+        if self._health.reason:
+            return
+        superblock = msgspec.structs.replace(self._superblock, flushed=self._journal.flushed)
+        try:
+            await self._lanes[0](write_superblock, self._env.disk, self._path, superblock)
+        except OSError as error:
+            self._health.stop(f"superblock: {error}")
 
     def _build(
         self, lane: Offload, index: Index, arena: Arena, log_redo: LogRedo, kept_from: int
@@ -266,6 +285,11 @@ class Device:
 
     def _check_memory(self, found: Recovered, applied: Applied) -> None:
         """Refuse a device whose files contradict each other."""
+        if found.next_sequence <= self._superblock.flushed:
+            raise Corrupt(
+                f"the journal ends at {found.next_sequence - 1}, "
+                f"{self._superblock.flushed} was flushed before the superblock was"
+            )
         if found.next_sequence <= applied.flushed:
             raise Corrupt(
                 f"the journal ends at {found.next_sequence - 1}, "

@@ -1,7 +1,8 @@
 """Where a device keeps what, and the superblock that says whose it is.
 
 ```
-device.pinfold   superblock: format, uuid, cluster id, boot; replaced atomically at every opening
+device.pinfold   superblock: whose device this is, its boot, and what its journal must still hold;
+                 replaced atomically at every opening and closing
 lock             held by the process that has the device open
 journal/ index/ packs/ arena/
 ```
@@ -20,6 +21,9 @@ from pinfold.model.ids import Boot, DeviceUuid
 FORMAT: Final = 1
 """Number of the layout of everything below the directory."""
 
+SUPERBLOCK_VERSION: Final = 2
+"""Version 1 had no `flushed`; it is read, and replaced at the next opening."""
+
 _MAGIC: Final = b"PFdv"
 _DIRECTORIES: Final = ("journal", "index", "packs", "arena")
 
@@ -31,6 +35,9 @@ class Superblock(msgspec.Struct, frozen=True, array_like=True):
     uuid: DeviceUuid
     cluster_id: bytes
     boot: Boot
+    flushed: int = 0
+    """Journal sequence known to be durable when this was written: a journal that ends before it
+    has lost what it acknowledged. 0 in version 1, which did not know."""
 
 
 def superblock_path(path: str) -> str:
@@ -44,19 +51,43 @@ def read_superblock(disk: Disk, path: str) -> Superblock:
         record = disk.read_file(superblock_path(path))
     except FileNotFoundError:
         raise NotFound(f"{path} is not a device: format it first") from None
-    version, packed = unseal(_MAGIC, record)
-    if version != FORMAT:
-        raise Corrupt(f"{path} has format {version}, this program knows {FORMAT}")
+    name = superblock_path(path)
     try:
-        return msgspec.msgpack.decode(packed, type=Superblock)
+        version, packed = unseal(_MAGIC, record)
+    except Corrupt as error:
+        raise Corrupt(f"{name}: {error.message}") from error
+    if not 1 <= version <= SUPERBLOCK_VERSION:
+        raise Corrupt(
+            f"{name} has version {version}, this program knows 1 to {SUPERBLOCK_VERSION}: "
+            "a newer program has written it"
+        )
+    try:
+        found = msgspec.msgpack.decode(packed, type=Superblock)
     except msgspec.MsgspecError as error:
-        raise Corrupt(f"the superblock of {path} makes no sense: {error}") from error
+        raise Corrupt(f"{name} makes no sense: {error}") from error
+    if found.format != FORMAT:
+        raise Corrupt(f"{path} has layout {found.format}, this program knows {FORMAT}")
+    if len(found.uuid) != 16 or len(found.cluster_id) != 16 or found.boot < 0 or found.flushed < 0:
+        raise Corrupt(f"{name} makes no sense: its ids or numbers are out of range")
+    return found
 
 
 def write_superblock(disk: Disk, path: str, superblock: Superblock) -> None:
     """Replace it atomically and durably."""
     packed = msgspec.msgpack.encode(superblock)
-    disk.write_file(superblock_path(path), seal(_MAGIC, FORMAT, packed))
+    disk.write_file(superblock_path(path), seal(_MAGIC, SUPERBLOCK_VERSION, packed))
+
+
+def numbered_files(disk: Disk, directory: str) -> list[tuple[int, str]]:
+    """(number, path) of the directory's files that are named by a number, ascending.
+
+    Anything else was put there by somebody else, and is left alone.
+    """
+    return [
+        (int(name), f"{directory}/{name}")
+        for name in disk.list(directory)
+        if name.isascii() and name.isdigit()
+    ]
 
 
 def lock_device(disk: Disk, path: str) -> Lock:

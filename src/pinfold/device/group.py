@@ -3,13 +3,14 @@
 import struct
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgpack
 
+from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.device.api import Entry, LogState
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Corrupt
 from pinfold.model.ids import GroupId
 
 _GROUP: Final = struct.Struct(">QI")
@@ -33,14 +34,21 @@ def encode_entries(group: GroupId, entries: Sequence[Entry]) -> tuple[list[Buffe
     return [b"".join(heads), *bodies], length
 
 
+@decodes("a record of log entries")
 def decode_entries(payload: memoryview) -> tuple[GroupId, list[Entry]]:
-    """The inverse of `encode_entries`; bodies are copies."""
+    """The inverse of `encode_entries`; bodies are copies. Ops ascend."""
     group, count = _GROUP.unpack_from(payload)
     position = GROUP_BYTES + ENTRY_BYTES * count
     entries = []
     for op, view, length in _ENTRY.iter_unpack(payload[GROUP_BYTES:position]):
         entries.append(Entry(op, view, bytes(payload[position : position + length])))
         position += length
+    require(position == len(payload) and count > 0, "a record of log entries has another length")
+    ops = [entry.op for entry in entries]
+    require(
+        ops[0] > 0 and all(one < next_one for one, next_one in pairwise(ops)),
+        "a record of log entries is out of order",
+    )
     return GroupId(group), entries
 
 
@@ -49,6 +57,7 @@ def encode_view(group: GroupId, view: int, voted: bytes) -> bytes:
     return _VIEW.pack(group, view) + voted
 
 
+@decodes("a record of a view")
 def decode_view(payload: memoryview) -> tuple[GroupId, int, bytes]:
     """The inverse of `encode_view`."""
     group, view = _VIEW.unpack_from(payload)
@@ -60,9 +69,22 @@ def encode_install(group: GroupId, generation: int) -> bytes:
     return _INSTALL.pack(group, generation)
 
 
+def encode_create(group: GroupId) -> bytes:
+    """The record that begins a group."""
+    return group.to_bytes(8, "big")
+
+
+@decodes("a record that begins a group")
+def decode_create(payload: memoryview) -> GroupId:
+    """The inverse of `encode_create`."""
+    require(len(payload) == 8, "a record that begins a group has another length")
+    return GroupId(int.from_bytes(payload, "big"))
+
+
+@decodes("a record of a copy's beginning")
 def decode_install(payload: memoryview) -> tuple[GroupId, int]:
     """The inverse of `encode_install`."""
-    group, generation = _INSTALL.unpack_from(payload)
+    group, generation = _INSTALL.unpack(payload)
     return GroupId(group), generation
 
 
@@ -177,12 +199,19 @@ class Group:
         return packed
 
 
+@decodes("the index's record of a group")
 def decode_group(group: GroupId, record: bytes) -> Group:
     """A group as the index remembers it, with no entries yet. Corrupt for an unknown version."""
     version, *fields = msgpack.unpackb(record)
-    if version != 1:
-        raise Corrupt(f"group {group} has a record of version {version}")
+    require_version(f"index: the record of group {group}", version, 1)
     view, voted, generation, base, installing, applied_op, applied_view = fields
+    numbers = (view, generation, base, applied_op, applied_view)
+    require(
+        all(isinstance(number, int) and number >= 0 for number in numbers)
+        and isinstance(voted, bytes)
+        and isinstance(installing, bool),
+        f"index: the record of group {group} makes no sense",
+    )
     found = Group(group, generation)
     found.view, found.voted, found.base, found.installing = view, voted, base, installing
     found.applied_op, found.applied_view = applied_op, applied_view

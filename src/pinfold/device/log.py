@@ -23,6 +23,7 @@ from pinfold.device.group import (
     GROUP_BYTES,
     Group,
     decode_group,
+    encode_create,
     encode_entries,
     encode_install,
     encode_view,
@@ -87,7 +88,7 @@ class Log:
     def create(self, group: GroupId) -> asyncio.Future[None]:
         """See `LogStore.create`."""
         if group not in self._groups:
-            self._journal.append(kinds.GROUP_CREATE, [group.to_bytes(8, "big")], 8)
+            self._journal.append(kinds.GROUP_CREATE, [encode_create(group)], 8)
             self._groups[group] = self._changed[group] = Group(group)
         return self._journal.flush()
 

@@ -8,7 +8,7 @@ what is missing lies at or below applied_op. Anything else means the device lost
 from pinfold.codec.records import Record
 from pinfold.device import kinds
 from pinfold.device.api import Entry
-from pinfold.device.group import Group, decode_entries, decode_install, decode_view
+from pinfold.device.group import Group, decode_create, decode_entries, decode_install, decode_view
 from pinfold.model.errors import Corrupt
 from pinfold.model.ids import GroupId
 
@@ -37,7 +37,7 @@ class LogRedo:
             self._install(self._group(group_id), generation, record.sequence)
         else:
             assert record.kind == kinds.GROUP_CREATE, "a log record"
-            self._group(GroupId(int.from_bytes(record.payload, "big")))
+            self._group(decode_create(record.payload))
 
     def finish(self) -> dict[GroupId, Group]:
         """The groups, with their entries. Corrupt when an unapplied entry is missing."""

@@ -13,9 +13,11 @@ from typing import Final
 
 import msgpack
 
+from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.codec.names import successor
 from pinfold.codec.packs import Location, encode_pack_header
 from pinfold.codec.records import PAGE_BYTES, page_end
+from pinfold.device.files import numbered_files
 from pinfold.device.health import Health
 from pinfold.device.index import Index
 from pinfold.device.readers import Readers
@@ -160,8 +162,7 @@ class Packs:
         """Put every changed pack's record into the index, just before it is sealed."""
         for pack in self._changed.values():
             pack.changed = False
-            record = msgpack.packb((1, pack.end, pack.live, pack.sealed))
-            self._index.put(_pack_key(pack.number), record)
+            self._index.put(_pack_key(pack.number), encode_pack(pack.end, pack.live, pack.sealed))
         if self._changed:
             self._index.put(_NEXT_PACK, self._next_number.to_bytes(4, "big"))
         self._changed.clear()
@@ -187,9 +188,9 @@ class Packs:
 
     def remove_strays(self) -> None:
         """In a lane, after the journal was redone: remove files that nothing names."""
-        for name in self._disk.list(self._directory):
-            if int(name) not in self._packs:
-                self._disk.unlink(f"{self._directory}/{name}")
+        for number, path in numbered_files(self._disk, self._directory):
+            if number not in self._packs:
+                self._disk.unlink(path)
 
     def finish_redo(self) -> None:
         """After the journal was redone: seal what a crash left open, free what is to be freed."""
@@ -213,11 +214,9 @@ class Packs:
 
     def _load(self) -> None:
         for key, record in self._index.scan(_PACK_TABLE, successor(_PACK_TABLE)):
-            version, end, live, sealed = msgpack.unpackb(record)
-            if version != 1:
-                raise Corrupt(f"a pack has a record of version {version}")
             pack = self._add(int.from_bytes(key[1:], "big"))
-            pack.end, pack.live, pack.sealed, pack.changed = end, live, sealed, False
+            pack.end, pack.live, pack.sealed = decode_pack(record)
+            pack.changed = False
         self._changed.clear()
 
     def _add(self, number: int) -> Pack:
@@ -290,6 +289,24 @@ class Packs:
                 return  # never written: the crash came first
 
         self._readers.submit(pack.number, cut)
+
+
+def encode_pack(end: int, live: int, sealed: bool) -> bytes:
+    """A pack's record in the index."""
+    record: bytes = msgpack.packb((1, end, live, sealed))
+    return record
+
+
+@decodes("the index's record of a pack")
+def decode_pack(record: bytes) -> tuple[int, int, bool]:
+    """(end, live records, sealed); the inverse of `encode_pack`."""
+    version, end, live, sealed = msgpack.unpackb(record)
+    require_version("index: the record of a pack", version, 1)
+    require(
+        isinstance(end, int) and end >= PAGE_BYTES and isinstance(live, int) and sealed in (0, 1),
+        "index: the record of a pack makes no sense",
+    )
+    return end, live, bool(sealed)
 
 
 def _remove(disk: Disk, file: File | None, path: str) -> None:

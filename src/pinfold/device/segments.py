@@ -14,9 +14,11 @@ from pinfold.codec.records import (
     Record,
     Scan,
     SegmentHeader,
+    claimed_flushed,
     decode_segment_header,
     page_end,
 )
+from pinfold.device.files import numbered_files
 from pinfold.env.api import Disk, File
 from pinfold.model.errors import Corrupt
 
@@ -80,7 +82,8 @@ def recover(
     Raises Corrupt when the journal proves that something flushed is missing. What was written and
     never flushed may be found or not; what is found is durable afterwards.
     """
-    headed, spare, next_slot = _open_all(disk, directory, uuid, size)
+    opened = _open_all(disk, directory, uuid, size)
+    headed, spare = opened.headed, opened.spare
     live = _newest_run(headed, kept_from)
     spare.extend(segment for segment in headed if segment not in live)
     if live and live[0].first_sequence > kept_from:
@@ -98,37 +101,56 @@ def recover(
         scan = Scan(memoryview(segment.file.pread(size, 0)), sequence, boot)
         for record in scan:
             redo(record)
-        if position == len(live) - 1 and (lost := scan.lost()) is not None:
-            raise Corrupt(f"journal records {scan.sequence} to {lost} were flushed and are missing")
+        if position == len(live) - 1:
+            _require(sequence=scan.sequence, flushed=scan.claimed_flushed())
         sequence, boot = scan.sequence, scan.boot
         segment.last_sequence = sequence - 1
         segment.position = page_end(scan.end)
+    for segment in (*spare, *opened.unfinished):
+        # A segment whose header was lost looks like one never used; its records tell.
+        image = memoryview(segment.file.pread(size, 0))
+        _require(sequence=sequence, flushed=claimed_flushed(image, 0))
+    for segment in opened.unfinished:
+        segment.file.close()
+        disk.unlink(segment.path)
     if live:
         # A process that died without its machine leaves pages that no flush has covered yet.
         live[-1].file.datasync()
-    return Recovered(live, spare, sequence, next_slot, boot)
+    return Recovered(live, spare, sequence, opened.next_slot, boot)
 
 
-def _open_all(
-    disk: Disk, directory: str, uuid: bytes, size: int
-) -> tuple[list[Segment], list[Segment], int]:
-    """(segments with a header of this device, others of the right size, next free slot)."""
-    headed: list[Segment] = []
-    spare: list[Segment] = []
-    slot = 0
-    for name in disk.list(directory):
-        path = f"{directory}/{name}"
-        slot = max(slot, int(name) + 1)
+def _require(*, sequence: int, flushed: int) -> None:
+    """Refuse a journal in which a record names one as flushed that is not there."""
+    if flushed >= sequence:
+        raise Corrupt(f"journal records {sequence} to {flushed} were flushed and are missing")
+
+
+@dataclass(slots=True)
+class _Opened:
+    """Every file of the journal, opened."""
+
+    headed: list[Segment]
+    """With a header of this device."""
+    spare: list[Segment]
+    """Others of the right size."""
+    unfinished: list[Segment]
+    """Others: a crash interrupted their making."""
+    next_slot: int
+
+
+def _open_all(disk: Disk, directory: str, uuid: bytes, size: int) -> _Opened:
+    found = _Opened([], [], [], 0)
+    for slot, path in numbered_files(disk, directory):
+        found.next_slot = max(found.next_slot, slot + 1)
         file = disk.open(path)
         header = decode_segment_header(file.pread(PAGE_BYTES, 0))
         if header is not None and header.uuid == uuid:
-            headed.append(_segment(path, file, header))
+            found.headed.append(_segment(path, file, header))
         elif file.size() == size:
-            spare.append(Segment(path=path, file=file))
-        else:  # a crash interrupted its making
-            file.close()
-            disk.unlink(path)
-    return headed, spare, slot
+            found.spare.append(Segment(path=path, file=file))
+        else:
+            found.unfinished.append(Segment(path=path, file=file))
+    return found
 
 
 def _segment(path: str, file: File, header: SegmentHeader) -> Segment:

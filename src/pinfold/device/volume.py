@@ -10,12 +10,12 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.device.api import ExtentOp
 from pinfold.device.arena import BLOCKS
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Corrupt
 from pinfold.model.ids import Token, VolumeId
-from pinfold.model.limits import BLOCK_BYTES
+from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 
 WRITE: Final = 0
 ZERO: Final = 1
@@ -146,11 +146,15 @@ class Volume:
         return cleared
 
 
+@decodes("the index's record of an extent")
 def decode_extent(volume: VolumeId, index: int, record: bytes) -> Extent:
     """An extent as the index remembers it. Corrupt for an unknown version."""
     version, slot, epoch, token, sequence, dirty = _EXTENT.unpack_from(record)
-    if version != 1:
-        raise Corrupt(f"an extent has a record of version {version}")
+    require_version("index: the record of an extent", version, 1)
+    require(
+        len(record) == _EXTENT.size + _BITMAP_BYTES and slot >= NO_SLOT,
+        "index: the record of an extent makes no sense",
+    )
     extent = Extent(volume, index)
     extent.slot, extent.epoch, extent.token = slot, epoch, token
     extent.sequence, extent.dirty = sequence, dirty
@@ -173,13 +177,29 @@ def write_bytes(ops: int) -> int:
     return _WRITE_HEAD.size + ops * _OP_WORDS * 4
 
 
+@decodes("a record of a volume write")
 def decode_write(
     record: memoryview,
 ) -> tuple[VolumeId, int, int, int, list[ExtentOp], memoryview]:
     """(volume, token, epoch, sequence, ops, payload) of a write's record."""
     volume, token, epoch, sequence, count = _WRITE_HEAD.unpack_from(record)
     end = write_bytes(count)
+    require(len(record) >= end, "a record of a volume write is shorter than its ops")
     ops = [ExtentOp(*words) for words in struct.iter_unpack(">4I", record[_WRITE_HEAD.size : end])]
+    for kind, _, offset, length in ops:
+        require(
+            (
+                kind in (WRITE, ZERO, TRIM)
+                and not (offset | length) % BLOCK_BYTES
+                and offset + length <= EXTENT_BYTES
+            )
+            or not length,
+            "a record of a volume write has an op that makes no sense",
+        )
+    require(
+        sum(op.length for op in ops if op.kind == WRITE) == len(record) - end,
+        "a record of a volume write carries another length than its ops say",
+    )
     return VolumeId(volume), token, epoch, sequence, ops, record[end:]
 
 
@@ -188,6 +208,7 @@ def encode_token(volume: VolumeId, token: int) -> bytes:
     return _TOKEN.pack(volume, token)
 
 
+@decodes("a record of a claim")
 def decode_token(record: memoryview) -> tuple[VolumeId, Token]:
     """The inverse of `encode_token`."""
     volume, token = _TOKEN.unpack(record)
@@ -199,6 +220,7 @@ def encode_stable(volume: VolumeId, token: int, sequence: int) -> bytes:
     return _STABLE.pack(volume, token, sequence)
 
 
+@decodes("a record of stable writes")
 def decode_stable(record: memoryview) -> tuple[VolumeId, int, int]:
     """The inverse of `encode_stable`."""
     volume, token, sequence = _STABLE.unpack(record)
