@@ -180,7 +180,8 @@ def _form(page: Page) -> Iterator[str]:
     for item in (*names, *page.prefixes):
         if not item.startswith(page.prefix):
             yield f"{item} does not begin with {page.prefix!r}"
-        if not _behind(page, item, item):
+        within = item in page.prefixes and page.after != item and page.after.startswith(item)
+        if item.encode() <= page.after.encode() and not within:
             yield f"{item} is not above {page.after!r}"
     for name in names:
         if _rolled(page, name) is not None:
@@ -217,9 +218,8 @@ def _behind(page: Page, name: str, item: str) -> bool:
 
     A start within a prefix leaves the rest of that prefix to be rolled up.
     """
-    if page.after != item and page.after.startswith(item):
-        return name == item or name.encode() > page.after.encode()
-    return not page.after or item.encode() > page.after.encode()
+    within = item != name and page.after != item and page.after.startswith(item)
+    return (name if within else item).encode() > page.after.encode()
 
 
 def _rolled(page: Page, name: str) -> str | None:
