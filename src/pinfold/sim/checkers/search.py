@@ -7,7 +7,7 @@ somebody's end needs them, as Lowe does, and equal situations merged). Between t
 nothing is on its way only states are left, so long histories cost little more than short ones.
 
 Two reductions keep it small, and neither loses an order:
-- a step that only looks is placed as soon as it can be;
+- a step that only looks, and so takes nothing from others, is placed as soon as it can be;
 - a step that need not have happened is placed only right before something that needs it.
 """
 
@@ -48,7 +48,10 @@ class Model(Protocol[S, A]):
         ...
 
     def looks(self, action: A) -> bool:
-        """Whether it never changes the state."""
+        """Whether it leaves to all others what they could do: it is placed as soon as it can be.
+
+        In a state in which it can happen exactly one state follows.
+        """
         ...
 
     def overwrites(self, action: A) -> bool:
@@ -154,10 +157,7 @@ class _Walk(Generic[S, A]):
             self._sure[index] = step.action
             return situations
         self._looking[index] = step.action
-        return {
-            (state, placed | {index}) if self._after(state, step.action) else (state, placed)
-            for state, placed in situations
-        }
+        return {self._with_looks(*situation) for situation in situations}
 
     def end(self, situations: set[_Situation[S]], index: int) -> set[_Situation[S]]:
         step = self._steps[index]
@@ -197,7 +197,7 @@ class _Walk(Generic[S, A]):
                 if dispensable_in is not None and self._after(dispensable_in, action):
                     continue
                 for following in self._after(state, action):
-                    now = self._with_looks(following, placed | {index})
+                    following, now = self._with_looks(following, placed | {index})
                     if goal in now:
                         yield following, now
                         continue
@@ -221,13 +221,14 @@ class _Walk(Generic[S, A]):
                     yield index, self._loose[index]
                     break
 
-    def _with_looks(self, state: S, placed: frozenset[int]) -> frozenset[int]:
-        seen = [
-            index
-            for index, action in self._looking.items()
-            if index not in placed and self._after(state, action)
-        ]
-        return placed.union(seen) if seen else placed
+    def _with_looks(self, state: S, placed: frozenset[int]) -> _Situation[S]:
+        for index, action in self._looking.items():
+            if index not in placed:
+                after = self._after(state, action)
+                if after:
+                    (state,) = after
+                    placed |= {index}
+        return state, placed
 
     def _undominated(self, situations: set[_Situation[S]]) -> set[_Situation[S]]:
         """Leave out situations that have spent more than another which is otherwise the same."""
