@@ -1,12 +1,13 @@
 """What a role gets from its process, and what it gives back."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
+from pinfold.cluster.groups.state import Limits
 from pinfold.cluster.map import MapStore
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
@@ -47,6 +48,8 @@ class NodeContext:
     log: FilteringBoundLogger
     listen: Endpoint | None
     """For front ends; storage nodes have only their rpc address."""
+    group_limits: Limits = field(default_factory=Limits)
+    """What bounds the replicas of row groups; nobody has had to tune it on a real node."""
 
 
 def endpoint_of(context: NodeContext) -> Endpoint:

@@ -18,15 +18,16 @@ from structlog.typing import FilteringBoundLogger
 
 from pinfold import __version__
 from pinfold.cluster.embedded_map import EmbeddedMap
-from pinfold.cluster.map import ClusterMap, MapStore, NodeEntry
+from pinfold.cluster.map import NodeEntry
 from pinfold.env.api import Env
 from pinfold.env.real import keep_freed_memory, real_env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
-from pinfold.model.ids import Boot, NodeName
+from pinfold.model.ids import NodeName
 from pinfold.node.access import read_access
 from pinfold.node.boot import hold, next_boot
 from pinfold.node.context import Endpoint, NodeContext, Role
+from pinfold.node.joining import join_peers, register
 from pinfold.node.layout import Layout
 from pinfold.node.lifeline import Lifeline, Report
 from pinfold.node.logs import become_process_log
@@ -37,7 +38,6 @@ from pinfold.node.stacks import print_stacks
 from pinfold.rpc.api import Reply, Request
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity
-from pinfold.rpc.peers import PeerTable
 
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
@@ -127,7 +127,10 @@ class _Process:
         scope = TaskScope(self._on_error)
         stack.push_async_callback(scope.close)
         operations = Operations()
-        peers = self._join(env, boot, map_store, operations)
+        secret = env.disk.read_file(str(layout.cluster_secret))
+        cluster_id = map_store.get().cluster_id
+        identity = Identity(node=name, boot=boot, cluster=cluster_id, secret=secret)
+        peers = join_peers(env, identity, map_store, operations)
         stack.push_async_callback(peers.close)
         context = NodeContext(
             name=name,
@@ -146,37 +149,9 @@ class _Process:
         )
         role = await starter_of(entry.role)(context)
         _answer_operators(context, entry, role)
-        await self._register(context, entry)
+        await register(context, entry, layout.rpc_address(name))
         log.info("ready")
         return role
-
-    def _join(self, env: Env, boot: Boot, map_store: MapStore, operations: Operations) -> PeerTable:
-        """Sessions with every node the map knows, now and later."""
-        secret = env.disk.read_file(str(self._launch.layout.cluster_secret))
-        identity = Identity(
-            node=self._launch.name,
-            boot=boot,
-            cluster=map_store.get().cluster_id,
-            secret=secret,
-        )
-        peers = PeerTable(env, identity, operations)
-
-        def follow(current: ClusterMap) -> None:
-            peers.set_epoch(current.version)
-            peers.set_addresses(
-                {NodeName(n): entry.address for n, entry in current.nodes.items() if entry.address}
-            )
-
-        follow(map_store.get())
-        map_store.watch(follow)
-        return peers
-
-    async def _register(self, context: NodeContext, entry: NodeEntry) -> None:
-        """Listen for peers, then tell them where."""
-        address = context.layout.rpc_address(context.name)
-        await context.peers.listen(address)
-        registered = NodeEntry(role=entry.role, address=address, boot=context.boot)
-        await context.map.update(lambda current: current.with_node(context.name, registered))
 
     async def _drain(self, role: Role, timeout_s: float) -> None:
         assert self._log is not None, "a process that started has a log"

@@ -35,7 +35,12 @@ async def _start_services(context: NodeContext, gateway: Gateway, table: DeviceT
     BlobServer(table.devices, context.dispatcher)
     ExtentHost(context.dispatcher, table.devices)
     groups = GroupService(
-        context.env, context.name, context.peers, context.dispatcher, gateway.membership
+        context.env,
+        context.name,
+        context.peers,
+        context.dispatcher,
+        gateway.membership,
+        context.group_limits,
     )
     count = 1 << context.map.get().policies[METADATA].part_power
     for identity, device in table.devices.items():
