@@ -12,7 +12,7 @@ from pinfold.device.device import Device
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, Full, Unavailable
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
-from pinfold.sim.disk import Inode
+from pinfold.sim.inode import Inode
 from pinfold.sim.world import SimNode, World
 from tests.device.model import whole
 from tests.device.worlds import CLUSTER, PATH, SETTINGS, lives, put

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinfold.sim.disk import PAGE, SECTOR, ProcessDisk, SimDisk
+from pinfold.sim.disk import ProcessDisk, SimDisk
+from pinfold.sim.inode import PAGE, SECTOR
 from pinfold.sim.loop import NodeCrashed, Process
 
 ROOT = "/d"

@@ -18,17 +18,18 @@ from typing import Final
 
 from pinfold.env.api import Buffer
 from pinfold.model.limits import GIB
+from pinfold.sim.inode import PAGE, ZERO, Inode
 from pinfold.sim.loop import NodeCrashed, Process
-
-PAGE: Final = 4096
-SECTOR: Final = 512
-_ZERO: Final = bytes(PAGE)
 
 
 @dataclass(slots=True)
 class DiskFaults:
     """What the disk does to its users; change it at any time."""
 
+    under: str = ""
+    """Errors and failing flushes concern only paths that start so: one device of several."""
+    slowness: float = 1.0
+    """Every call takes so many times as long."""
     capacity_bytes: int = 64 * GIB
     write_error: int = 0
     """errno of every write, allocate and datasync from now on; 0: none."""
@@ -44,88 +45,6 @@ class DiskFaults:
     """What any other call costs."""
     crash_after: int = -1
     """Changing calls until the node crashes; below 0: never."""
-
-
-class Inode:
-    """A file's pages, current and as last flushed."""
-
-    def __init__(self) -> None:
-        self.pages: dict[int, bytes] = {}
-        self.size = 0
-        self.flushed: dict[int, bytes | None] = {}
-        """What pages changed since the last flush held at that flush; None: nothing."""
-        self.flushed_size = 0
-
-    def change(self, number: int, content: bytes | None) -> None:
-        """Set a page, or free it."""
-        self.flushed.setdefault(number, self.pages.get(number))
-        if content is None:
-            self.pages.pop(number, None)
-        else:
-            self.pages[number] = content
-
-    def flush(self) -> None:
-        """Everything is durable."""
-        self.flushed.clear()
-        self.flushed_size = self.size
-
-    def crash(self, rng: random.Random) -> None:
-        """Keep, drop or tear every page that was not flushed."""
-        for number, old in self.flushed.items():
-            fate = rng.random()
-            if fate < 0.4:
-                self._restore(number, old)
-            elif fate < 0.6:
-                cut = SECTOR * rng.randrange(1, PAGE // SECTOR)
-                new, before = self.pages.get(number, _ZERO), old or _ZERO
-                self.pages[number] = new[:cut] + before[cut:]
-        if self.size != self.flushed_size and rng.random() < 0.5:
-            self.size = self.flushed_size
-            for number in [n for n in self.pages if n * PAGE >= self.size]:
-                del self.pages[number]
-        self.flush()
-
-    def _restore(self, number: int, old: bytes | None) -> None:
-        if old is None:
-            self.pages.pop(number, None)
-        else:
-            self.pages[number] = old
-
-    def read(self, length: int, offset: int) -> bytes:
-        """Up to `length` bytes."""
-        end = min(offset + length, self.size)
-        if end <= offset:
-            return b""
-        first, last = offset // PAGE, (end - 1) // PAGE
-        content = b"".join([self.pages.get(n, _ZERO) for n in range(first, last + 1)])
-        return content[offset - first * PAGE : end - first * PAGE]
-
-    def write(self, content: bytes, offset: int) -> None:
-        """Put bytes, growing the file."""
-        position, end = 0, len(content)
-        while position < end:
-            number, within = divmod(offset + position, PAGE)
-            size = min(PAGE - within, end - position)
-            piece = content[position : position + size]
-            if size < PAGE:
-                page = self.pages.get(number, _ZERO)
-                piece = page[:within] + piece + page[within + size :]
-            self.change(number, piece)
-            position += size
-        self.size = max(self.size, offset + end)
-
-    def clear(self, offset: int, length: int) -> None:
-        """Make a range zeroes, freeing whole pages."""
-        end = offset + length
-        for number in range(offset // PAGE, -(-end // PAGE)):
-            if number not in self.pages:
-                continue
-            low, high = max(offset - number * PAGE, 0), min(end - number * PAGE, PAGE)
-            if high - low == PAGE:
-                self.change(number, None)
-            else:
-                page = self.pages[number]
-                self.change(number, page[:low] + bytes(high - low) + page[high:])
 
 
 _Entry = Inode | None
@@ -173,7 +92,7 @@ class SimDisk:
         """Flip one bit of a file, as the medium may."""
         inode = self.file(path)
         number, within = divmod(offset, PAGE)
-        page = bytearray(inode.pages.get(number, _ZERO))
+        page = bytearray(inode.pages.get(number, ZERO))
         page[within] ^= 1 << bit
         inode.pages[number] = bytes(page)
 
@@ -183,6 +102,29 @@ class SimDisk:
         self._synced = {"/": None}
         self._changes.clear()
         self.locks.clear()
+
+    def pull(self, path: str) -> dict[str, _Entry]:
+        """Take everything below a directory out, as with the disk mounted there; for `plug`.
+
+        The node is down: what it had not flushed is settled.
+        """
+        below = {name: entry for name, entry in self.names.items() if name.startswith(f"{path}/")}
+        for name in below:
+            del self.names[name]
+            self._synced.pop(name, None)
+        self._changes = [name for name in self._changes if name not in below]
+        return below
+
+    def plug(self, path: str, content: dict[str, _Entry]) -> None:
+        """Put back what was pulled, in place of whatever is there now."""
+        self.pull(path)
+        self.names.update(content)
+        self._synced.update(content)
+
+    def restart(self) -> None:
+        """The process has died and the machine has not: the page cache keeps everything."""
+        self.locks.clear()
+        self.faults.crash_after = -1
 
     # the calls' common ground
 
@@ -232,11 +174,15 @@ class SimDisk:
 
     def count_change(self) -> bool:
         """Count a changing call; whether the armed crash is due with it."""
-        self.cost_s += self.rng.uniform(*self.faults.call_s)
+        self.charge(self.faults.call_s)
         if self.faults.crash_after < 0:
             return False
         self.faults.crash_after -= 1
         return self.faults.crash_after < 0
+
+    def charge(self, range_s: tuple[float, float]) -> None:
+        """A call takes its time."""
+        self.cost_s += self.rng.uniform(*range_s) * self.faults.slowness
 
     def die(self) -> None:
         """Carry an armed crash out."""
@@ -256,17 +202,17 @@ class ProcessDisk:
         self.disk = disk
         self._process = process
 
-    def reading(self) -> SimDisk:
+    def reading(self, path: str) -> SimDisk:
         """Before a call that changes nothing."""
         if not self._process.alive:
             raise NodeCrashed
         disk = self.disk
-        disk.cost_s += disk.rng.uniform(*disk.faults.call_s)
-        if disk.faults.read_error:
+        disk.charge(disk.faults.call_s)
+        if disk.faults.read_error and path.startswith(disk.faults.under):
             raise OSError(disk.faults.read_error, "simulated read error")
         return disk
 
-    def changing(self, change: Callable[[SimDisk], None]) -> None:
+    def changing(self, path: str, change: Callable[[SimDisk], None]) -> None:
         """Make a change, dying before or behind it if that is due."""
         if not self._process.alive:
             raise NodeCrashed
@@ -274,7 +220,7 @@ class ProcessDisk:
         dies = disk.count_change()
         if dies and disk.rng.random() < 0.5:
             disk.die()
-        if disk.faults.write_error:
+        if disk.faults.write_error and path.startswith(disk.faults.under):
             raise OSError(disk.faults.write_error, "simulated write error")
         change(disk)
         if dies:
@@ -282,13 +228,13 @@ class ProcessDisk:
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> "SimFile":
         """See `Disk.open`."""
-        disk = self.reading()
+        disk = self.reading(path)
         if path not in disk.names and (create or exclusive):
             self._require_parent(path)
-            self.changing(lambda disk: disk.enter(path, Inode()))
+            self.changing(path, lambda disk: disk.enter(path, Inode()))
         elif exclusive:
             raise FileExistsError(errno.EEXIST, "exists", path)
-        return SimFile(self, disk.file(path))
+        return SimFile(self, path, disk.file(path))
 
     def _require_parent(self, path: str) -> None:
         parent = self.disk.names.get(os.path.dirname(path), _ABSENT)
@@ -299,7 +245,7 @@ class ProcessDisk:
 
     def read_file(self, path: str) -> bytes:
         """See `Disk.read_file`."""
-        inode = self.reading().file(path)
+        inode = self.reading(path).file(path)
         return inode.read(inode.size, 0)
 
     def write_file(self, path: str, content: bytes) -> None:
@@ -316,15 +262,15 @@ class ProcessDisk:
             disk.enter(path, inode)
             disk.sync_dir(os.path.dirname(path))
 
-        self.changing(replace)
+        self.changing(path, replace)
 
     def exists(self, path: str) -> bool:
         """See `Disk.exists`."""
-        return path in self.reading().names
+        return path in self.reading(path).names
 
     def list(self, path: str) -> list[str]:
         """See `Disk.list`."""
-        names = self.reading().names
+        names = self.reading(path).names
         if path not in names:
             raise FileNotFoundError(errno.ENOENT, "no such directory", path)
         prefix = path.rstrip("/") + "/"
@@ -343,12 +289,12 @@ class ProcessDisk:
             disk.enter(path, None)
             disk.sync_dir(parent)
 
-        self.changing(make)
+        self.changing(path, make)
 
     def unlink(self, path: str) -> None:
         """See `Disk.unlink`."""
         if path in self.disk.names:
-            self.changing(lambda disk: disk.leave(path))
+            self.changing(path, lambda disk: disk.leave(path))
 
     def lock(self, path: str) -> "SimLock":
         """See `Disk.lock`."""
@@ -360,16 +306,16 @@ class ProcessDisk:
 
     def sync_dir(self, path: str) -> None:
         """See `Disk.sync_dir`."""
-        self.changing(lambda disk: disk.sync_dir(path))
+        self.changing(path, lambda disk: disk.sync_dir(path))
 
     def free_bytes(self, path: str) -> int:
         """See `Disk.free_bytes`."""
-        disk = self.reading()
+        disk = self.reading(path)
         return max(disk.faults.capacity_bytes - disk.used_bytes(), 0)
 
     def total_bytes(self, path: str) -> int:
         """See `Disk.total_bytes`."""
-        return self.reading().faults.capacity_bytes
+        return self.reading(path).faults.capacity_bytes
 
 
 class SimLock:
@@ -389,8 +335,9 @@ class SimLock:
 class SimFile:
     """The simulated `File`."""
 
-    def __init__(self, owner: ProcessDisk, inode: Inode) -> None:
+    def __init__(self, owner: ProcessDisk, path: str, inode: Inode) -> None:
         self._owner = owner
+        self._path = path
         self._inode = inode
         self._closed = False
 
@@ -401,13 +348,13 @@ class SimFile:
     def pread(self, length: int, offset: int) -> bytes:
         """See `File.pread`."""
         self._open()
-        self._owner.reading()
+        self._owner.reading(self._path)
         return self._inode.read(length, offset)
 
     def pread_cached(self, length: int, offset: int) -> bytes | None:
         """See `File.pread_cached`."""
         self._open()
-        disk = self._owner.reading()
+        disk = self._owner.reading(self._path)
         if disk.rng.random() >= disk.faults.cached_chance:
             return None
         content = self._inode.read(length, offset)
@@ -422,7 +369,7 @@ class SimFile:
             disk.require_room(self._inode, offset, len(content))
             self._inode.write(content, offset)
 
-        self._owner.changing(write)
+        self._owner.changing(self._path, write)
         return len(content)
 
     def datasync(self) -> None:
@@ -430,14 +377,16 @@ class SimFile:
         self._open()
 
         def flush(disk: SimDisk) -> None:
-            disk.cost_s += disk.rng.uniform(*disk.faults.sync_s)
-            if disk.faults.lost_flush_chance and disk.rng.random() < disk.faults.lost_flush_chance:
+            faults = disk.faults
+            disk.charge(faults.sync_s)
+            fails = faults.lost_flush_chance and self._path.startswith(faults.under)
+            if fails and disk.rng.random() < faults.lost_flush_chance:
                 # The kernel reports once and forgets: what it could not write is gone.
                 self._inode.crash(disk.rng)
                 raise OSError(errno.EIO, "simulated flush error")
             self._inode.flush()
 
-        self._owner.changing(flush)
+        self._owner.changing(self._path, flush)
 
     def allocate(self, offset: int, length: int) -> None:
         """See `File.allocate`."""
@@ -447,17 +396,17 @@ class SimFile:
             disk.require_room(self._inode, offset, length)
             for number in range(offset // PAGE, -(-(offset + length) // PAGE)):
                 if number not in self._inode.pages:
-                    self._inode.change(number, _ZERO)
+                    self._inode.change(number, ZERO)
             self._inode.size = max(self._inode.size, offset + length)
 
-        self._owner.changing(reserve)
+        self._owner.changing(self._path, reserve)
 
     def punch(self, offset: int, length: int) -> None:
         """See `File.punch`."""
         self._open()
         if length <= 0 or offset < 0:
             raise OSError(errno.EINVAL, "an empty range")
-        self._owner.changing(lambda disk: self._inode.clear(offset, length))
+        self._owner.changing(self._path, lambda disk: self._inode.clear(offset, length))
 
     def truncate(self, length: int) -> None:
         """See `File.truncate`."""
@@ -469,7 +418,7 @@ class SimFile:
                 inode.clear(length, inode.size - length)
             inode.size = length
 
-        self._owner.changing(cut)
+        self._owner.changing(self._path, cut)
 
     def size(self) -> int:
         """See `File.size`."""

@@ -17,6 +17,8 @@ import asyncio
 import contextvars
 import heapq
 import random
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from types import BuiltinMethodType
@@ -100,6 +102,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._processes = [self._outside]
         self._closed = False
         self._running = False
+        self.real_end = float("inf")
+        """When, on the real clock, a run is given up; what it did by then is not deterministic."""
         self.failures: list[BaseException] = []
         """What callbacks raised; the first one ends the run."""
 
@@ -113,16 +117,22 @@ class SimLoop(asyncio.AbstractEventLoop):
     def run(self, main: Coroutine[Any, Any, T], *, limit_s: float) -> T:
         """Run until `main` ends; raises what it or any callback raises.
 
-        Deadlock when nothing can happen any more, TimeoutError past `limit_s` of world time.
+        Deadlock when nothing can happen any more, TimeoutError past `limit_s` of world time or
+        past `real_end`.
         """
         assert not self._running
         end = self._now + limit_s
         self._running = True
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(finalizer=_leave_be)
         asyncio._set_running_loop(self)
         try:
             task = self._outside.context.copy().run(self.create_task, main)
-            steps = 0
+            steps = batches = 0
             while not task.done():
+                batches += 1
+                if not batches % 1024 and time.monotonic() > self.real_end:
+                    raise TimeoutError(f"too slow: at {self._now:.3f} s of world time")
                 self._advance(end)
                 steps += self._run_batch()
                 if self.failures:
@@ -132,6 +142,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             return task.result()
         finally:
             asyncio._set_running_loop(None)
+            sys.set_asyncgen_hooks(*hooks)
             self._running = False
 
     def _advance(self, end: float) -> None:
@@ -318,6 +329,10 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     async def shutdown_asyncgens(self) -> None:
         """See asyncio; nothing is tracked."""
+
+
+def _leave_be(generator: object) -> None:
+    """A generator that nobody closed: when the collector finds it depends on memory."""
 
 
 def _forget_task(task: asyncio.Task[Any]) -> None:

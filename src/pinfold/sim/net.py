@@ -37,6 +37,8 @@ class NetFaults:
     spike_s: float = 0.2
     reset_chance: float = 0.0
     """That a delivery finds its connection reset instead."""
+    ghost_chance: float = 0.0
+    """That a connect is seen twice by the listener: the second one never says anything."""
 
 
 class SimNet:
@@ -72,9 +74,18 @@ class SimNet:
             if other != node:
                 self.cut(node, other)
 
+    def mend(self, one: str, other: str) -> None:
+        """Undo the cuts between two nodes."""
+        self._cuts.pop((one, other), None)
+        self._cuts.pop((other, one), None)
+        self._deliver_again()
+
     def heal(self) -> None:
         """Undo every cut; what was kept back arrives now."""
         self._cuts.clear()
+        self._deliver_again()
+
+    def _deliver_again(self) -> None:
         for link in list(self._links):
             link.resume()
         waiting, self._waiting = self._waiting, {}
@@ -142,11 +153,13 @@ class SimNet:
         """See `Net.connect`."""
         await asyncio.sleep(self.latency())
         listener = self._listeners.get(address)
-        if listener is not None and self._unreachable(process, listener.process):
+        while listener is not None and self._unreachable(process, listener.process):
             await self._healed(address)
             listener = self._listeners.get(address)
         if listener is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"nobody listens on {address}")
+        if self.faults.ghost_chance and self.rng.random() < self.faults.ghost_chance:
+            self._haunt(process, listener)
         protocol = factory()
         link = Link(self, (process, listener.process), (protocol, listener.factory))
         self._links[link] = None
@@ -154,6 +167,13 @@ class SimNet:
         link.start(made)
         await made
         return link.ends[0], protocol
+
+    def _haunt(self, process: Process, listener: "SimListener") -> None:
+        """A repeated connection attempt comes late: its sender wants no second connection."""
+        ghost = Link(self, (process, listener.process), (asyncio.Protocol(), listener.factory))
+        self._links[ghost] = None
+        ghost.start(self.loop.create_future())
+        self.loop.after(self.rng.uniform(0, 5), process, ghost.reset)
 
     def _unreachable(self, process: Process, other: Process) -> bool:
         return self.is_cut(process.name, other.name) or self.is_cut(other.name, process.name)

@@ -30,10 +30,10 @@ _EPOCH_S = 1_750_000_000.0
 class SimClock:
     """The simulated `Clock` of one process."""
 
-    def __init__(self, loop: SimLoop, process: Process, skew_s: float) -> None:
+    def __init__(self, loop: SimLoop, process: Process, node: "SimNode") -> None:
         self._loop = loop
         self._process = process
-        self._skew_s = skew_s
+        self._node = node
 
     def monotonic(self) -> float:
         """See `Clock`; the loop's `time()` within the process."""
@@ -41,7 +41,7 @@ class SimClock:
 
     def wall(self) -> float:
         """See `Clock`; wrong by the node's skew."""
-        return _EPOCH_S + self._skew_s + self._loop.now
+        return _EPOCH_S + self._node.skew_s + self._loop.now
 
 
 class SimNode:
@@ -54,7 +54,7 @@ class SimNode:
         self.disk.on_crash = self.crash
         self._rng = random.Random(f"{world.seed}/{name}")
         self.skew_s = self._rng.uniform(-2.0, 2.0)
-        """How wrong the wall clock is."""
+        """How wrong the wall clock is; a change is a jump."""
         self.drift = self._rng.uniform(-0.01, 0.01)
         """How wrong the monotonic clock's rate is, from the next start on."""
         self.process: Process | None = None
@@ -83,7 +83,7 @@ class SimNode:
         self.process = process
         rng = random.Random(self._rng.getrandbits(64))
         self._env = Env(
-            clock=SimClock(world.loop, process, self.skew_s),
+            clock=SimClock(world.loop, process, self),
             rng=rng,
             disk=self.disk.of(process),
             net=world.net.of(process),
@@ -105,18 +105,21 @@ class SimNode:
         context = self.process.context.copy()
         return context.run(lambda: self._world.loop.create_task(work()))
 
-    def crash(self, *, silent: bool = False) -> None:
+    def crash(self, *, silent: bool = False, power: bool = True) -> None:
         """End the process between two of its steps: no code of it runs again.
 
-        Its disk keeps what was flushed and some of the rest. Peers hear resets; with `silent` the
-        machine has lost its power and they hear nothing.
+        Its disk keeps what was flushed and some of the rest; without `power` lost, only the
+        process was killed and the disk keeps all. Peers hear resets, or nothing with `silent`.
         """
         assert self.process is not None, f"{self.name} is down"
         process, self.process, self._env = self.process, None, None
         self._world.trace.add(self._world.loop.now, self.name, "crash")
         self._world.loop.bury(process)
         self._world.net.bury(process, silent=silent)
-        self.disk.crash()
+        if power:
+            self.disk.crash()
+        else:
+            self.disk.restart()
 
     def freeze(self) -> None:
         """Stop the process as SIGSTOP would: connections stay, nothing is answered."""
