@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 # The aws command pins its own botocore, which would clash with boto3's: an environment of its own.
 CLIENTS := .venv-clients
 
-.PHONY: run test check unit cluster bench clean
+# The first seed of a simulation: another with every commit, the same for all of its runs.
+SEED ?= $(shell git rev-parse --short=7 HEAD 2>/dev/null | xargs -I{} printf '%d' 0x{} 2>/dev/null || echo 1)
+SEEDS ?= 100
+
+.PHONY: run test check unit cluster sim bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +35,9 @@ unit: $(VENV)/installed
 
 cluster: $(VENV)/installed $(CLIENTS)/installed
 	$(BIN)/pytest -m cluster
+
+sim: $(VENV)/installed
+	$(BIN)/pinfold sim run --seed $(SEED) --seeds $(SEEDS) --twice
 
 test: check unit cluster
 

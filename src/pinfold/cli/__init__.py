@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "user": "Create, list and delete S3 users and their keys.",
     "ring": "Build and inspect placement rings; works without a cluster.",
     "device": "Format and inspect devices.",
+    "sim": "Simulate whole clusters under faults and judge what clients saw.",
     "node": "Run one process of a cluster (what `pinfold up` starts).",
 }
 """Each has a module of its name here, with a click command of its name inside."""

@@ -1,0 +1,137 @@
+"""Whether a healed cluster is whole again: everybody serves, nobody is behind.
+
+The conditions are waited for one after the other; what is still missing when time runs out is the
+account of the hang.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from pinfold.model.errors import PinfoldError
+from pinfold.model.ids import Boot, NodeName
+from pinfold.rpc.api import Reply, Request
+from pinfold.sim.cluster import Down, ProcessDied, SimCluster
+from pinfold.sim.faults.stage import Stage
+from pinfold.sim.workloads.bench import Bench, until
+from pinfold.sim.workloads.volumes import read_blocks, release
+
+_LOOK_S: Final = 0.25
+"""Between two looks."""
+
+_READ_S: Final = 10.0
+"""Patience of a read that takes a volume over."""
+
+CLIENT: Final = "doctor"
+"""Who asks, in histories and accounts."""
+
+
+async def converge(bench: Bench, stage: Stage) -> None:
+    """Wait until everything that was broken is whole; ends by the caller's time-out otherwise."""
+    cluster = bench.cluster
+    await _until(bench, lambda: missing_processes(cluster))
+    await _until(bench, lambda: missing_devices(cluster))
+    await _until(bench, lambda: unserved_groups(cluster))
+    targets = {one["group"]: one["commit_op"] for one in group_status(cluster) if _leads(one)}
+    await _until(bench, lambda: members_behind(cluster, targets))
+    for volume in bench.volumes:
+        await _volume_in_sync(bench, volume)
+    stage.account.tell("world", "everything is whole")
+
+
+async def _until(bench: Bench, missing: Callable[[], list[str]]) -> None:
+    while found := missing():
+        bench.waiting[CLIENT] = "; ".join(found[:6])
+        await asyncio.sleep(_LOOK_S)
+    bench.waiting.pop(CLIENT, None)
+
+
+def missing_processes(cluster: SimCluster) -> list[str]:
+    """Nodes that have not finished their start."""
+    up = {*cluster.storage, *cluster.gateways}
+    return [f"{name} has not started" for name in cluster.names if name not in up]
+
+
+def missing_devices(cluster: SimCluster) -> list[str]:
+    """Devices that do not serve."""
+    return [
+        f"device {device['id']} of {name} is {device['state']}: {device['reason']}"
+        for name, process in cluster.storage.items()
+        for device in process.role.status()["devices"]
+        if device["state"] != "serving"
+    ]
+
+
+def group_status(cluster: SimCluster) -> Iterator[dict[str, Any]]:
+    """What every storage node says of every group on its devices."""
+    for name, process in cluster.storage.items():
+        reply = process.context.dispatcher.run(_status_request(name))  # type: ignore[attr-defined]
+        assert isinstance(reply, Reply)
+        yield from reply.body
+
+
+def _status_request(name: str) -> Request:
+    return Request(
+        peer=NodeName(name),
+        peer_boot=Boot(0),
+        operation="group.status",
+        body=None,
+        payload=memoryview(b""),
+        deadline=float("inf"),
+        epoch=0,
+    )
+
+
+def _leads(status: dict[str, Any]) -> bool:
+    return bool(status["role"] == "serving")
+
+
+def unserved_groups(cluster: SimCluster) -> list[str]:
+    """Groups without a primary that serves."""
+    by_group: dict[int, list[dict[str, Any]]] = {}
+    for status in group_status(cluster):
+        by_group.setdefault(status["group"], []).append(status)
+    return [
+        f"group {group} is not served: "
+        + ", ".join(f"device {one['device']} {one['role']} in {one['view']}" for one in members)
+        for group, members in sorted(by_group.items())
+        if not any(map(_leads, members))
+    ]
+
+
+def members_behind(cluster: SimCluster, targets: dict[int, int]) -> list[str]:
+    """Members that have not applied what their group had committed."""
+    return [
+        f"device {one['device']} of group {one['group']}: {one['standing']}, "
+        f"applied {one['applied_op']} of {targets.get(one['group'], 0)}"
+        for one in group_status(cluster)
+        if one["standing"] != "member" or one["applied_op"] < targets.get(one["group"], 0)
+    ]
+
+
+async def _volume_in_sync(bench: Bench, volume: str) -> None:
+    """Have one gateway take the volume, and wait until no device is out of sync.
+
+    The others' clients have gone: they give back what they hold or wait for.
+    """
+    gateway = bench.reading_gateway(volume)
+    for other in bench.plan.front:
+        if other != gateway:
+            await release(bench, CLIENT, other, volume)
+    await until(partial(read_blocks, bench, CLIENT, gateway, volume, 0, 1, _READ_S))
+    while True:
+        try:
+            shown = await bench.ask(
+                CLIENT,
+                gateway,
+                f"show {volume}",
+                lambda process: process.desk.registry.show(volume),
+            )
+        except (PinfoldError, Down, ProcessDied, TimeoutError):
+            await asyncio.sleep(_LOOK_S)
+            continue
+        if not shown.out_of_sync:
+            return
+        bench.waiting[CLIENT] = f"{volume}: devices {shown.out_of_sync} are out of sync"
+        await asyncio.sleep(_LOOK_S)

@@ -1,0 +1,26 @@
+"""What can break, by name; `stage` says how to add one."""
+
+from typing import Final
+
+from pinfold.sim.faults import disks, network, nodes
+from pinfold.sim.faults.stage import Fault
+
+FAULTS: Final[dict[str, Fault]] = {
+    "crash": nodes.crash,
+    "power-loss": nodes.lose_power,
+    "power-cut": nodes.cut_power,
+    "freeze": nodes.freeze,
+    "clock-jump": nodes.jump_clock,
+    "crash-in-write": nodes.crash_in_write,
+    "cut": network.cut,
+    "isolate": network.isolate,
+    "reset": network.reset,
+    "slow-net": network.slow,
+    "slow-disk": disks.slow,
+    "failing-flush": disks.fail_flush,
+    "io-error": disks.fail_io,
+    "full-disk": disks.fill,
+    "rot": disks.rot,
+    "swap": disks.swap,
+}
+"""Each with a pause in `plan.FAULT_RATES`."""

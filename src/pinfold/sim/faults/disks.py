@@ -1,0 +1,122 @@
+"""Faults of disks: slow, failing, full, rotten, or another disk altogether."""
+
+import errno
+
+from pinfold.sim.disk import DiskFaults
+from pinfold.sim.faults.stage import Stage
+from pinfold.sim.inode import PAGE
+from pinfold.sim.plan import DISK_BYTES
+from pinfold.sim.world import SimNode
+
+
+async def slow(stage: Stage) -> None:
+    """Every call of one node's disks takes ten times as long, or a hundred times."""
+    node = stage.storage_node()
+    node.disk.faults.slowness = stage.rng.choice((10.0, 30.0, 100.0))
+    stage.account.tell(node.name, f"has a disk {node.disk.faults.slowness:.0f} times as slow")
+    await stage.wait(0.5, 5.0)
+    node.disk.faults.slowness = 1.0
+    stage.account.tell(node.name, "has a disk of normal speed")
+
+
+async def fail_flush(stage: Stage) -> None:
+    """Flushes fail once and say ok the next time, as Linux does: what they covered is gone."""
+    node = stage.storage_node()
+    _, path = stage.device_on(node)
+    node.disk.faults.under = path
+    node.disk.faults.lost_flush_chance = 0.3
+    stage.account.tell(node.name, f"has failing flushes under {path}")
+    await stage.wait(0.2, 2.0)
+    _mend(node)
+    await _restart_stopped(stage, node)
+
+
+async def fail_io(stage: Stage) -> None:
+    """Reads, writes or both end with EIO for a while."""
+    node = stage.storage_node()
+    _, path = stage.device_on(node)
+    faults = node.disk.faults
+    faults.under = path
+    what = stage.rng.choice(("reads", "writes", "reads and writes"))
+    faults.read_error = errno.EIO if "reads" in what else 0
+    faults.write_error = errno.EIO if "writes" in what else 0
+    stage.account.tell(node.name, f"has EIO from {what} under {path}")
+    await stage.wait(0.2, 3.0)
+    _mend(node)
+    await _restart_stopped(stage, node)
+
+
+async def fill(stage: Stage) -> None:
+    """A disk has little room, or none at all, for a while."""
+    node = stage.storage_node()
+    room = stage.rng.choice((0, 64 << 10, 512 << 10, 1 << 20))
+    node.disk.faults.capacity_bytes = node.disk.used_bytes() + room
+    stage.account.tell(node.name, f"has a disk with room for {room} bytes")
+    await stage.wait(0.5, 5.0)
+    node.disk.faults.capacity_bytes = DISK_BYTES
+    stage.account.tell(node.name, "has room again")
+    if stage.rng.random() < 0.5:
+        await _restart_stopped(stage, node)
+
+
+async def rot(stage: Stage) -> None:
+    """A bit of the victim's payloads flips: what it reads there must not be believed."""
+    node = stage.world.node(stage.victim.node)
+    path = stage.path_of(stage.victim)
+    if path in stage.pulled:
+        return
+    files = [
+        (name, number)
+        for name, inode in sorted(node.disk.names.items())
+        if inode is not None and name.startswith((f"{path}/packs/", f"{path}/arena/"))
+        for number in sorted(inode.pages)
+    ]
+    if not files:
+        return
+    name, number = stage.rng.choice(files)
+    offset = number * PAGE + stage.rng.randrange(PAGE)
+    node.disk.rot(name, offset, bit=stage.rng.randrange(8))
+    stage.hurt = True
+    stage.account.tell(node.name, f"has a rotten bit in {name} at {offset}")
+
+
+async def swap(stage: Stage) -> None:
+    """The victim is swapped for an empty disk, which must be refused, and later put back."""
+    node = stage.world.node(stage.victim.node)
+    path = stage.path_of(stage.victim)
+    if path in stage.pulled:
+        return
+    stage.cluster.crash(node.name)
+    stage.pulled[path] = (node, node.disk.pull(path))
+    stage.account.tell(node.name, f"has an empty disk at {path}")
+    stage.cluster.start(node.name)
+    await stage.wait(1.0, 6.0)
+    _demand_refusal(stage, node)
+    stage.put_back(path)
+    stage.cluster.start(node.name)
+
+
+def _demand_refusal(stage: Stage, node: SimNode) -> None:
+    """A process that has finished its start serves no device from an empty disk."""
+    process = stage.cluster.storage.get(node.name)
+    if process is None:
+        return
+    for device in process.role.status()["devices"]:
+        if device["id"] == stage.victim.id and device["state"] != "stopped":
+            stage.account.violated("an empty disk is served", f"{node.name}: {device}")
+
+
+def _mend(node: SimNode) -> None:
+    calm, faults = DiskFaults(), node.disk.faults
+    faults.under = calm.under
+    faults.read_error = faults.write_error = 0
+    faults.lost_flush_chance = 0.0
+
+
+async def _restart_stopped(stage: Stage, node: SimNode) -> None:
+    """An operator restarts the process whose device has stopped, sooner or later."""
+    await stage.wait(0.1, 3.0)
+    process = stage.cluster.storage.get(node.name)
+    devices = process.role.status()["devices"] if process is not None else []
+    if process is None or any(device["state"] == "stopped" for device in devices):
+        stage.cluster.restart(node.name)

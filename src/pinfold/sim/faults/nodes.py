@@ -1,0 +1,65 @@
+"""Faults of processes and machines: killed, without power, stopped, with clocks that are wrong."""
+
+from pinfold.sim.faults.stage import Stage
+
+
+async def crash(stage: Stage) -> None:
+    """A process is killed, or its machine with it; it is back after a while."""
+    name = stage.any_node().name
+    stage.cluster.crash(name, power=stage.rng.random() < 0.5)
+    await stage.back_after(name, 0.05, 3.0)
+
+
+async def lose_power(stage: Stage) -> None:
+    """A machine falls silent: peers have to notice by themselves."""
+    name = stage.storage_node().name
+    stage.cluster.crash(name, silent=True)
+    await stage.back_after(name, 0.5, 4.0)
+
+
+async def cut_power(stage: Stage) -> None:
+    """Everything loses its power in the same instant and starts again, one node after the other."""
+    stage.account.tell("world", "a power cut of everything")
+    for name in stage.cluster.names:
+        stage.cluster.crash(name, silent=True)
+    await stage.wait(0.0, 2.0)
+    names = list(stage.cluster.names)
+    stage.rng.shuffle(names)
+    for name in names:
+        stage.cluster.start(name)
+        await stage.wait(0.0, 0.3)
+
+
+async def freeze(stage: Stage) -> None:
+    """A process is stopped, as by SIGSTOP, for up to a minute; mostly far less."""
+    node = stage.any_node()
+    process = node.process
+    if process is None or process.frozen:
+        return
+    stage.account.tell(node.name, "is frozen")
+    node.freeze()
+    await stage.wait(0.05, 60.0 if stage.rng.random() < 0.1 else 6.0)
+    if node.process is process:
+        node.thaw()
+        stage.account.tell(node.name, "goes on")
+
+
+async def jump_clock(stage: Stage) -> None:
+    """A wall clock jumps, by seconds or by hours: within the 12 h that may lie between clocks."""
+    node = stage.any_node()
+    by = stage.rng.choice((2.0, 600.0, 6 * 3600.0))
+    node.skew_s = stage.rng.uniform(-by, by) / 2
+    stage.account.tell(node.name, f"has a wall clock that is wrong by {node.skew_s:.1f} s")
+
+
+async def crash_in_write(stage: Stage) -> None:
+    """A machine loses power between two changes of its disk, or in one."""
+    node = stage.storage_node()
+    if not node.alive or node.disk.faults.crash_after >= 0:
+        return
+    node.disk.faults.crash_after = stage.rng.choice((1, 5, 20, 100))
+    life = stage.cluster.lives[node.name]
+    await stage.wait(0.2, 2.0)
+    if stage.cluster.lives[node.name] == life:
+        node.disk.faults.crash_after = -1
+        stage.cluster.start(node.name)

@@ -1,0 +1,185 @@
+"""What one seed decides before its run begins: topology, limits, faults, and who does what.
+
+Pure. Every choice is drawn from one generator in a fixed order, so a seed means the same run until
+this file changes. New choices belong at the end, or old seeds change their meaning (which costs
+nothing but the stories told about them).
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from pinfold.cluster.groups.state import Limits
+from pinfold.model.limits import GIB, KIB
+from pinfold.model.settings import (
+    BlobSettings,
+    DeviceSettings,
+    ObjectSettings,
+    S3Settings,
+    VolumeSettings,
+)
+from pinfold.node.settings import NodeSettings
+
+BLOCK: Final = 4 * KIB
+"""What volume clients write: a token fills one block."""
+
+PART_BYTES_MIN: Final = 8
+"""Parts of uploads are as small as everything else."""
+
+FAULT_RATES: Final = {
+    "crash": (1.5, 6.0),
+    "power-loss": (3.0, 9.0),
+    "power-cut": (4.0, 12.0),
+    "freeze": (2.0, 8.0),
+    "cut": (1.0, 5.0),
+    "isolate": (2.0, 8.0),
+    "reset": (0.5, 3.0),
+    "slow-net": (2.0, 6.0),
+    "clock-jump": (1.0, 5.0),
+    "slow-disk": (2.0, 6.0),
+    "failing-flush": (2.0, 8.0),
+    "io-error": (3.0, 10.0),
+    "full-disk": (3.0, 8.0),
+    "crash-in-write": (1.0, 4.0),
+    "rot": (1.0, 4.0),
+    "swap": (4.0, 12.0),
+}
+"""Every fault by name and the range of its mean pause, in seconds of world time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run, decided."""
+
+    seed: int
+    nodes: int
+    devices_per_node: int
+    gateways: int
+    group_copies: int
+    groups_power: int
+    settings: NodeSettings
+    limits: Limits
+    safety_s: float
+    faults: dict[str, float]
+    """Mean pause between two of a kind."""
+    drift: float
+    """Largest error of a monotonic clock's rate."""
+    object_clients: int
+    volume_clients: int
+    volumes: int
+    volume_bytes: int
+    buckets: int
+    names: int
+    """Names that all object clients share: few, so that they meet."""
+
+    @property
+    def storage(self) -> tuple[str, ...]:
+        """Names of the storage nodes."""
+        return tuple(f"n{number}" for number in range(1, self.nodes + 1))
+
+    @property
+    def front(self) -> tuple[str, ...]:
+        """Names of the gateways."""
+        return tuple(f"g{number}" for number in range(1, self.gateways + 1))
+
+    def describe(self) -> str:
+        """One line for people."""
+        faults = ", ".join(f"{name} {pause:.1f} s" for name, pause in self.faults.items())
+        return (
+            f"{self.nodes} nodes x {self.devices_per_node} devices, groups of "
+            f"{self.group_copies}, {1 << self.groups_power} groups, {self.gateways} gateways, "
+            f"{self.object_clients} object and {self.volume_clients} volume clients, "
+            f"{self.safety_s:.0f} s of: {faults or 'no faults'}"
+        )
+
+
+def make_plan(seed: int) -> Plan:
+    """Decide everything that a seed decides."""
+    rng = random.Random(f"{seed}/plan")
+    nodes = rng.choice((3, 3, 3, 4, 5))
+    devices_per_node = rng.choice((1, 1, 2))
+    five = nodes * devices_per_node >= 5 and rng.random() < 0.6
+    names = list(FAULT_RATES)
+    chosen = [name for name in names if rng.random() < rng.choice((0.15, 0.4))]
+    return Plan(
+        seed=seed,
+        nodes=nodes,
+        devices_per_node=devices_per_node,
+        gateways=2,
+        group_copies=5 if five else 3,
+        groups_power=rng.choice((0, 1, 2)),
+        settings=_settings(rng),
+        limits=_limits(rng),
+        safety_s=rng.choice((3.0, 5.0, 8.0)),
+        faults={name: rng.uniform(*FAULT_RATES[name]) for name in chosen},
+        drift=rng.choice((0.0, 0.01, 0.04)),
+        object_clients=rng.choice((1, 2, 3)),
+        volume_clients=rng.choice((0, 1, 2)),
+        volumes=1,
+        volume_bytes=rng.choice((256 * KIB, 8 << 20)),
+        buckets=rng.choice((1, 2)),
+        names=rng.choice((1, 3, 8)),
+    )
+
+
+def _limits(rng: random.Random) -> Limits:
+    """Of row groups: small enough that members fall behind the log and pages are many."""
+    return Limits(
+        batch_bytes=rng.choice((2 * KIB, 16 * KIB)),
+        window_entries=rng.choice((2, 8, 64)),
+        retained_bytes=rng.choice((4 * KIB, 64 * KIB)),
+        trim_entries=rng.choice((1, 8)),
+        page_bytes=rng.choice((1 * KIB, 16 * KIB)),
+    )
+
+
+def _settings(rng: random.Random) -> NodeSettings:
+    segment = rng.choice((256 * KIB, 512 * KIB))
+    device = DeviceSettings(
+        index_engine="ordered",
+        segment_bytes=segment,
+        batch_bytes=rng.choice((16 * KIB, 64 * KIB)),
+        kick_bytes=rng.choice((4 * KIB, 32 * KIB)),
+        journal_retain_bytes=rng.choice((0, 64 * KIB, 512 * KIB)),
+        unapplied_bytes=rng.choice((1, 4)) * segment,
+        apply_bytes=rng.choice((8 * KIB, 128 * KIB)),
+        apply_interval_s=rng.choice((0.02, 0.1, 0.5)),
+        log_tail_bytes=rng.choice((8 * KIB, 128 * KIB)),
+        pack_bytes=rng.choice((128 * KIB, 1024 * KIB)),
+        open_packs=2,
+        read_lanes=2,
+        reserve_bytes=1024 * KIB,
+    )
+    blobs = BlobSettings(
+        put_timeout_s=4.0,
+        read_timeout_s=4.0,
+        free_delay_s=rng.choice((1.0, 4.0)),
+        free_delay_short_s=0.5,
+    )
+    objects = ObjectSettings(
+        segment_bytes=rng.choice((4 * KIB, 48 * KIB)),
+        write_memory_bytes=128 * KIB,
+        read_memory_bytes=64 * KIB,
+        read_chunk_bytes=rng.choice((1 * KIB, 16 * KIB)),
+        bucket_cache_s=rng.choice((0.0, 5.0)),
+    )
+    volumes = VolumeSettings(
+        silence_s=0.8,
+        recover_s=0.5,
+        claim_s=1.0,
+        flush_s=2.0,
+        rejoin_s=0.3,
+        retained_bytes=rng.choice((32 * KIB, 256 * KIB)),
+        retained_s=rng.choice((0.2, 2.0)),
+        window_bytes=rng.choice((16 * KIB, 64 * KIB)),
+        batches_max=rng.choice((1, 4)),
+        beat_s=0.5,
+        trust_s=2.0,
+        takeover_s=3.0,
+        linger_s=1.0,
+    )
+    return NodeSettings(device=device, blobs=blobs, s3=S3Settings(objects=objects), volumes=volumes)
+
+
+DISK_BYTES: Final = 1 * GIB
+"""A simulated disk's capacity while it is not made full."""

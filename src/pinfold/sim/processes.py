@@ -1,0 +1,141 @@
+"""The processes of simulated nodes: the product's own composition on a simulated environment.
+
+What is left out of a real process: signals, the supervisor, log and settings files, and the front
+ends' wire protocols. Gateways offer the use cases that these would call.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from pinfold.cluster.groups.state import Limits
+from pinfold.env.api import Env
+from pinfold.env.tasks import TaskScope
+from pinfold.model.ids import NodeName
+from pinfold.node.access import Access
+from pinfold.node.boot import next_boot
+from pinfold.node.context import NodeContext, Role
+from pinfold.node.gateway import Gateway
+from pinfold.node.joining import join_peers, register
+from pinfold.node.layout import Layout
+from pinfold.node.roles import storage
+from pinfold.node.settings import NodeSettings
+from pinfold.objects.buckets import Buckets
+from pinfold.objects.digests import Hashing
+from pinfold.objects.listing import Listings
+from pinfold.objects.multipart import Multipart
+from pinfold.objects.objects import Objects
+from pinfold.objects.reading import Reading
+from pinfold.objects.staging import Staging
+from pinfold.rpc.dispatch import Operations
+from pinfold.rpc.handshake import Identity
+from pinfold.sim.desk import VolumeDesk
+from pinfold.sim.map import SimMapStore
+
+LAYOUT: Final = Layout(Path("/data"))
+"""The same on every node: each has a disk of its own."""
+
+_NO_ACCESS: Final = Access(cluster_id="", token="", access_key="", secret_key="")
+"""Nobody signs anything here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What every process of a simulated cluster is started with."""
+
+    settings: NodeSettings
+    limits: Limits
+    part_bytes_min: int
+    """S3's minimum for parts is larger than everything that a run writes."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StorageProcess:
+    """A running storage node."""
+
+    context: NodeContext
+    role: Role
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayProcess:
+    """A running gateway: what front ends would serve from."""
+
+    context: NodeContext
+    clients: Gateway
+    buckets: Buckets
+    objects: Objects
+    multipart: Multipart
+    listings: Listings
+    staging: Staging
+    desk: VolumeDesk
+
+
+async def run_storage(
+    env: Env, name: NodeName, map_store: SimMapStore, recipe: Recipe
+) -> StorageProcess:
+    """Start a storage node as `node.process` does."""
+    context = _context(env, name, map_store, recipe)
+    entry = map_store.get().node(name)
+    role = await storage.start(context)
+    await register(context, entry, _address(name))
+    return StorageProcess(context=context, role=role)
+
+
+async def run_gateway(
+    env: Env, name: NodeName, map_store: SimMapStore, recipe: Recipe
+) -> GatewayProcess:
+    """Start a gateway that serves objects and volumes."""
+    context = _context(env, name, map_store, recipe)
+    clients = Gateway.of(context)
+    settings = recipe.settings.s3.objects
+    staging = Staging(clients.blobs, Hashing(env), settings)
+    buckets = Buckets(env, clients.rows, settings)
+    objects = Objects(clients.rows, buckets, staging, Reading(clients.blobs, settings))
+    multipart = Multipart(env, clients.rows, buckets, objects, staging)
+    multipart.part_bytes_min = recipe.part_bytes_min
+    entry = map_store.get().node(name)
+    await register(context, entry, _address(name))
+    return GatewayProcess(
+        context=context,
+        clients=clients,
+        buckets=buckets,
+        objects=objects,
+        multipart=multipart,
+        listings=Listings(clients.rows, buckets),
+        staging=staging,
+        desk=VolumeDesk(context, clients),
+    )
+
+
+def _context(env: Env, name: NodeName, map_store: SimMapStore, recipe: Recipe) -> NodeContext:
+    home = LAYOUT.node(name)
+    env.disk.mkdir(str(home))
+    boot = next_boot(env.disk, home)
+    log = structlog.get_logger("pinfold.process")
+    operations = Operations()
+    cluster_id = map_store.get().cluster_id
+    identity = Identity(node=name, boot=boot, cluster=cluster_id, secret=b"secret of the world")
+    return NodeContext(
+        name=name,
+        boot=boot,
+        env=env,
+        layout=LAYOUT,
+        settings=recipe.settings,
+        access=_NO_ACCESS,
+        map=map_store,
+        peers=join_peers(env, identity, map_store, operations),
+        dispatcher=operations,
+        scope=TaskScope(lambda error: log.error("background failure", exc_info=error)),
+        metrics=CollectorRegistry(),
+        log=log,
+        listen=None,
+        group_limits=recipe.limits,
+    )
+
+
+def _address(name: NodeName) -> str:
+    return f"tcp://{name}:1"

@@ -1,0 +1,37 @@
+"""The judges of a run: what the history, and the cluster at rest, say about the promises."""
+
+from collections.abc import Callable
+from typing import Final
+
+from pinfold.sim.checkers import counters, linearizable, listings, volumes
+from pinfold.sim.checkers.finding import Finding
+from pinfold.sim.checkers.history import GARBLED, History
+from pinfold.sim.faults.stage import Stage
+from pinfold.sim.workloads.bench import Bench
+
+HISTORY_CHECKS: Final[tuple[Callable[[History], list[Finding]], ...]] = (
+    linearizable.check,
+    listings.check,
+    volumes.check,
+)
+"""Each is given the whole history."""
+
+
+def judge(bench: Bench, stage: Stage) -> None:
+    """Tell the account of everything that is wrong."""
+    history = bench.recorder.history()
+    _garbled(bench, history)
+    findings = [finding for check in HISTORY_CHECKS for finding in check(history)]
+    findings += counters.check(bench.counted, bench.listed)
+    for finding in findings:
+        rule = finding.checker + (" undecided" if finding.undecided else "")
+        bench.account.violated(rule, str(finding))
+
+
+def _garbled(bench: Bench, history: History) -> None:
+    for operation in history.operations:
+        if operation.value == GARBLED:
+            bench.account.violated("garbled bytes", f"{operation}")
+    for request in history.disk:
+        if GARBLED in request.tokens:
+            bench.account.violated("garbled blocks", f"{request}")

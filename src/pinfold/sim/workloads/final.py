@@ -1,0 +1,92 @@
+"""What stands before and behind the clients: buckets and volumes made, and everything read."""
+
+from functools import partial
+from typing import Final
+
+from pinfold.model.errors import PinfoldError
+from pinfold.objects.buckets import NoSuchBucket
+from pinfold.objects.listing import Query
+from pinfold.objects.records import ObjectRecord, decode
+from pinfold.sim.cluster import Down, ProcessDied
+from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.workloads.bench import Bench, until
+from pinfold.sim.workloads.objects import create_bucket, list_bucket, read_object
+from pinfold.sim.workloads.volumes import blocks_of, create_volume, read_blocks
+
+CLIENT: Final = "founder"
+
+READER: Final = "reader"
+
+
+async def prepare(bench: Bench) -> None:
+    """Make every bucket and volume; repeats what fails while the cluster is starting."""
+    gateway = bench.plan.front[0]
+    for bucket in bench.buckets:
+
+        async def make(bucket: str = bucket) -> bool:
+            await create_bucket(bench, CLIENT, gateway, bucket)
+            last = bench.recorder.history().operations[-1]
+            return last.outcome == "ok" or last.error == "conflict"
+
+        await until(make)
+    for volume in bench.volumes:
+
+        async def create(volume: str = volume) -> bool:
+            size = bench.plan.volume_bytes
+            try:
+                await bench.ask(
+                    CLIENT,
+                    gateway,
+                    f"create {volume}",
+                    lambda process: create_volume(process, volume, size),
+                )
+            except (PinfoldError, Down, ProcessDied, TimeoutError):
+                return False
+            return True
+
+        await until(create)
+
+
+async def read_everything(bench: Bench) -> None:
+    """Read every name, list every bucket and read every block that may have been written."""
+    gateways = bench.plan.front
+    for bucket in bench.buckets:
+        for number, name in enumerate(bench.names):
+            gateway = gateways[number % len(gateways)]
+            await until(partial(_read_object, bench, gateway, bucket, name))
+        await until(partial(list_bucket, bench, READER, gateways[-1], bucket, limit=3))
+        await until(partial(_count, bench, gateways[-1], bucket))
+    for volume in bench.volumes:
+        gateway = bench.reading_gateway(volume)
+        for first in blocks_of(bench)[::4]:
+            await until(partial(read_blocks, bench, READER, gateway, volume, first, 4, 10.0))
+
+
+async def _read_object(bench: Bench, gateway: str, bucket: str, name: str) -> bool:
+    await read_object(bench, READER, gateway, bucket, name)
+    last = bench.recorder.history().operations[-1]
+    return last.outcome == "ok"
+
+
+async def _count(bench: Bench, gateway: str, bucket: str) -> bool:
+    """What a bucket's counter says, and what its listing adds up to."""
+
+    async def look(process: GatewayProcess) -> tuple[tuple[int, int], list[tuple[str, int]]]:
+        found = await process.buckets.get(bucket)
+        usage = await process.buckets.usage(found)
+        listing = await process.listings.page(found, Query(limit=1000))
+        sizes = [
+            (entry.name.decode(), decode(ObjectRecord, entry.row.body).size)
+            for entry in listing.entries
+            if entry.row is not None
+        ]
+        return (usage.rows, usage.size), sizes
+
+    try:
+        counted, listed = await bench.ask(READER, gateway, f"count {bucket}", look)
+    except NoSuchBucket:
+        return True
+    except (PinfoldError, Down, ProcessDied, TimeoutError):
+        return False
+    bench.counted[bucket], bench.listed[bucket] = counted, listed
+    return True

@@ -1,0 +1,139 @@
+"""Whole clusters in a world: the product's own composition, its clients, and what is told of it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from pinfold.cli.sim import sim
+from pinfold.sim.faults import FAULTS
+from pinfold.sim.many import Outcome, report, run_many
+from pinfold.sim.plan import FAULT_RATES, Plan, make_plan
+from pinfold.sim.run import run_seed
+
+QUIET = dataclasses.replace(
+    make_plan(0),
+    faults={},
+    safety_s=3.0,
+    object_clients=2,
+    volume_clients=1,
+    names=3,
+)
+"""A run in which nothing breaks."""
+
+
+def test_in_an_unharmed_cluster_calls_succeed_and_nothing_is_wrong() -> None:
+    result = run_seed(0, plan=QUIET)
+    assert not result.violations
+    ended = [call for call in result.history.operations if call.outcome != "refused"]
+    assert len(ended) > 40
+    assert all(call.outcome == "ok" for call in ended)
+    requests = result.history.disk
+    assert len(requests) > 20
+    assert all(request.outcome == "ok" for request in requests)
+    assert result.history.pages
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_happens_and_the_cluster_survives_it(fault: str) -> None:
+    plan = dataclasses.replace(QUIET, faults={fault: 1.0}, safety_s=5.0)
+    result = run_seed(1, plan=plan)
+    assert result.counts[f"fault {fault}"] >= 1
+    assert not result.violations, result.violations[0]
+
+
+def test_every_fault_has_a_pause() -> None:
+    assert list(FAULTS) == [name for name in FAULTS if name in FAULT_RATES]
+    assert FAULTS.keys() == FAULT_RATES.keys()
+
+
+def test_seeds_choose_topologies_limits_and_faults() -> None:
+    plans = [make_plan(seed) for seed in range(300)]
+    assert {plan.nodes for plan in plans} == {3, 4, 5}
+    assert {plan.group_copies for plan in plans} == {3, 5}
+    assert {plan.devices_per_node for plan in plans} == {1, 2}
+    assert {name for plan in plans for name in plan.faults} == FAULTS.keys()
+    assert len({plan.settings for plan in plans}) > 200
+    assert make_plan(5) == make_plan(5)
+
+
+def _digest_under(hash_seed: str, seed: int) -> str:
+    program = f"from pinfold.sim.run import run_seed; print(run_seed({seed}).trace)"
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return ran.stdout.strip()
+
+
+@pytest.mark.parametrize("seed", [11, 26])
+def test_equal_seeds_run_equally_whatever_the_hash_seed(seed: int) -> None:
+    assert _digest_under("1", seed) == _digest_under("2", seed)
+
+
+def test_a_seed_runs_equally_twice_in_one_process_and_others_differ() -> None:
+    assert run_seed(6).trace == run_seed(6).trace
+    assert run_seed(6).trace != run_seed(10).trace
+
+
+def _unfounded() -> Plan:
+    """A cluster whose groups need more members than there ever are: it cannot begin to serve."""
+    settings = QUIET.settings
+    tiny = dataclasses.replace(QUIET, volumes=0)
+    device = settings.device.__class__(index_engine="ordered", reserve_bytes=1 << 39)
+    changed = settings.__class__(
+        device=device, blobs=settings.blobs, s3=settings.s3, volumes=settings.volumes
+    )
+    return dataclasses.replace(tiny, settings=changed)
+
+
+def test_a_run_that_does_not_end_is_a_violation_that_says_who_waits() -> None:
+    result = run_seed(0, plan=_unfounded())
+    (violation, *_) = result.violations
+    assert violation.rule == "hang in found"
+    assert "n1: 1 x run (journal.py" in violation.what
+    assert result.timeline
+
+
+def test_a_violation_is_told_with_its_timeline_and_the_command_that_replays_it() -> None:
+    result = run_seed(0, plan=_unfounded())
+    outcome = Outcome(
+        seed=31,
+        plan=result.plan.describe(),
+        trace=result.trace,
+        events=result.events,
+        virtual_s=result.virtual_s,
+        real_s=result.real_s,
+        violations=tuple(result.violations),
+        counts=result.counts,
+        timeline=tuple(result.timeline),
+    )
+    lines: list[str] = []
+    report(outcome, lines.append)
+    text = "\n".join(lines)
+    assert "replay: pinfold sim run --seed 31" in text
+    assert "n1         starts, life 1" in text
+    assert "hang in found" in text
+
+
+def test_many_seeds_in_two_processes_have_the_results_they_have_alone() -> None:
+    together = {o.seed: o.trace for o in run_many(10, 3, runs=1, processes=2)}
+    assert together == {seed: run_seed(seed).trace for seed in (10, 11, 12)}
+
+
+def test_the_command_prints_one_document_a_seed() -> None:
+    ran = CliRunner().invoke(sim, ["run", "--seed", "6", "--twice", "--json"])
+    assert ran.exit_code == 0, ran.output
+    document = json.loads(ran.output)
+    assert document["seed"] == 6
+    assert document["violations"] == []
+    assert document["trace"] == run_seed(6).trace
