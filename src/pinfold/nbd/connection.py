@@ -156,13 +156,19 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not take its replies: read nothing more of it."""
         self._writable = False
+        if self._handshake is not None:
+            self._handshake.hold()
+            self._pace()
         self._desk.window.forget(self._go_on)  # it waits for its client now, not for the others
 
     def resume_writing(self) -> None:
         """It does again."""
         self._writable = True
         self._sent()
-        self._go_on()
+        if self._handshake is not None:
+            self._act(self._handshake.go_on())
+        else:
+            self._go_on()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Room for what comes next."""
@@ -209,6 +215,27 @@ class Connection(asyncio.BufferedProtocol):
                     transport.close()
                 case Transmit():
                     self._transmit(action)
+        self._pace()
+
+    def _pace(self) -> None:
+        """Read a client that haggles while nothing it asked is open and it takes its answers.
+
+        What else it sent would be kept, and answered, without bound.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._handshake is None:
+            if not self._reading:
+                self._go_on()
+            return
+        reading = self._writable and not self._handshake.waiting
+        if reading != self._reading:
+            self._reading = reading
+            if reading:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
 
     def _transmit(self, agreed: Transmit) -> None:
         if self._timer is not None:

@@ -100,6 +100,21 @@ class Handshake:
         self._allocation_of: str | None = None
         """The export for which `base:allocation` was selected last."""
         self._over = False
+        self._held = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an option is open: what comes meanwhile is only kept."""
+        return bool(self._asked)
+
+    def hold(self) -> None:
+        """Read no further option until `go_on`: the client does not take its answers."""
+        self._held = True
+
+    def go_on(self) -> list[Action]:
+        """The client takes its answers again."""
+        self._held = False
+        return self._advance()
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[Action]:
         """Take bytes from the client."""
@@ -139,7 +154,7 @@ class Handshake:
     def _advance(self) -> list[Action]:
         """Parse as far as the buffer and the open option allow."""
         actions: list[Action] = []
-        while not self._asked and not self._over:
+        while not (self._asked or self._over or self._held):
             if self._flags is None:
                 more = self._client_flags()
             elif self._skip:
