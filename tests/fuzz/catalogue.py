@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.fuzz import rpc_targets
+from tests.fuzz import nbd_targets, rpc_targets
 from tests.fuzz.harness import Target
 
-TARGETS: Final[tuple[Target, ...]] = (*rpc_targets.TARGETS,)
+TARGETS: Final[tuple[Target, ...]] = (*rpc_targets.TARGETS, *nbd_targets.TARGETS)
