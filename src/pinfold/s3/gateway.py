@@ -87,7 +87,7 @@ class Gateway:
             claim,
             credential.secret,
             method=request.method,
-            path=request.path,
+            path=request.resource,
             query=request.query,
             headers=headers,
         )

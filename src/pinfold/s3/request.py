@@ -5,7 +5,7 @@ Header names are in lower case. Header values are latin-1: bytes go in and out a
 
 from collections.abc import AsyncGenerator
 from typing import Protocol
-from urllib.parse import unquote_plus, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from pinfold.env.api import Buffer
 from pinfold.s3.errors import Refused
@@ -34,9 +34,23 @@ class EmptyBody:
 
 
 class Request:
-    """One request. `bucket` and `key` are empty where the path names none."""
+    """One request. `bucket` and `key` are empty where the path names none.
 
-    __slots__ = ("body", "bucket", "headers", "id", "key", "method", "path", "query", "raw_query")
+    `resource` is the path as it came with the bucket's name in front, wherever that stood.
+    """
+
+    __slots__ = (
+        "body",
+        "bucket",
+        "headers",
+        "id",
+        "key",
+        "method",
+        "path",
+        "query",
+        "raw_query",
+        "resource",
+    )
 
     def __init__(
         self,
@@ -55,14 +69,17 @@ class Request:
         path, _, self.raw_query = target.partition("?")
         self.path = path if path.startswith("/") else _path_of_absolute(path)
         self.query = parse_query(self.raw_query) if self.raw_query else {}
-        self.bucket, self.key = self._resource(domain)
+        self.resource = self.path
+        self.bucket, self.key = self._named(domain)
 
-    def _resource(self, domain: str) -> tuple[str, str]:
+    def _named(self, domain: str) -> tuple[str, str]:
         rest = self.path[1:]
         if domain:
             host = self.headers.get("host", "").partition(":")[0].lower()
             if host.endswith("." + domain):
-                return host[: -len(domain) - 1], unquoted_path(rest)
+                bucket = host[: -len(domain) - 1]
+                self.resource = f"/{bucket}{self.path}"
+                return bucket, unquoted_path(rest)
         bucket, _, key = rest.partition("/")
         return unquoted_path(bucket), unquoted_path(key)
 
@@ -106,10 +123,10 @@ def parse_query(raw: str) -> dict[str, str]:
 
 
 def _unquoted(text: str) -> str:
-    if "%" not in text and "+" not in text:
+    if text.isascii() and "%" not in text and "+" not in text:
         return text
     try:
-        return unquote_plus(text, errors="strict")
+        return unquote_to_bytes(text.replace("+", " ").encode("utf-8", "surrogateescape")).decode()
     except UnicodeDecodeError:
         raise Refused("InvalidURI", "the query is not UTF-8") from None
 

@@ -136,7 +136,10 @@ def demand_signature(
 def string_to_sign(
     date: str, *, method: str, path: str, query: dict[str, str], headers: dict[str, str]
 ) -> str:
-    """What is signed. `path` is as it came, percent signs and all."""
+    """What is signed. `path` is as it came, percent signs and all, but begins with the bucket.
+
+    The host is not signed: a bucket that it names would be anybody's to choose.
+    """
     amazon = "".join(
         f"{name}:{headers[name].strip()}\n" for name in sorted(headers) if name.startswith("x-amz-")
     )

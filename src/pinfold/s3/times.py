@@ -22,6 +22,11 @@ _MONTHS = (
 )
 
 
+_FIRST_S = calendar.timegm((1, 1, 1, 0, 0, 0))
+_LAST_S = calendar.timegm((9999, 12, 31, 23, 59, 59))
+"""What can be written as a date again: a day or a zone of many digits leads far beyond."""
+
+
 @lru_cache(maxsize=4096)
 def http_date(second: int) -> str:
     """`Sun, 06 Nov 1994 08:49:37 GMT`."""
@@ -46,9 +51,10 @@ def parse_date(text: str) -> int | None:
     parsed = parsedate_tz(text)
     try:
         if parsed is not None:
-            return calendar.timegm(parsed[:9]) - (parsed[9] or 0)
-        return calendar.timegm(
-            time.strptime(text.partition(".")[0].rstrip("Z"), "%Y-%m-%dT%H:%M:%S")
-        )
+            second = calendar.timegm(parsed[:9]) - (parsed[9] or 0)
+        else:
+            iso = text.partition(".")[0].rstrip("Z")
+            second = calendar.timegm(time.strptime(iso, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
         return None
+    return second if _FIRST_S <= second <= _LAST_S else None

@@ -1,13 +1,12 @@
 """DeleteObjects: up to 1,000 keys in one request, each with its own outcome."""
 
 import asyncio
-from typing import Final
+from typing import Final, NamedTuple
 
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
 from pinfold.model.limits import OBJECT_NAME_BYTES
 from pinfold.objects.buckets import Bucket, NoSuchBucket
-from pinfold.objects.conditions import Conditions
 from pinfold.s3 import xml
 from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call, xml_response
@@ -22,39 +21,52 @@ IN_FLIGHT: Final = 32
 """Deletes of one request under way at once: enough to share the log's flushes."""
 
 
+class _Listed(NamedTuple):
+    """An object to delete, as the document states it."""
+
+    key: str
+    version: str | None
+    etag: str | None
+    modified: str | None
+    size: str | None
+
+
 async def delete_objects(call: Call) -> Response:
-    """Delete each key listed; tell what was deleted and what was not, and why."""
+    """Delete each key listed; tell what was deleted and what was not, and why.
+
+    The whole document is read first: one that is malformed deletes nothing.
+    """
     bucket = await call.bucket(Permission.WRITE, fresh=True)
     document = xml.parse(await call.payload().whole(xml.DOCUMENT_BYTES_MAX), "Delete")
-    listed = document.children("Object")
-    if not 1 <= len(listed) <= KEYS_MAX:
+    nodes = document.children("Object")
+    if not 1 <= len(nodes) <= KEYS_MAX:
         raise Refused("MalformedXML", f"1 to {KEYS_MAX} objects can be deleted at once")
+    listed = [_listed(node) for node in nodes]
     quiet = (document.text("Quiet") or "").lower() == "true"
     outcomes = await _delete_all(call, bucket, listed)
     writer = xml.Writer("DeleteResult")
-    for node, error in zip(listed, outcomes, strict=True):
-        key, version = node.text("Key") or "", node.text("VersionId")
+    for one, error in zip(listed, outcomes, strict=True):
         if error is None and quiet:
             continue
         with writer.inside("Deleted" if error is None else "Error"):
-            writer.leaf("Key", key)
-            if version:
-                writer.leaf("VersionId", version)
+            writer.leaf("Key", one.key)
+            if one.version:
+                writer.leaf("VersionId", one.version)
             if error is not None:
                 writer.leaf("Code", error.s3_code)
                 writer.leaf("Message", error.message)
     return xml_response(writer.document())
 
 
-async def _delete_all(call: Call, bucket: Bucket, listed: list[xml.Node]) -> list[Refused | None]:
+async def _delete_all(call: Call, bucket: Bucket, listed: list[_Listed]) -> list[Refused | None]:
     """Each key's outcome, in order. NoSuchBucket when the bucket goes meanwhile."""
     outcomes: list[Refused | None] = [None] * len(listed)
     remaining = iter(enumerate(listed))
 
     async def work() -> None:
-        for index, node in remaining:
+        for index, one in remaining:
             try:
-                await _delete_one(call, bucket, node)
+                await _delete_one(call, bucket, one)
             except NoSuchBucket:
                 raise
             except PinfoldError as error:
@@ -72,19 +84,22 @@ async def _delete_all(call: Call, bucket: Bucket, listed: list[xml.Node]) -> lis
     return outcomes
 
 
-async def _delete_one(call: Call, bucket: Bucket, node: xml.Node) -> None:
-    name = (node.text("Key") or "").encode()
+async def _delete_one(call: Call, bucket: Bucket, one: _Listed) -> None:
+    name = one.key.encode()
     if not name:
         raise Refused("MalformedXML", "an object without its key")
     if len(name) > OBJECT_NAME_BYTES:
         raise Refused("KeyTooLongError")
-    if node.text("VersionId") not in (None, "", "null"):
+    if one.version not in (None, "", "null"):
         raise Refused("NoSuchVersion")
-    await call.store.objects.delete(bucket, name, _conditions(node))
+    conditions = stated_conditions(etag=one.etag, modified=one.modified, size=one.size)
+    await call.store.objects.delete(bucket, name, conditions)
 
 
-def _conditions(node: xml.Node) -> Conditions:
-    return stated_conditions(
+def _listed(node: xml.Node) -> _Listed:
+    return _Listed(
+        key=node.text("Key") or "",
+        version=node.text("VersionId"),
         etag=node.text("ETag"),
         modified=node.text("LastModifiedTime"),
         size=node.text("Size"),
