@@ -9,7 +9,7 @@ CLIENTS := .venv-clients
 SEED ?= $(shell git rev-parse --short=7 HEAD 2>/dev/null | xargs -I{} printf '%d' 0x{} 2>/dev/null || echo 1)
 SEEDS ?= 100
 
-.PHONY: run test check unit cluster sim bench clean
+.PHONY: run test check unit cluster sim bench fuzz clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,11 @@ test: check unit cluster
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench
+
+# Every target for so many minutes; what fails is kept in tests/fuzz/corpus.
+MINUTES ?= 1
+fuzz: $(VENV)/installed
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(TARGETS)
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis
