@@ -18,6 +18,7 @@ from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, NotFound
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
+from pinfold.model.settings import DeviceSettings
 from pinfold.sim.disk import Inode, SimDisk
 from pinfold.sim.world import SimNode, World
 from tests.device.model import whole
@@ -157,7 +158,12 @@ def record(*, rounds: int = 6, close: bool) -> Recorded:
 
 
 async def reopen(
-    node: SimNode, names: Names, look: Callable[[Device], Awaitable[object]], *, close: bool = False
+    node: SimNode,
+    names: Names,
+    look: Callable[[Device], Awaitable[object]],
+    *,
+    close: bool = False,
+    settings: DeviceSettings = SETTINGS,
 ) -> None:
     """Open a device of these files, as after a crash, and let `look` see it."""
     if node.alive:
@@ -165,7 +171,7 @@ async def reopen(
     set_files(node.disk, names)
 
     async def life(env: Env) -> None:
-        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        device = await Device.open(env, PATH, settings, cluster_id=CLUSTER)
         await look(device)
         if close:
             await device.close()

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
 
+import msgspec
 import pytest
 
 from pinfold.codec.packs import decode_head, head_bytes, record_bytes
@@ -30,7 +31,7 @@ from tests.device.recorded import (
     record,
     reopen,
 )
-from tests.device.worlds import PATH
+from tests.device.worlds import PATH, SETTINGS, put
 
 HOWS = ("cut", "zero", "rot")
 SUM_BYTES = 8
@@ -302,5 +303,25 @@ def test_a_device_that_lost_journal_and_index_is_not_taken_for_a_new_one() -> No
             del names[path]
         with pytest.raises(Corrupt, match=f"{files.closed_at} was flushed"):
             await reopen(node, names, look)
+
+    in_world(scenario)
+
+
+def test_shorter_segments_than_before_lose_nothing_of_the_longer_ones() -> None:
+    files = recorded(False)
+    shorter = msgspec.structs.replace(SETTINGS, segment_bytes=SETTINGS.segment_bytes // 4)
+    last_state = files.told.states[-1][1]
+
+    async def look(device: Device) -> None:
+        assert not await differences(device, last_state)
+        await put(device, b"n" * 16, b"new")
+
+    async def again(device: Device) -> None:
+        assert not await differences(device, {**last_state, ("blob", b"n" * 16): b"new"})
+
+    async def scenario(node: SimNode) -> None:
+        await reopen(node, files.copy(), look, settings=shorter)
+        node.crash()
+        await reopen(node, dict(node.disk.names), again, settings=shorter)
 
     in_world(scenario)

@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "volume": "Create, list, resize and delete block volumes.",
     "user": "Create, list and delete S3 users and their keys.",
     "ring": "Build and inspect placement rings; works without a cluster.",
-    "device": "Format and inspect devices.",
+    "device": "Format, inspect, check and repair devices.",
     "sim": "Simulate whole clusters under faults and judge what clients saw.",
     "node": "Run one process of a cluster (what `pinfold up` starts).",
 }

@@ -1,4 +1,4 @@
-"""`pinfold device`: make a directory a device, and say whose a device is. No cluster is asked."""
+"""`pinfold device`: make a device, say whose it is, check and mend it. No cluster is asked."""
 
 import asyncio
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pinfold.cli.cluster import echo
+from pinfold.cli.devicecare import check, probe_index, repair
 from pinfold.device.device import Device
 from pinfold.device.files import read_superblock
 from pinfold.env.real import real_env
@@ -34,7 +35,11 @@ class _Id(click.ParamType[bytes]):
 
 @click.group(epilog="Example: pinfold device show /srv/pinfold/d1")
 def device() -> None:
-    """Format and inspect devices: directories that hold a cluster's data."""
+    """Format, inspect, check and repair devices: directories that hold a cluster's data."""
+
+
+for command in (check, repair, probe_index):
+    device.add_command(command)
 
 
 @device.command(

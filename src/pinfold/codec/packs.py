@@ -12,12 +12,16 @@ from typing import Final, NamedTuple
 import xxhash
 
 from pinfold.codec.checks import payload_checks
-from pinfold.codec.decoding import decodes, require
+from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.codec.records import PAGE_BYTES, Buffer, page_end
 from pinfold.model.errors import Corrupt
 from pinfold.model.limits import BLOB_CHECK_BYTES
 
 _VERSION: Final = 1
+_PACK_MAGIC: Final = b"PFpk"
+RECORD_MAGIC: Final = b"PFbl"
+"""What every record of a pack starts with."""
+
 _PACK: Final = struct.Struct(">4sHH16sI")
 _HEAD: Final = struct.Struct(">4sHH16sQI")
 _LOCATION: Final = struct.Struct(">IQQQ")
@@ -63,24 +67,42 @@ def record_bytes(length: int, checks: int) -> int:
 
 def encode_pack_header(uuid: bytes, number: int) -> bytes:
     """A pack's first page."""
-    packed = _PACK.pack(b"PFpk", _VERSION, 0, uuid, number)
+    packed = _PACK.pack(_PACK_MAGIC, _VERSION, 0, uuid, number)
     return (packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))).ljust(PAGE_BYTES, b"\0")
+
+
+@decodes("a pack's header")
+def decode_pack_header(page: Buffer) -> tuple[bytes, int]:
+    """(device uuid, number) of a pack's first page; Corrupt when it does not verify."""
+    magic, version, key, uuid, number = _PACK.unpack_from(page)
+    require(magic == _PACK_MAGIC, "a pack does not start with its header")
+    require_version("a pack's header", version, _VERSION)
+    require(key == 0, "a pack needs a key, which this version does not know")
+    (check,) = _CHECK.unpack_from(page, _PACK.size)
+    require(
+        check == xxhash.xxh3_64_intdigest(memoryview(page)[: _PACK.size]),
+        "a pack's header fails its checksum",
+    )
+    return uuid, number
 
 
 def encode_head(blob: bytes, length: int, checks: Sequence[int]) -> bytes:
     """What stands before a payload."""
-    packed = _HEAD.pack(b"PFbl", _VERSION, 0, blob, length, len(checks)) + _sums(checks)
+    packed = _HEAD.pack(RECORD_MAGIC, _VERSION, 0, blob, length, len(checks)) + _sums(checks)
     return packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))
 
 
+@decodes("a pack record's head")
 def decode_head(record: Buffer) -> tuple[bytes, int, tuple[int, ...]]:
     """(blob, length, checks) of a record; Corrupt when its head does not verify."""
     if len(record) < _HEAD.size:
         raise Corrupt("a pack record is shorter than its head")
     magic, version, key, blob, length, count = _HEAD.unpack_from(record)
     end = _HEAD.size + _CHECK.size * count
-    if magic != b"PFbl" or version != _VERSION or key or len(record) < end + _CHECK.size:
-        raise Corrupt("no pack record of a version we know")
+    require(magic == RECORD_MAGIC, "there is no pack record")
+    require_version("a pack record", version, _VERSION)
+    require(key == 0, "a pack record needs a key, which this version does not know")
+    require(len(record) >= end + _CHECK.size, "a pack record is shorter than its head")
     (check,) = _CHECK.unpack_from(record, end)
     if check != xxhash.xxh3_64_intdigest(memoryview(record)[:end]):
         raise Corrupt("a pack record's head fails its checksum")

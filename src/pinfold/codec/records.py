@@ -20,7 +20,8 @@ Buffer = bytes | bytearray | memoryview
 PAGE_BYTES: Final = 4096
 """Batches start on this boundary: the unit a file system writes and a power cut tears."""
 
-_VERSION: Final = 1
+RECORD_VERSION: Final = 1
+"""Of records and of segment headers alike."""
 _MAGIC: Final = b"PFjr"
 _SEGMENT_MAGIC: Final = b"PFjs"
 
@@ -78,7 +79,9 @@ def encode_header(
     kind: int, length: int, sequence: int, flushed: int, boot: int, payload_check: int
 ) -> bytes:
     """The header of a record whose payload follows it."""
-    header = _HEADER.pack(_MAGIC, _VERSION, kind, 0, length, sequence, flushed, boot, payload_check)
+    header = _HEADER.pack(
+        _MAGIC, RECORD_VERSION, kind, 0, length, sequence, flushed, boot, payload_check
+    )
     return header + _CHECK.pack(xxhash.xxh3_64_intdigest(header))
 
 
@@ -89,7 +92,7 @@ def decode_header(segment: memoryview, offset: int) -> Header | None:
     magic, version, kind, key, length, sequence, flushed, boot, payload_check = _HEADER.unpack_from(
         segment, offset
     )
-    if magic != _MAGIC or version != _VERSION or key != 0:
+    if magic != _MAGIC or version != RECORD_VERSION or key != 0:
         return None
     (check,) = _CHECK.unpack_from(segment, offset + _HEADER.size)
     if check != xxhash.xxh3_64_intdigest(segment[offset : offset + _HEADER.size]):
@@ -99,7 +102,7 @@ def decode_header(segment: memoryview, offset: int) -> Header | None:
 
 def encode_segment_header(header: SegmentHeader) -> bytes:
     """The first page of a segment."""
-    packed = _SEGMENT.pack(_SEGMENT_MAGIC, _VERSION, 0, *header)
+    packed = _SEGMENT.pack(_SEGMENT_MAGIC, RECORD_VERSION, 0, *header)
     return (packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))).ljust(PAGE_BYTES, b"\0")
 
 
@@ -109,11 +112,23 @@ def decode_segment_header(page: Buffer) -> SegmentHeader | None:
         return None
     magic, version, key, *fields = _SEGMENT.unpack_from(page)
     (check,) = _CHECK.unpack_from(page, _SEGMENT.size)
-    if magic != _SEGMENT_MAGIC or version != _VERSION or key != 0:
+    if magic != _SEGMENT_MAGIC or version != RECORD_VERSION or key != 0:
         return None
     if check != xxhash.xxh3_64_intdigest(memoryview(page)[: _SEGMENT.size]):
         return None
     return SegmentHeader(*fields)
+
+
+def newer_version(image: Buffer, offset: int) -> int | None:
+    """The version of a record or segment header that a newer program wrote there; else None."""
+    if len(image) < offset + 6:
+        return None
+    magic, version = bytes(image[offset : offset + 4]), image[offset + 4]
+    if magic == _SEGMENT_MAGIC:
+        version = version << 8 | image[offset + 5]
+    elif magic != _MAGIC:
+        return None
+    return version if version > RECORD_VERSION else None
 
 
 class Scan:
@@ -149,6 +164,11 @@ class Scan:
         if len(payload) != header.length or header.payload_check != checksum([payload]):
             return None
         return header, start
+
+    def newer_version(self) -> int | None:
+        """Version of the record that ended the scan, when a newer program has written it."""
+        found = newer_version(self._segment, self.end)
+        return newer_version(self._segment, page_end(self.end)) if found is None else found
 
     def claimed_flushed(self) -> int:
         """See the function, for what lies behind the last record that was read."""

@@ -14,13 +14,15 @@ from pinfold.codec.decoding import decodes
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
 from pinfold.device.extents import Extents
+from pinfold.device.files import Superblock
 from pinfold.device.health import Health, Space
 from pinfold.device.index import Index
 from pinfold.device.journal import Journal
 from pinfold.device.log import Log
 from pinfold.device.packs import Packs
+from pinfold.device.segments import Recovered
 from pinfold.env.api import Disk, Offload
-from pinfold.model.errors import PinfoldError
+from pinfold.model.errors import Corrupt, PinfoldError
 from pinfold.model.settings import DeviceSettings
 
 APPLIED: Final = b"ma"
@@ -190,6 +192,25 @@ def encode_applied(applied: Applied) -> bytes:
 def decode_applied(record: bytes | None) -> Applied:
     """The inverse of `encode_applied`; what holds for a device never applied without a record."""
     return Applied(*_APPLIED.unpack(record)) if record is not None else Applied(0, 0, 1)
+
+
+def check_memory(found: Recovered, applied: Applied, superblock: Superblock, boots: int) -> None:
+    """Corrupt for a device whose files contradict each other: it lost what it acknowledged.
+
+    `boots` is how often it was opened before.
+    """
+    if found.next_sequence <= superblock.flushed:
+        raise Corrupt(
+            f"the journal ends at {found.next_sequence - 1}, "
+            f"{superblock.flushed} was flushed before the superblock was"
+        )
+    if found.next_sequence <= applied.flushed:
+        raise Corrupt(
+            f"the journal ends at {found.next_sequence - 1}, "
+            f"{applied.flushed} was flushed before the index was"
+        )
+    if found.boot > boots:
+        raise Corrupt(f"the journal has seen boot {found.boot}, the superblock has not")
 
 
 def measure(disk: Disk, path: str) -> tuple[int, int]:

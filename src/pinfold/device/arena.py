@@ -34,10 +34,11 @@ class BlockCorrupt(Exception):
 class Arena:
     """See the module. Everything may raise OSError."""
 
-    def __init__(self, disk: Disk, path: str) -> None:
-        self._slots = disk.open(f"{path}/slots", create=True)
-        self._sums = disk.open(f"{path}/sums", create=True)
-        disk.sync_dir(path)
+    def __init__(self, disk: Disk, path: str, *, read_only: bool = False) -> None:
+        self._slots = disk.open(f"{path}/slots", create=not read_only)
+        self._sums = disk.open(f"{path}/sums", create=not read_only)
+        if not read_only:
+            disk.sync_dir(path)
 
     def read_cached(self, slot: int, block: int, count: int) -> bytes | None:
         """Verified blocks if that needs no device I/O, else None. Raises BlockCorrupt."""

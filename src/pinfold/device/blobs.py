@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import msgpack
 import xxhash
 
+from pinfold.codec.decoding import decodes, require
 from pinfold.codec.names import successor
 from pinfold.codec.packs import (
     Location,
@@ -42,7 +43,8 @@ from pinfold.model.limits import BLOB_CHECK_BYTES, JOURNAL_BLOB_BYTES
 
 _BLOB_TABLE: Final = b"b"
 _QUARANTINE_TABLE: Final = b"q"
-_COUNTS: Final = b"mb"
+COUNTS: Final = b"mb"
+"""Index key of how many blobs there are."""
 _ID_BYTES: Final = 16
 _DELETES_MAX: Final = 4096
 """Ids in one delete record: 64 KiB."""
@@ -90,9 +92,7 @@ class Blobs:
         self._pending: dict[BlobId, _Pending] = {}
         self._moving: list[_Move] = []
         self._unflushed: dict[BlobId, int] = {}
-        counts = index.get(_COUNTS)
-        known: tuple[int, int, int] = msgpack.unpackb(counts) if counts else (0, 0, 0)
-        self._count, self._bytes, self.quarantined = known
+        self._count, self._bytes, self.quarantined = decode_counts(index.get(COUNTS))
 
     @property
     def count(self) -> int:
@@ -116,10 +116,14 @@ class Blobs:
             return self._journal.flush()
         self._journal.admit(length)
         self._space.take(record_bytes(length, len(sums)))
-        head = _PUT.pack(blob, len(sums)) + struct.pack(f">{len(sums)}Q", *sums)
+        head = encode_put(blob, sums)
         sequence = self._journal.append(kinds.BLOB_PUT, (head, payload), len(head) + length)
         self._pending[blob] = _Pending(payload, sums, sequence)
         return self._journal.flush()
+
+    def pending(self) -> list[BlobId]:
+        """Blobs that wait for a pack."""
+        return list(self._pending)
 
     def holds(self, blob: BlobId) -> bool:
         """Whether the blob can be read here."""
@@ -196,14 +200,16 @@ class Blobs:
         found.sort()
         return found[:limit]
 
+    def quarantine(self, blob: BlobId) -> None:
+        """Make a blob that fails its checks unreadable, until it is put again or deleted."""
+        self._quarantine(blob)
+
     def redo(self, record: Record) -> None:
         """Take one record of a blob kind whose effect the index may lack."""
         payload = record.payload
         if record.kind == kinds.BLOB_PUT:
-            blob, count = _PUT.unpack_from(payload)
+            blob, checks, body = decode_put(payload)
             if not self.holds(blob):
-                checks = struct.unpack_from(f">{count}Q", payload, _PUT.size)
-                body = payload[_PUT.size + 8 * count :]
                 self._pending[blob] = _Pending(body, checks, record.sequence)
         elif record.kind == kinds.BLOB_PACKED:
             blob = BlobId(bytes(payload[:_ID_BYTES]))
@@ -212,14 +218,14 @@ class Blobs:
                 self._packs.redo(location)
                 self._insert(blob, location._replace(sequence=record.sequence))
         elif record.kind == kinds.BLOB_DELETE:
-            for start in range(0, len(payload), _ID_BYTES):
-                blob = BlobId(bytes(payload[start : start + _ID_BYTES]))
+            for blob in decode_ids(payload):
                 if not self._newer(blob, record.sequence):
                     self._forget(blob)
         else:
             assert record.kind == kinds.BLOB_QUARANTINE, "a blob record"
-            if not self._newer(BlobId(bytes(payload)), record.sequence):
-                self._set_aside(BlobId(bytes(payload)))
+            for blob in decode_ids(payload):
+                if not self._newer(blob, record.sequence):
+                    self._set_aside(blob)
 
     def _newer(self, blob: BlobId, sequence: int) -> bool:
         """Whether the index is ahead of the journal's `sequence` about this blob."""
@@ -266,7 +272,7 @@ class Blobs:
         self._moving = []
         flushed = self._journal.flushed
         self._unflushed = {b: seq for b, seq in self._unflushed.items() if seq > flushed}
-        self._index.put(_COUNTS, msgpack.packb((self._count, self._bytes, self.quarantined)))
+        self._index.put(COUNTS, encode_counts(self._count, self._bytes, self.quarantined))
 
     def _name(self, blob: BlobId, location: Location) -> None:
         """Record that a stream's flushed range is this blob: visible now, durable with a flush."""
@@ -360,6 +366,50 @@ class Blobs:
             answer.set_exception(error)
         else:
             answer.set_result([memoryview(reading.result())[offset : offset + length]])
+
+
+def encode_put(blob: BlobId, checks: Sequence[int]) -> bytes:
+    """What stands before the payload in the record of a small blob."""
+    return _PUT.pack(blob, len(checks)) + struct.pack(f">{len(checks)}Q", *checks)
+
+
+@decodes("a record of a small blob")
+def decode_put(record: memoryview) -> tuple[BlobId, tuple[int, ...], memoryview]:
+    """(blob, checks, payload) of a small blob's record."""
+    blob, count = _PUT.unpack_from(record)
+    checks = struct.unpack_from(f">{count}Q", record, _PUT.size)
+    payload = record[_PUT.size + 8 * count :]
+    require(
+        count == -(-len(payload) // BLOB_CHECK_BYTES) and len(payload) <= JOURNAL_BLOB_BYTES,
+        "a record of a small blob has another length than its checks say",
+    )
+    return BlobId(blob), checks, payload
+
+
+def decode_ids(record: memoryview) -> list[BlobId]:
+    """The ids in a record of deleted or quarantined blobs. Raises Corrupt."""
+    require(len(record) % _ID_BYTES == 0, "a record of blob ids has another length")
+    starts = range(0, len(record), _ID_BYTES)
+    return [BlobId(bytes(record[start : start + _ID_BYTES])) for start in starts]
+
+
+def encode_counts(count: int, payload_bytes: int, quarantined: int) -> bytes:
+    """How many blobs there are, for the index."""
+    packed: bytes = msgpack.packb((count, payload_bytes, quarantined))
+    return packed
+
+
+@decodes("the index's count of blobs")
+def decode_counts(record: bytes | None) -> tuple[int, int, int]:
+    """(blobs, their bytes, quarantined); the inverse of `encode_counts`, zeroes without one."""
+    if record is None:
+        return 0, 0, 0
+    count, payload_bytes, quarantined = msgpack.unpackb(record)
+    require(
+        all(isinstance(number, int) for number in (count, payload_bytes, quarantined)),
+        "the index's count of blobs is made of numbers",
+    )
+    return count, payload_bytes, quarantined
 
 
 def _record(move: _Move) -> list[Buffer]:

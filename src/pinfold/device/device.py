@@ -14,30 +14,29 @@ import msgspec
 from pinfold.codec.records import Record
 from pinfold.device import kinds
 from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, RowStore
-from pinfold.device.applier import APPLIED, Applied, Applier, decode_applied, measure
+from pinfold.device.applier import APPLIED, Applier, check_memory, decode_applied, measure
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
+from pinfold.device.engines import open_engine
 from pinfold.device.extents import Extents
 from pinfold.device.files import Superblock, enter_device, make_device, write_superblock
 from pinfold.device.health import Health, Space
-from pinfold.device.index import Engine, Index
+from pinfold.device.index import Index
 from pinfold.device.journal import Journal
-from pinfold.device.lmdb_engine import LmdbEngine
 from pinfold.device.log import Log, drop_rows, load_groups
 from pinfold.device.logredo import LogRedo
-from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.packs import Packs
 from pinfold.device.readers import Readers
 from pinfold.device.rows import Rows
-from pinfold.device.segments import Recovered, recover
-from pinfold.env.api import Disk, Env, Lock, Offload
+from pinfold.device.segments import recover
+from pinfold.env.api import Env, Lock, Offload
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Corrupt
 from pinfold.model.ids import Boot, DeviceUuid
 from pinfold.model.settings import DeviceSettings
 
-_LOG_KINDS: Final = range(kinds.GROUP_CREATE, kinds.BLOB_PUT)
-_BLOB_KINDS: Final = range(kinds.BLOB_PUT, kinds.EXTENT_WRITE)
+CLOSED: Final = "closed"
+"""Why a device that was closed serves nothing."""
+
 _REDO_BATCH: Final = 1000
 """Records redone before the loop may turn to somebody else: a few milliseconds."""
 
@@ -138,6 +137,11 @@ class Device:
         """See `api.Device`."""
         return self._extents
 
+    @property
+    def packs(self) -> Packs:
+        """The pack files, for a repair."""
+        return self._packs
+
     def status(self) -> DeviceStatus:
         """See `api.Device`."""
         stopped, full = bool(self._health.reason), self._space.full
@@ -169,21 +173,21 @@ class Device:
         await writer
         await self._scope.close()
         await self._vouch()
-        self._health.stop("closed")
+        self._health.stop(CLOSED)
         self._close_files()
 
     async def _start(self, lane: Offload) -> None:
         disk, settings, health = self._env.disk, self._settings, self._health
-        index = Index(await lane(_open_engine, disk, f"{self._path}/index", settings))
+        index = Index(await lane(open_engine, disk, f"{self._path}/index", settings))
         self._closers.append(index.close)
         applied = decode_applied(index.get(APPLIED))
         log_redo = LogRedo(load_groups(index))
         waiting: list[Record] = []
 
         def sort_out(record: Record) -> None:
-            if record.kind in _LOG_KINDS:
+            if record.kind in kinds.LOG_KINDS:
                 log_redo.redo(record)
-            elif record.sequence > applied.sealed and record.kind != kinds.BOOT:
+            elif record.sequence > applied.sealed and record.kind not in kinds.DEVICE_KINDS:
                 waiting.append(record)
 
         found = await lane(
@@ -195,7 +199,7 @@ class Device:
             applied.kept_from,
             sort_out,
         )
-        self._check_memory(found, applied)
+        check_memory(found, applied, self._superblock, boots=self.boot - 1)
         self._journal = Journal(
             disk,
             self._lane("journal"),
@@ -275,28 +279,13 @@ class Device:
     async def _redo(self, records: Sequence[Record]) -> None:
         """Bring back what the journal holds and the files may lack."""
         for number, record in enumerate(records):
-            if record.kind in _BLOB_KINDS:
+            if record.kind in kinds.BLOB_KINDS:
                 self._blobs.redo(record)
             else:
                 self._extents.redo(record)
             self._journal.appended_bytes += len(record.payload)
             if number % _REDO_BATCH == _REDO_BATCH - 1:
                 await asyncio.sleep(0)
-
-    def _check_memory(self, found: Recovered, applied: Applied) -> None:
-        """Refuse a device whose files contradict each other."""
-        if found.next_sequence <= self._superblock.flushed:
-            raise Corrupt(
-                f"the journal ends at {found.next_sequence - 1}, "
-                f"{self._superblock.flushed} was flushed before the superblock was"
-            )
-        if found.next_sequence <= applied.flushed:
-            raise Corrupt(
-                f"the journal ends at {found.next_sequence - 1}, "
-                f"{applied.flushed} was flushed before the index was"
-            )
-        if found.boot >= self.boot:
-            raise Corrupt(f"the journal has seen boot {found.boot}, the superblock has not")
 
     def _lane(self, name: str) -> Offload:
         lane = self._env.new_offload(name)
@@ -308,12 +297,6 @@ class Device:
             lane.close()
         while self._closers:
             self._closers.pop()()
-
-
-def _open_engine(disk: Disk, path: str, settings: DeviceSettings) -> Engine:
-    if settings.index_engine == "ordered":
-        return OrderedEngine(disk, path)
-    return LmdbEngine(path, settings.index_map_bytes)
 
 
 def _conforms(device: Device) -> tuple[LogStore, RowStore, BlobStore, ExtentStore]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
+from pinfold.codec.decoding import require
 from pinfold.codec.names import successor
 from pinfold.codec.records import Record
 from pinfold.device import kinds
@@ -31,9 +32,11 @@ from pinfold.device.volume import (
     decode_extent,
     decode_stable,
     decode_token,
+    decode_volume,
     decode_write,
     encode_stable,
     encode_token,
+    encode_volume,
     encode_write,
     write_bytes,
 )
@@ -180,6 +183,20 @@ class Extents:
             for volume in sorted(self._volumes)
         ]
 
+    def suspect(self, volume: VolumeId, index: int) -> None:
+        """Mark an extent dirty: the volume's next holder compares it with its other copies."""
+        known = self._volumes[volume]
+        extent = known.extents[index]
+        mark = ExtentOp(WRITE, index, 0, 0)
+        nothing = memoryview(b"")
+        self._take(known, Token(extent.token), extent.epoch, extent.sequence, [mark], nothing)
+
+    def present(self) -> Iterator[Extent]:
+        """Every extent, in order."""
+        for volume in sorted(self._volumes):
+            extents = self._volumes[volume].extents
+            yield from (extents[index] for index in sorted(extents))
+
     def redo(self, record: Record) -> None:
         """Take one record of an extent kind whose effect the arena may lack."""
         if record.kind == kinds.EXTENT_WRITE:
@@ -242,11 +259,12 @@ class Extents:
     def _load(self) -> None:
         for key, record in self._index.scan(_VOLUME_TABLE, successor(_VOLUME_TABLE)):
             volume = VolumeId(key[1:])
-            self._volumes[volume] = Volume(volume, Token(int.from_bytes(record, "big")))
+            self._volumes[volume] = Volume(volume, decode_volume(record))
         used = set()
         for key, record in self._index.scan(_EXTENT_TABLE, successor(_EXTENT_TABLE)):
             volume, index = VolumeId(key[1:17]), int.from_bytes(key[17:], "big")
             extent = decode_extent(volume, index, record)
+            require(volume in self._volumes, "index: an extent of no volume")
             self._volumes[volume].extents[index] = extent
             used.add(extent.slot)
         self._next_slot = max(used, default=NO_SLOT) + 1
@@ -265,7 +283,7 @@ class Extents:
         if known is None:
             known = self._volumes[volume] = Volume(volume, token)
         known.token = max(known.token, token)
-        self._index.put(_VOLUME_TABLE + volume, known.token.to_bytes(8, "big"))
+        self._index.put(_VOLUME_TABLE + volume, encode_volume(known.token))
         return known
 
     def _admit(self, known: Volume, ops: Sequence[ExtentOp], payload_bytes: int) -> bool:

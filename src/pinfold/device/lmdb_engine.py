@@ -16,6 +16,7 @@ from typing import Any, Final
 import lmdb
 
 from pinfold.device.index import Change, MapFull
+from pinfold.model.errors import Corrupt
 
 DIRECT_BYTES: Final = 510
 """Longest key stored whole; its marker has one byte more, LMDB's 511."""
@@ -31,29 +32,38 @@ _NEXT_NODE: Final = b"\x00"
 class LmdbEngine:
     """The real `Engine`. See the module."""
 
-    def __init__(self, path: str, map_bytes: int) -> None:
-        self._env: Any = lmdb.open(
-            path,
-            map_size=map_bytes,
-            max_dbs=2,
-            max_readers=64,
-            subdir=True,
-            metasync=True,
-            sync=True,
-            readahead=False,
-            max_spare_txns=4,
-        )
-        self._roots: Any = self._env.open_db(b"keys")
-        self._nodes: Any = self._env.open_db(b"nodes")
+    def __init__(self, path: str, map_bytes: int, *, read_only: bool = False) -> None:
+        try:
+            self._env: Any = lmdb.open(
+                path,
+                map_size=map_bytes,
+                max_dbs=2,
+                max_readers=64,
+                subdir=True,
+                metasync=True,
+                sync=True,
+                readahead=False,
+                max_spare_txns=4,
+                readonly=read_only,
+                create=not read_only,
+                lock=not read_only,
+            )
+            self._roots: Any = self._env.open_db(b"keys", create=not read_only)
+            self._nodes: Any = self._env.open_db(b"nodes", create=not read_only)
+        except lmdb.Error as error:
+            raise Corrupt(f"the index in {path} cannot be opened: {error}") from error
         self._scans = 0
 
     def get(self, key: bytes) -> bytes | None:
         """See `Engine.get`."""
-        with self._env.begin(db=self._roots) as txn:
-            if len(key) <= DIRECT_BYTES:
-                found: bytes | None = txn.get(key)
-                return found
-            return self._get_long(txn, key)
+        try:
+            with self._env.begin(db=self._roots) as txn:
+                if len(key) <= DIRECT_BYTES:
+                    found: bytes | None = txn.get(key)
+                    return found
+                return self._get_long(txn, key)
+        except lmdb.Error as error:
+            raise Corrupt(f"index: {error}") from error
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         """See `Engine.scan`."""
@@ -61,6 +71,8 @@ class LmdbEngine:
         try:
             with self._env.begin(db=self._roots) as txn:
                 yield from self._walk(txn, b"", b"", start, end, reverse)
+        except lmdb.Error as error:
+            raise Corrupt(f"index: {error}") from error
         finally:
             self._scans -= 1
 

@@ -14,6 +14,7 @@ import msgpack
 import xxhash
 from sortedcontainers import SortedDict
 
+from pinfold.codec.decoding import decodes, require
 from pinfold.device.index import Change
 from pinfold.env.api import Disk, File
 
@@ -33,17 +34,19 @@ class OrderedEngine:
     Only the loop touches the map: a commit in a lane hands its changes over through a deque.
     """
 
-    def __init__(self, disk: Disk, path: str) -> None:
+    def __init__(self, disk: Disk, path: str, *, read_only: bool = False) -> None:
         self._disk = disk
         self._path = f"{path}/log"
         self._rows: SortedDict[bytes, bytes] = SortedDict()
-        disk.mkdir(path)
-        if not disk.exists(self._path):
+        if not read_only:
+            disk.mkdir(path)
+        if not read_only and not disk.exists(self._path):
             disk.write_file(self._path, b"")
         self._file: File = disk.open(self._path)
         self._committed: deque[Sequence[Change]] = deque()
         self._position = self._replay(self._file.pread(self._file.size(), 0))
-        self._rewrite_if_worth()
+        if not read_only:
+            self._rewrite_if_worth()
 
     def get(self, key: bytes) -> bytes | None:
         """See `Engine.get`."""
@@ -88,7 +91,7 @@ class OrderedEngine:
     def _replay(self, log: bytes) -> int:
         position = 0
         while (body := _body(log, position)) is not None:
-            self._apply(msgpack.unpackb(body, use_list=False))
+            self._apply(_changes(body))
             position += _FRAME.size + len(body)
         return position
 
@@ -106,6 +109,16 @@ class OrderedEngine:
 def _frame(changes: Sequence[Change]) -> bytes:
     body: bytes = msgpack.packb(changes)
     return _FRAME.pack(_MAGIC, len(body), xxhash.xxh3_64_intdigest(body)) + body
+
+
+@decodes("a frame of the index's log")
+def _changes(body: bytes) -> list[Change]:
+    changes = []
+    for key, value in msgpack.unpackb(body, use_list=False):
+        require(isinstance(key, bytes), "a key is bytes")
+        require(value is None or isinstance(value, bytes), "a value is bytes")
+        changes.append((key, value))
+    return changes
 
 
 def _body(log: bytes, position: int) -> bytes | None:

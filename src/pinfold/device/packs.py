@@ -27,7 +27,8 @@ from pinfold.model.settings import DeviceSettings
 
 _PACK_TABLE: Final = b"p"
 _FREE_TABLE: Final = b"f"
-_NEXT_PACK: Final = b"mp"
+NEXT_PACK: Final = b"mp"
+"""Index key of the number that the next pack gets."""
 
 
 class Pack:
@@ -75,8 +76,12 @@ class Packs:
         self._open: dict[int, Pack] = {}
         self._freed: list[tuple[int, int, int]] = []
         self._sealed_frees: list[tuple[int, int, int]] = []
-        self._next_number = int.from_bytes(index.get(_NEXT_PACK) or b"\0", "big")
+        self._next_number = int.from_bytes(index.get(NEXT_PACK) or b"\0", "big")
         self._load()
+
+    def all(self) -> list[Pack]:
+        """Every pack, by number."""
+        return [self._packs[number] for number in sorted(self._packs)]
 
     def get(self, number: int) -> Pack:
         """A pack by number; Corrupt when an index entry names one that is not there."""
@@ -129,6 +134,17 @@ class Packs:
         pack.writers -= 1
         self._free(pack.number, start, size)
 
+    def reclaim(self, number: int, start: int, size: int) -> None:
+        """A range of a sealed pack that nothing names: free it."""
+        assert self._packs[number].sealed, "nothing in it is on its way"
+        self._free(number, start, size)
+
+    def recount(self, number: int, live: int) -> None:
+        """The index names so many records of a pack, whatever was counted."""
+        pack = self._packs[number]
+        pack.live = live
+        self._change(pack)
+
     def opened(self, pack: Pack) -> File:
         """In a lane: the pack's file, opened or (by its writer's first call) created."""
         if pack.file is None:
@@ -164,7 +180,7 @@ class Packs:
             pack.changed = False
             self._index.put(_pack_key(pack.number), encode_pack(pack.end, pack.live, pack.sealed))
         if self._changed:
-            self._index.put(_NEXT_PACK, self._next_number.to_bytes(4, "big"))
+            self._index.put(NEXT_PACK, self._next_number.to_bytes(4, "big"))
         self._changed.clear()
         self._sealed_frees, self._freed = self._freed, []
 

@@ -6,18 +6,22 @@ growing file 230 µs, fallocate 190 µs, zero-filled 130 µs). Blocking code: it
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from pinfold.codec.decoding import require, require_version
 from pinfold.codec.records import (
     PAGE_BYTES,
+    RECORD_VERSION,
     Record,
     Scan,
     SegmentHeader,
     claimed_flushed,
     decode_segment_header,
+    newer_version,
     page_end,
 )
+from pinfold.device import kinds
 from pinfold.device.files import numbered_files
 from pinfold.env.api import Disk, File
 from pinfold.model.errors import Corrupt
@@ -50,6 +54,8 @@ class Recovered:
     next_slot: int
     boot: int
     """Boot of the newest record; 0 when there is none."""
+    unfinished: list[Segment] = field(default_factory=list)
+    """Files of another size without a header: a crash interrupted their making."""
 
 
 def create_segment(disk: Disk, directory: str, slot: int, size: int) -> Segment:
@@ -77,18 +83,41 @@ def recover(
     kept_from: int,
     redo: Callable[[Record], None],
 ) -> Recovered:
+    """`survey`, and then whatever was found is durable and what nobody needs is gone.
+
+    What was written and never flushed may be found or not.
+    """
+    found = survey(disk, directory, uuid, size, kept_from, redo)
+    for segment in found.unfinished:
+        segment.file.close()
+        disk.unlink(segment.path)
+    found.unfinished.clear()
+    if found.live:
+        # A process that died without its machine leaves pages that no flush has covered yet.
+        found.live[-1].file.datasync()
+    return found
+
+
+def survey(
+    disk: Disk,
+    directory: str,
+    uuid: bytes,
+    size: int,
+    kept_from: int,
+    redo: Callable[[Record], None],
+) -> Recovered:
     """Find the segments with records from `kept_from` on, and hand every record to `redo` in order.
 
-    Raises Corrupt when the journal proves that something flushed is missing. What was written and
-    never flushed may be found or not; what is found is durable afterwards.
+    Changes nothing. Raises Corrupt when the journal proves that something flushed is missing, and
+    for what a newer program has written.
     """
     opened = _open_all(disk, directory, uuid, size)
-    headed, spare = opened.headed, opened.spare
-    live = _newest_run(headed, kept_from)
-    spare.extend(segment for segment in headed if segment not in live)
+    live = _newest_run(opened.headed, kept_from)
+    spare = [*opened.spare, *(segment for segment in opened.headed if segment not in live)]
     if live and live[0].first_sequence > kept_from:
         raise Corrupt(
-            f"the journal starts at {live[0].first_sequence} and was kept from {kept_from} on"
+            f"the journal starts at {live[0].first_sequence} and was kept from {kept_from} on: "
+            "part of it is lost, or the index is"
         )
     sequence = live[0].first_sequence if live else 1
     boot = 0
@@ -98,9 +127,16 @@ def recover(
                 f"journal segment {segment.path} starts at {segment.first_sequence}, "
                 f"flushed records from {sequence} on are missing"
             )
-        scan = Scan(memoryview(segment.file.pread(size, 0)), sequence, boot)
+        scan = Scan(_image(segment, size), sequence, boot)
         for record in scan:
+            require(
+                record.kind in kinds.KNOWN,
+                f"{segment.path}: record {record.sequence} has the unknown kind {record.kind}: "
+                "a newer program has written it",
+            )
             redo(record)
+        if (version := scan.newer_version()) is not None:
+            require_version(f"{segment.path}: a journal record", version, RECORD_VERSION)
         if position == len(live) - 1:
             _require(sequence=scan.sequence, flushed=scan.claimed_flushed())
         sequence, boot = scan.sequence, scan.boot
@@ -108,15 +144,13 @@ def recover(
         segment.position = page_end(scan.end)
     for segment in (*spare, *opened.unfinished):
         # A segment whose header was lost looks like one never used; its records tell.
-        image = memoryview(segment.file.pread(size, 0))
-        _require(sequence=sequence, flushed=claimed_flushed(image, 0))
-    for segment in opened.unfinished:
-        segment.file.close()
-        disk.unlink(segment.path)
-    if live:
-        # A process that died without its machine leaves pages that no flush has covered yet.
-        live[-1].file.datasync()
-    return Recovered(live, spare, sequence, opened.next_slot, boot)
+        _require(sequence=sequence, flushed=claimed_flushed(_image(segment, size), 0))
+    return Recovered(live, spare, sequence, opened.next_slot, boot, opened.unfinished)
+
+
+def _image(segment: Segment, size: int) -> memoryview:
+    """All of a segment, also of one made when segments were longer than now."""
+    return memoryview(segment.file.pread(max(size, segment.file.size()), 0))
 
 
 def _require(*, sequence: int, flushed: int) -> None:
@@ -143,7 +177,10 @@ def _open_all(disk: Disk, directory: str, uuid: bytes, size: int) -> _Opened:
     for slot, path in numbered_files(disk, directory):
         found.next_slot = max(found.next_slot, slot + 1)
         file = disk.open(path)
-        header = decode_segment_header(file.pread(PAGE_BYTES, 0))
+        page = file.pread(PAGE_BYTES, 0)
+        if (version := newer_version(page, 0)) is not None:
+            require_version(f"journal segment {path}", version, RECORD_VERSION)
+        header = decode_segment_header(page)
         if header is not None and header.uuid == uuid:
             found.headed.append(_segment(path, file, header))
         elif file.size() == size:

@@ -163,6 +163,18 @@ def decode_extent(volume: VolumeId, index: int, record: bytes) -> Extent:
     return extent
 
 
+def encode_volume(token: int) -> bytes:
+    """A volume's record in the index."""
+    return token.to_bytes(8, "big")
+
+
+@decodes("the index's record of a volume")
+def decode_volume(record: bytes) -> Token:
+    """The highest token seen; the inverse of `encode_volume`."""
+    require(len(record) == 8, "the index's record of a volume has another length")
+    return Token(int.from_bytes(record, "big"))
+
+
 def encode_write(
     volume: VolumeId, token: int, epoch: int, sequence: int, ops: Sequence[ExtentOp]
 ) -> bytes:
