@@ -137,3 +137,44 @@ def test_gauges_tell_the_same() -> None:
     assert 'pinfold_cluster_node_up{name="n3",role="storage"} 0.0' in text
     assert "pinfold_cluster_groups_with_primary 4.0" in text
     assert "pinfold_cluster_volume_bytes 5.0" in text
+
+
+def worker(**changes: Any) -> dict[str, Any]:
+    known = {
+        "name": "replicator",
+        "state": "idle",
+        "queued": 0,
+        "queued_bytes": 0,
+        "left_s": 0.0,
+        "last_error": "",
+        "blobs": 0,
+        "single": 0,
+    }
+    return {**known, **changes}
+
+
+def test_missing_copies_are_told_with_what_is_left_to_do() -> None:
+    up = answers()
+    up["n1"]["care"] = [worker(), {**worker(), "name": "collector"}]
+    assert judged(up).state == "healthy"
+    up["n1"]["care"][0] = worker(blobs=7, single=2, queued_bytes=3 << 20, left_s=4.0)
+    up["n3"]["care"] = [worker(blobs=5, queued_bytes=1 << 20, left_s=9.0)]
+    found = judged(up)
+    assert found.state == "degraded"
+    (finding,) = found.findings
+    assert finding.what == (
+        "12 blobs lack copies (2 of them have one copy left); being repaired, 4.0 MiB in about 9 s"
+    )
+    assert [(one["node"], one["name"]) for one in found.care] == [
+        ("n1", "replicator"),
+        ("n1", "collector"),
+        ("n3", "replicator"),
+    ]
+
+
+def test_a_worker_that_a_bug_has_ended_is_told() -> None:
+    up = answers()
+    up["n2"]["care"] = [worker(state="stopped", last_error="a bug")]
+    (finding,) = judged(up).findings
+    assert "replicator of n2 has stopped" in finding.what
+    assert "n2.log" in finding.do

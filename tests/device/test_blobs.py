@@ -40,7 +40,7 @@ def test_blobs_are_read_from_memory_and_from_packs_alike(crash: bool) -> None:
                 assert found == payload[start : start + length]
             with pytest.raises(Invalid):
                 device.blobs.read(blob, 1, len(payload))
-            assert device.blobs.state(blob) == (len(payload), True)
+            assert device.blobs.state(blob) == (len(payload), True, checks_of(payload))
         assert device.blobs.scan(b"", 2) == [(A, len(SMALL)), (B, len(LARGE))]
         assert device.blobs.scan(A, 10) == [(B, len(LARGE)), (C, 0)]
         with pytest.raises(NotFound):
@@ -83,6 +83,8 @@ def test_a_damaged_blob_is_quarantined_until_it_is_put_again() -> None:
                 device.blobs.read(blob, 0, 2000)
             assert device.blobs.state(blob) is None
         assert device.status().quarantined == 2
+        assert device.blobs.scan_quarantined(b"", 9) == [(A, len(SMALL)), (B, len(LARGE))]
+        assert device.blobs.scan_quarantined(A, 9) == [(B, len(LARGE))]
 
     async def repair(device: Device) -> None:
         assert device.status().quarantined == 2
@@ -91,6 +93,7 @@ def test_a_damaged_blob_is_quarantined_until_it_is_put_again() -> None:
         assert await whole(device.blobs.read(A, 0, 5000)) == SMALL
         await asyncio.sleep(1.0)
         assert device.status().quarantined == 0
+        assert device.blobs.scan_quarantined(b"", 9) == []
 
     damaged: list[SimNode] = []
 

@@ -47,6 +47,7 @@ def test_the_templates_example_is_valid(tmp_path: Path) -> None:
         ("[s3.objects]\nread_memory_bytes = 1048576\n", "read_chunk_bytes"),
         ("[device]\nsegment_bytes = 1048576\n", "device.segment_bytes"),
         ("[volumes]\nmin_in_sync = 4\n", "min_in_sync"),
+        ("[care]\norphan_grace_s = 172799.0\n", "at least 172800"),
         ("[volumes]\ntakeover_s = 8.0\n", "two holders"),
         ("not toml", "n1.toml"),
     ],

@@ -33,6 +33,7 @@ class TwinNet:
         self.down: set[NodeName] = set()
         self.silent: set[NodeName] = set()
         self.calls: list[tuple[NodeName, str]] = []
+        self.told: list[tuple[NodeName, str, Body]] = []
 
     def node(self, name: str) -> TwinDispatcher:
         return self.nodes.setdefault(NodeName(name), TwinDispatcher())
@@ -93,7 +94,7 @@ class TwinPeers:
         return TwinStream(self._net.nodes[node].streams[operation], request)
 
     def tell(self, node: NodeName, operation: str, body: Body = None) -> None:
-        raise NotImplementedError
+        self._net.told.append((node, operation, body))
 
     def connected(self, node: NodeName) -> bool:
         return node not in self._net.down

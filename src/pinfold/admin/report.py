@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from pinfold.cluster.map import METADATA, ClusterMap, DeviceEntry
+from pinfold.model.limits import MIB
 
 State = Literal["healthy", "degraded", "unavailable"]
 Severity = Literal["warning", "error"]
@@ -41,6 +42,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[dict[str, Any]]
     devices: list[dict[str, Any]]
     groups: dict[str, Any]
+    care: list[dict[str, Any]]
+    """The workers of every storage node that answers."""
     volumes: list[dict[str, Any]] | None
     """None when their rows cannot be read now, which is not the same as none."""
 
@@ -56,10 +59,16 @@ def report(
     nodes = [_node(name, cluster, answers.get(name)) for name in cluster.nodes]
     devices = [_device(entry, answers) for entry in cluster.devices]
     groups = _groups(cluster, answers)
+    care = [
+        {"node": name, **worker}
+        for name, answer in sorted(answers.items())
+        for worker in answer.get("care", ())
+    ]
     findings = [
         *_node_findings(nodes),
         *_device_findings(devices),
         *_group_findings(groups),
+        *_care_findings(care),
         *_volume_findings(volumes or ()),
     ]
     return Report(
@@ -71,6 +80,7 @@ def report(
         nodes=nodes,
         devices=devices,
         groups=groups,
+        care=care,
         volumes=None if volumes is None else list(volumes),
     )
 
@@ -217,6 +227,34 @@ def _group_findings(groups: Mapping[str, Any]) -> list[Finding]:
                 severity="warning",
                 what=f"{groups['degraded']} of {groups['total']} groups have a member that lags",
                 do="it catches up by itself once its node is up; watch the number fall",
+            )
+        )
+    return found
+
+
+def _care_findings(care: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    found = [
+        Finding(
+            severity="warning",
+            what=f"the {worker['name']} of {worker['node']} has stopped: {worker['last_error']}",
+            do=f"read logs/{worker['node']}.log and restart the node",
+        )
+        for worker in care
+        if worker["state"] == "stopped"
+    ]
+    repairing = [worker for worker in care if worker.get("blobs")]
+    if repairing:
+        blobs, single = (sum(worker[key] for worker in repairing) for key in ("blobs", "single"))
+        left = sum(worker["queued_bytes"] for worker in repairing)
+        left_s = max((worker["left_s"] or 0.0 for worker in repairing), default=0.0)
+        at_risk = f" ({single} of them have one copy left)" if single else ""
+        found.append(
+            Finding(
+                severity="warning",
+                what=f"{blobs} blobs lack copies{at_risk}; being repaired, "
+                f"{left / MIB:.1f} MiB in about {left_s:.0f} s",
+                do="nothing, once all storage nodes are up; if the number does not fall, "
+                "pinfold status --json shows the last error of each worker under care",
             )
         )
     return found

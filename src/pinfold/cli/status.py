@@ -28,6 +28,7 @@ def status(client: ClusterClient, as_json: bool) -> None:
     _print_nodes(found["nodes"])
     _print_devices(found["devices"])
     _print_groups(found["groups"])
+    _print_care(found["care"])
     _print_volumes(found["volumes"])
 
 
@@ -60,6 +61,24 @@ def _print_groups(groups: dict[str, Any]) -> None:
         f"\ngroups: {groups['with_primary']} of {groups['total']} have a primary, "
         f"{groups['degraded']} have a lagging member"
     )
+
+
+def _print_care(care: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            w["node"],
+            w["name"],
+            w["state"],
+            w["queued"],
+            format_size(w["queued_bytes"]),
+            _age(w["left_s"]) if w["queued"] else "-",
+            w["done"],
+            w["failed"],
+        ]
+        for w in care
+    ]
+    header = ["node", "worker", "state", "queued", "bytes", "left", "done", "given up"]
+    print_table("\ncare", header, rows)
 
 
 def _print_volumes(volumes: list[dict[str, Any]] | None) -> None:

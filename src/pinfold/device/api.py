@@ -129,6 +129,8 @@ class BlobState(NamedTuple):
 
     length: int
     durable: bool
+    checks: tuple[int, ...]
+    """As they came with the payload: whoever copies it verifies it by them, end to end."""
 
 
 class BlobWriter(Protocol):
@@ -182,6 +184,13 @@ class BlobStore(Protocol):
 
     def scan(self, after: bytes, limit: int) -> list[tuple[BlobId, int]]:
         """(id, length) of blobs with id > after, in order."""
+        ...
+
+    def scan_quarantined(self, after: bytes, limit: int) -> list[tuple[BlobId, int]]:
+        """(id, length) of blobs that failed verification here, id > after, in order.
+
+        Each stays one of these until it is put again or deleted.
+        """
         ...
 
 

@@ -175,12 +175,14 @@ class Blobs:
         """See `BlobStore.state`."""
         pending = self._pending.get(blob)
         if pending is not None:
-            return BlobState(len(pending.payload), pending.sequence <= self._journal.flushed)
+            durable = pending.sequence <= self._journal.flushed
+            return BlobState(len(pending.payload), durable, pending.checks)
         entry = self._index.get(_BLOB_TABLE + blob)
         if entry is None:
             return None
         durable = self._unflushed.get(blob, 0) <= self._journal.flushed
-        return BlobState(decode_location(entry).length, durable)
+        location = decode_location(entry)
+        return BlobState(location.length, durable, location.checks)
 
     def delete(self, blobs: Sequence[BlobId]) -> asyncio.Future[None]:
         """See `BlobStore.delete`."""
@@ -203,6 +205,12 @@ class Blobs:
     def quarantine(self, blob: BlobId) -> None:
         """Make a blob that fails its checks unreadable, until it is put again or deleted."""
         self._quarantine(blob)
+
+    def scan_quarantined(self, after: bytes, limit: int) -> list[tuple[BlobId, int]]:
+        """See `BlobStore.scan_quarantined`."""
+        start = _QUARANTINE_TABLE + after + (b"\0" if len(after) == _ID_BYTES else b"")
+        stored = islice(self._index.scan(start, successor(_QUARANTINE_TABLE)), limit)
+        return [(BlobId(key[1:]), decode_location(entry).length) for key, entry in stored]
 
     def redo(self, record: Record) -> None:
         """Take one record of a blob kind whose effect the index may lack."""

@@ -71,15 +71,6 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     holds and whether it exists is never answered from the cache alone."""
     bucket_cache_max: Count = 10_000
     """Buckets remembered, about 500 bytes each."""
-    shard_rows_max: Count = 250_000
-    """A bucket's shard with more objects is split: about 100 MiB of rows, which a member that lags
-    far behind copies in some ten seconds."""
-    shard_changes_per_s_max: Annotated[float, msgspec.Meta(gt=0, le=1 << 20)] = 1_000.0
-    """A shard that this process alone changes more often is split: a third of what a group does."""
-    split_range_rows: Annotated[int, msgspec.Meta(gt=0, le=1_000)] = 1_000
-    """Rows that a shard gives to its child at a time: their names wait some ten milliseconds."""
-    split_interval_s: Seconds = 5.0
-    """How often shards that were written are looked at, and splits that were left lying."""
 
 
 class AccountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,6 +152,48 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return VolumeSettings(
             retained_bytes=256 << 10, window_bytes=64 << 10, batches_max=2, retained_s=0.5
         )
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a node one background worker takes; under load it takes less by itself."""
+
+    bytes_per_s: Bytes = 64 << 20
+    """Payload moved: what a disk gives beside its clients, and 1 TB in under five hours."""
+    operations_per_s: Count = 200
+    """Jobs, and steps of looking for them."""
+    jobs_at_once: Count = 4
+    """Jobs under way: enough to hide round trips and flushes."""
+    queue_max: Count = 4096
+    """Jobs found and not done, about 1 KiB each; the rest is found when there is room."""
+    tries_max: Count = 5
+    """Tries of a job before it is left for a later round."""
+    backoff_s: Seconds = 1.0
+    """Pause after a first failure; it doubles up to a minute."""
+
+
+class CareSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How copies are kept complete and orphans collected."""
+
+    worker: WorkerSettings = WorkerSettings()
+    settle_s: SecondsOrZero = 5.0
+    """A device that has returned, or a group that has a new primary, is given so long before its
+    blobs are compared: nodes that restart together then cost one look."""
+    round_s: Seconds = 86_400.0
+    """Every named blob is looked for on each of its devices so often, whatever happened."""
+    again_s: Seconds = 30.0
+    """A device that could not be asked is asked again after this; it doubles up to `round_s`."""
+    quarantine_s: Seconds = 30.0
+    """How often a node looks for blobs that its devices have quarantined."""
+    fetch_timeout_s: Seconds = 30.0
+    """Longest copying of one blob. Below `blobs.free_delay_short_s`: a copy begun while a row named
+    the blob is then made before the blob is given back, and given back with the others."""
+    orphan_grace_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86_400)] = 72 * 3600.0
+    """A blob younger than this is never taken for an orphan: 24 h in which it may be named, and
+    twice the 12 h by which a clock may be wrong."""
+    orphan_recheck_s: Seconds = 3600.0
+    """A blob is collected when two looks at all rows so far apart have found no name of it."""
+    orphan_round_s: Seconds = 6 * 3600.0
+    """How often all rows are looked at while nothing is suspected."""
 
 
 class NbdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from pinfold.model.ids import NodeName
 from pinfold.model.limits import CHANGE_BYTES, SEGMENT_BYTES
 from pinfold.model.settings import (
     BlobSettings,
+    CareSettings,
     DeviceSettings,
     NbdSettings,
     S3Settings,
@@ -45,7 +46,11 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     s3: S3Settings = S3Settings()
     nbd: NbdSettings = NbdSettings()
     volumes: VolumeSettings = VolumeSettings()
+    care: CareSettings = CareSettings()
 
+
+ORPHAN_GRACE_MIN_S: Final = 48 * 3600
+"""The day in which a blob may be named, and twice the 12 h by which a clock may be wrong."""
 
 TEMPLATE: Final = """\
 # Settings of the Pinfold process "{name}", read when it starts. Written once, never overwritten.
@@ -92,6 +97,11 @@ def _rules(settings: NodeSettings) -> list[tuple[bool, str]]:
         (
             volumes.min_in_sync <= volumes.copies,
             "volumes.min_in_sync is at most volumes.copies",
+        ),
+        (
+            settings.care.orphan_grace_s >= ORPHAN_GRACE_MIN_S,
+            f"care.orphan_grace_s is at least {ORPHAN_GRACE_MIN_S}: with a clock that is wrong by "
+            "12 h a blob could be collected before it is named",
         ),
         (
             volumes.beat_s < volumes.trust_s < volumes.takeover_s,

@@ -14,8 +14,6 @@ from pinfold.objects.listing import Listings
 from pinfold.objects.multipart import Multipart
 from pinfold.objects.objects import Objects
 from pinfold.objects.reading import Reading
-from pinfold.objects.shards import ShardRows
-from pinfold.objects.splitter import Loads, Splitter
 from pinfold.objects.staging import Staging
 from pinfold.s3.call import Store
 from pinfold.s3.gateway import Gateway
@@ -43,18 +41,15 @@ class S3Service:
         self._hashing = Hashing(env)
         staging = Staging(blobs, self._hashing, settings.objects)
         buckets = Buckets(env, rows, settings.objects)
-        loads = Loads(env.rng)
-        shards = ShardRows(rows, loads.note)
-        objects = Objects(shards, buckets, staging, Reading(blobs, settings.objects))
-        self.splitter = Splitter(env.clock, buckets, loads, settings.objects)
+        objects = Objects(rows, buckets, staging, Reading(blobs, settings.objects))
         self.store = Store(
             settings=settings,
             clock=env.clock,
             accounts=Accounts(env, rows, settings.accounts),
             buckets=buckets,
             objects=objects,
-            listings=Listings(shards, buckets),
-            multipart=Multipart(env, shards, buckets, objects, staging),
+            listings=Listings(rows, buckets),
+            multipart=Multipart(env, rows, buckets, objects, staging),
             staging=staging,
         )
         self._gateway = Gateway(self.store, _report)

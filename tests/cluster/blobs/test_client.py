@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pinfold.cluster.blobs.client import BlobClient
+from pinfold.cluster.api import BlobRef
+from pinfold.cluster.blobs.client import HINT, BlobClient
 from pinfold.cluster.placement import RingPlacement
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Corrupt, Full, NotFound, Unavailable
+from pinfold.model.errors import Busy, Corrupt, Full, NotFound, Unavailable
 from pinfold.model.ids import DeviceId, NodeName
 from pinfold.model.settings import BlobSettings
 from pinfold.rpc.api import Reply, Request
@@ -146,6 +147,51 @@ def test_without_a_quorum_the_put_fails_and_names_why():
             await world.client.put([b"x"])
 
     run(test)
+
+
+def test_a_copy_that_a_reachable_device_did_not_take_is_told_of():
+    async def test(world: World) -> None:
+        world.stores[2].trouble = Busy("for now")
+        ref = await world.client.put([b"x" * 100])
+        await asyncio.sleep(0.01)
+        ((node, operation, body),) = world.net.told
+        assert (node, operation) == ("n0", HINT)
+        assert body == (ref.id, 100, [0, 1], [2])
+
+    run(test)
+
+
+def test_no_copy_is_told_of_that_is_there_or_cannot_be_or_should_not_be():
+    async def test(world: World) -> None:
+        await world.client.put([b"x" * 100])
+        world.down(2)
+        await world.client.put([b"x" * 100])
+        world.down()
+        world.stores[1].trouble = world.stores[2].trouble = Busy("for now")
+        with pytest.raises(Unavailable):
+            await world.client.put([b"x" * 100])
+        await asyncio.sleep(0.01)
+        assert world.net.told == []
+
+    run(test)
+
+
+def test_a_handoff_is_asked_only_when_no_primary_has_the_blob():
+    async def test(world: World) -> None:
+        world.down(0)
+        ref = await world.client.put([b"payload"])
+        await asyncio.sleep(0.01)
+        ref = BlobRef(ref.id, ref.length, (1, 3))
+        world.down()
+        world.stores[0].blobs[ref.id] = b"payload"
+        world.net.calls.clear()
+        assert b"".join(await world.client.read(ref, 0, 7)) == b"payload"
+        assert [node for node, _ in world.net.calls] == ["n1"]
+        for store in world.stores[:3]:
+            store.blobs.clear()
+        assert b"".join(await world.client.read(ref, 0, 7)) == b"payload"
+
+    run(test, devices=4)
 
 
 def test_a_put_waits_for_a_quorum_that_comes_back():

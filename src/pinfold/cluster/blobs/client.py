@@ -7,6 +7,7 @@ when it is slow or fails, the next is asked, until one returns bytes that verify
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from pinfold.cluster.api import BlobRef
 from pinfold.cluster.blobs.tally import Verdict, WriteTally
@@ -19,6 +20,10 @@ from pinfold.model.ids import BlobId, DeviceId, NodeName
 from pinfold.model.limits import JOURNAL_BLOB_BYTES, SEGMENT_BYTES
 from pinfold.model.settings import BlobSettings
 from pinfold.rpc.api import Answer, Peers
+
+HINT: Final = "blob.hint"
+"""Told to a node that has a copy when others could not be made: [blob, length, devices that have
+it, devices that should]. It may get lost: whoever repairs copies finds them in the end."""
 
 
 class BlobClient:
@@ -163,6 +168,7 @@ class _Put:
     def _acknowledged(self, device: DeviceId) -> None:
         if self._tally.on_ack(device) is Verdict.DONE and not self._result.done():
             self._result.set_result(tuple(self._tally.acknowledged))
+        self._hint_when_over()
 
     def _failed(self, error: PinfoldError) -> None:
         if self._last_error is None or isinstance(error, Full):
@@ -174,6 +180,24 @@ class _Put:
             cause = self._last_error
             lost = cause if isinstance(cause, Full) else Unavailable(f"blob not stored: {cause}")
             self._result.set_exception(lost)
+        self._hint_when_over()
+
+    def _hint_when_over(self) -> None:
+        """All have answered: tell which primaries lack a copy although they can be reached.
+
+        One that cannot be is compared with the others as soon as it is back.
+        """
+        holders = self._tally.acknowledged
+        if self._tally.waiting or len(holders) < self._tally.quorum:
+            return
+        missing = [
+            device
+            for device in self._primaries
+            if device not in holders and self._peers.connected(self._placement.node_of(device))
+        ]
+        if missing:
+            body = (self._blob, self._length, holders, missing)
+            self._peers.tell(self._placement.node_of(holders[0]), HINT, body)
 
 
 class _Read:
@@ -195,11 +219,15 @@ class _Read:
         self._error: PinfoldError = NotFound("no device holds the blob")
 
     def _order(self) -> Iterator[DeviceId]:
-        """Acknowledged holders first (turned by the id, to spread load), then the ring's."""
-        holders = self._ref.devices
+        """Acknowledged primaries first (turned by the id, to spread load), then the others.
+
+        Handoffs come last: they are asked only while the copies they stand in for are missing.
+        """
+        primaries = self._placement.primaries(self._ref.id)
+        holders = [device for device in self._ref.devices if device in primaries]
         turn = self._ref.id[15] % len(holders) if holders else 0
         order = dict.fromkeys(
-            (*holders[turn:], *holders[:turn], *self._placement.primaries(self._ref.id))
+            (*holders[turn:], *holders[:turn], *primaries, *map(DeviceId, self._ref.devices))
         )
         live: list[DeviceId] = []
         rest: list[DeviceId] = []

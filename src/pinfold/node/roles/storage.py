@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pinfold.care.host import Care
 from pinfold.cluster.blobs.server import BlobServer
 from pinfold.cluster.extents import ExtentHost
 from pinfold.cluster.groups.frees import FreesWorker
@@ -12,6 +13,7 @@ from pinfold.cluster.map import METADATA
 from pinfold.device.api import Device, DeviceStatus
 from pinfold.env.tasks import TaskScope
 from pinfold.model.ids import DeviceId
+from pinfold.node.caretaking import new_care
 from pinfold.node.context import NodeContext, Role
 from pinfold.node.devices import DeviceTable
 from pinfold.node.gateway import Gateway
@@ -46,26 +48,38 @@ async def _start_services(context: NodeContext, gateway: Gateway, table: DeviceT
     for identity, device in table.devices.items():
         on_device = gateway.membership.groups_on(identity, count)
         await groups.add_device(identity, device.log, device.rows, on_device)
+    care = new_care(context, gateway, groups, table.devices)
     groups.start()
-    return _StorageRole(context, table, groups, gateway)
+    return _StorageRole(context, table, groups, gateway, care)
 
 
 class _StorageRole:
     def __init__(
-        self, context: NodeContext, table: DeviceTable, groups: GroupService, gateway: Gateway
+        self,
+        context: NodeContext,
+        table: DeviceTable,
+        groups: GroupService,
+        gateway: Gateway,
+        care: Care,
     ) -> None:
+        self._care = care
         self._table = table
         self._groups = groups
         self._scope = TaskScope(
-            lambda error: context.log.error("collector failed", error=repr(error), exc_info=error)
+            lambda error: context.log.error("a worker failed", error=repr(error), exc_info=error)
         )
         self._settings = context.settings.blobs
-        collector = FreesWorker(context.env, groups, gateway.blobs.discard, self._free_delay)
-        self._scope.start(collector.run(), name="collector")
+        freeing = FreesWorker(context.env, groups, gateway.blobs.discard, self._free_delay)
+        self._scope.start(freeing.run(), name="frees")
+        care.start(self._scope)
 
     def status(self) -> dict[str, Any]:
         led = [_group(status) for status in self._groups.status() if status.role == "serving"]
-        return {"devices": _devices(self._table.devices, self._table.refused), "groups": led}
+        return {
+            "devices": _devices(self._table.devices, self._table.refused),
+            "groups": led,
+            "care": self._care.status(),
+        }
 
     def _free_delay(self) -> float:
         shown = [device.status() for device in self._table.devices.values()]
