@@ -47,6 +47,7 @@ REQUESTS: list[Any] = [
     (10, 5, "fail", 1000, None, 0),
     (10, 6, "nothing of this name", 1, None, 0),
     (19,),
+    (20, 3),
 ]
 ANSWERS: list[Any] = [
     (12, 1, ["body"], 5),
@@ -163,6 +164,7 @@ async def prove(wire: MemoryWire) -> None:
     for message in sent_messages(wire):
         dialler.received(message)
     assert dialler.peer is not None
+    wire.feed(encode_frame([encode_message((20, 0))], 0, 1))
 
 
 def sent_messages(wire: MemoryWire) -> list[Any]:

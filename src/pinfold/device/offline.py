@@ -143,7 +143,7 @@ def _build(disk: Disk, path: str, device: Offline, index: Index) -> None:
         health,
         Recovered([], [], 1, 0, 0),
     )
-    readers = Readers([], health)
+    readers = Readers([], health, lambda: 0.0)
     try:
         packs = Packs(
             disk, f"{path}/packs", device.superblock.uuid, index, readers, _SETTINGS, health

@@ -1,6 +1,7 @@
 """The asking side of a connection: calls out, answers in."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ from pinfold.rpc.api import Answer, Body
 from pinfold.rpc.calls import CallTable, fail_quietly
 from pinfold.rpc.dispatch import revive
 from pinfold.rpc.frames import (
+    BEAT,
     Aborted,
     Answered,
     Asked,
@@ -23,7 +25,7 @@ from pinfold.rpc.frames import (
     Told,
     encode_message,
 )
-from pinfold.rpc.handshake import PeerIdentity
+from pinfold.rpc.handshake import CLOCKS_TOLD, PeerIdentity
 from pinfold.rpc.limits import HEAD_BYTES, PAYLOAD_BYTES, STREAMS, RpcLimits
 from pinfold.rpc.receiver import EMPTY
 from pinfold.rpc.session import Session
@@ -55,6 +57,7 @@ class Caller:
         self._streams: dict[int, CreditedOutStream] = {}
         self._session: Session | None = None
         self._peer: PeerIdentity | None = None
+        self._absolute = False
         self.up: asyncio.Future[PeerIdentity] = loop.create_future()
         """Done when the session is established; fails with the reason when it will not be."""
         self.down: asyncio.Future[PinfoldError] = loop.create_future()
@@ -78,15 +81,17 @@ class Caller:
         session = self._session
         if session is None:
             return self._failed(Unavailable("no session with the node"))
-        remaining_ms = int((deadline - self._clock.monotonic()) * 1000)
-        if remaining_ms <= 0:
+        due_ms = self._due_ms(deadline)
+        if due_ms <= 0:
             return self._failed(DeadlineExceeded("the deadline had passed before the call"))
         length = sum(map(len, payload)) if payload else 0
         if session.queued_bytes + length > self._limits.send_bytes:
             return self._failed(Busy(f"{session.queued_bytes} bytes wait to be sent to the node"))
+        if len(self._calls) >= self._limits.calls:
+            return self._failed(Busy(f"{len(self._calls)} calls to the node are not answered"))
         number, future = self._calls.add(deadline)
         try:
-            message = encode_message((_ASKED, number, operation, remaining_ms, body, length))
+            message = encode_message((_ASKED, number, operation, due_ms, body, length))
         except BaseException:
             self._calls.fail(number, Invalid("the body cannot be encoded"))
             raise
@@ -110,15 +115,22 @@ class Caller:
             raise Unavailable("no session with the node")
         if len(self._streams) >= STREAMS or session.queued_bytes > self._limits.send_bytes:
             raise Busy(f"{len(self._streams)} streams are open to the node")
-        remaining_ms = int((deadline - self._clock.monotonic()) * 1000)
-        if remaining_ms <= 0:
+        due_ms = self._due_ms(deadline)
+        if due_ms <= 0:
             raise DeadlineExceeded("the deadline had passed before the call")
         number, future = self._calls.add(deadline)
         stream = CreditedOutStream(_RemoteWire(session, number), future)
         self._streams[number] = stream
         future.add_done_callback(lambda _: self._streams.pop(number, None))
-        session.send(encode_message(Opened(number, operation, remaining_ms, body)))
+        session.send(encode_message(Opened(number, operation, due_ms, body)))
         return stream
+
+    def _due_ms(self, deadline: float) -> int:
+        """The deadline as this session's protocol tells it; 0 or less when it has passed."""
+        now = self._clock.monotonic()
+        if not self._absolute:
+            return int((deadline - now) * 1000)
+        return math.ceil(deadline * 1000) if deadline > now else 0
 
     def _failed(self, error: PinfoldError) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = self._loop.create_future()
@@ -131,6 +143,8 @@ class Caller:
         """See `SessionOwner`."""
         self._session = session
         self._peer = peer
+        self._absolute = session.tells_clock = peer.protocol >= CLOCKS_TOLD
+        session.send(BEAT)  # the peer knows our clock before any deadline, however large its frame
         self.up.set_result(peer)
 
     def sent(self) -> None:

@@ -68,8 +68,8 @@ class Asked(msgspec.Struct, array_like=True, tag=10, gc=False):
 
     id: Count
     operation: str
-    remaining_ms: Count
-    """Until its deadline: monotonic clocks of two hosts have nothing in common."""
+    due_ms: Count
+    """Its deadline on the sender's monotonic clock; in protocol 1, what was left until then."""
     body: Any
     payload_length: Count
 
@@ -103,7 +103,8 @@ class Opened(msgspec.Struct, array_like=True, tag=14, gc=False):
 
     id: Count
     operation: str
-    remaining_ms: Count
+    due_ms: Count
+    """See `Asked`."""
     body: Any
 
 
@@ -137,6 +138,14 @@ class Beat(msgspec.Struct, array_like=True, tag=19, gc=False):
     """Nothing but a sign of life."""
 
 
+class Clock(msgspec.Struct, array_like=True, tag=20, gc=False):
+    """What the sender's monotonic clock showed when the frame left. From protocol 2 on, the first
+    message of every frame from the side that asks.
+    """
+
+    sent_ms: Count
+
+
 Message = (
     Asked
     | Answered
@@ -148,6 +157,7 @@ Message = (
     | Aborted
     | Credit
     | Beat
+    | Clock
     | Hello
     | Proof
     | Welcome

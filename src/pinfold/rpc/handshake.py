@@ -18,8 +18,12 @@ from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.frames import Hello, Message, Proof, Refusal, Welcome, encode_message
 
 PROTOCOL_MIN: Final = 1
-PROTOCOL_MAX: Final = 1
-"""Versions of the messages' meaning that this build speaks."""
+PROTOCOL_MAX: Final = 2
+"""Versions of the messages' meaning that this build speaks. 2: deadlines are instants of the
+sender's clock, which frames tell, so that what waits on the way does not become younger."""
+
+CLOCKS_TOLD: Final = 2
+"""The first protocol that does so."""
 
 NONCE_BYTES: Final = 32
 
@@ -32,6 +36,8 @@ class Identity:
     boot: Boot
     cluster: bytes
     secret: bytes
+    protocol_max: int = PROTOCOL_MAX
+    """The newest protocol it speaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,7 @@ class Handshake:
         self._expected = expected
         self._hello = Hello(
             protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_MAX,
+            protocol_max=identity.protocol_max,
             cluster=identity.cluster,
             node=identity.node,
             boot=identity.boot,
@@ -96,11 +102,12 @@ class Handshake:
         return [ours, encode_message(Proof(self._mac(b"accept")))]
 
     def _judge(self, hello: Hello) -> PeerIdentity:
-        protocol = min(PROTOCOL_MAX, hello.protocol_max)
+        newest = self._identity.protocol_max
+        protocol = min(newest, hello.protocol_max)
         if protocol < max(PROTOCOL_MIN, hello.protocol_min):
             raise Invalid(
                 f"node {hello.node} speaks protocols {hello.protocol_min} to {hello.protocol_max},"
-                f" this node {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+                f" this node {PROTOCOL_MIN} to {newest}"
             )
         if hello.cluster != self._identity.cluster:
             raise Invalid(f"node {hello.node} belongs to another cluster")

@@ -60,6 +60,9 @@ class RpcLimits:
 
     send_bytes: int = 64 * MIB
     """Queued for one peer and not yet taken by the kernel; over it calls fail with Busy."""
+    calls: int = 16_384
+    """Calls to one peer that it has not answered; over it calls fail with Busy. Twice what the peer
+    takes on, so that its own limit is met first."""
     held_bytes: int = 64 * MIB
     """Payload and bodies of one peer's unanswered requests; over it nothing more is read."""
     held_requests: int = 8192

@@ -14,10 +14,10 @@ from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Busy, DeadlineExceeded, PinfoldError
 from pinfold.rpc.api import Answer, Body, Reply, Request
 from pinfold.rpc.calls import CallTable, fail_quietly
-from pinfold.rpc.dispatch import Operations, as_answer, describe, outcome, revive, settle
+from pinfold.rpc.dispatch import Operations, as_answer, describe, revive, settle
 from pinfold.rpc.frames import as_received
 from pinfold.rpc.handshake import Identity
-from pinfold.rpc.limits import TELL_S, RpcLimits
+from pinfold.rpc.limits import STREAMS, TELL_S, RpcLimits
 from pinfold.rpc.receiver import EMPTY
 from pinfold.rpc.serving import UnderWay
 from pinfold.rpc.streams import CreditedOutStream, InStream, sender_aborted
@@ -43,6 +43,7 @@ class LocalCaller:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._calls = CallTable(clock)
+        self._streams = 0
         self.epoch = 0
 
     def call(
@@ -70,15 +71,18 @@ class LocalCaller:
 
     def open(self, operation: str, body: Body, deadline: float) -> CreditedOutStream:
         """See `Peers.open`."""
-        handler = self._operations.stream(operation)
+        request = self._request(operation, as_received(body), (), deadline)
+        handler = self._operations.stream(request, self._clock.monotonic())
+        if self._streams >= STREAMS:
+            raise Busy(f"{self._streams} streams are open within the node")
+        self._streams += 1
         number, future = self._calls.add(deadline)
         wire = _LocalWire(deadline)
         stream = wire.out = CreditedOutStream(wire, future)
         self._under_way.count += 1
-        request = self._request(operation, as_received(body), (), deadline)
         work = settle(operation, handler(request, wire.source))
         task = self._scope.start(work, name=operation)
-        task.add_done_callback(partial(self._settled, number, operation))
+        task.add_done_callback(partial(self._stream_settled, number, operation))
         return stream
 
     def fail_all(self, error: PinfoldError) -> None:
@@ -93,7 +97,7 @@ class LocalCaller:
         return Request(me.node, me.boot, operation, body, whole, deadline, self.epoch)
 
     def _serve(self, number: int, request: Request) -> None:
-        result = self._operations.run(request)
+        result = self._operations.run(request, self._clock.monotonic())
         if type(result) is Reply:
             self._under_way.end()
             self._reply(number, request.operation, result)
@@ -109,17 +113,21 @@ class LocalCaller:
                 self._scope.start(work, name=request.operation).add_done_callback(done)
 
     def _hear(self, request: Request) -> None:
-        result = self._operations.run(request)
+        result = self._operations.run(request, self._clock.monotonic())
         if asyncio.iscoroutine(result):
             self._scope.start(settle(request.operation, result), name=request.operation)
 
     def _settled(self, number: int, operation: str, future: asyncio.Future[Any]) -> None:
         self._under_way.end()
-        result = outcome(operation, future)
+        result = self._operations.outcome(operation, future)
         if isinstance(result, PinfoldError):
             self._fail(number, result)
         else:
             self._reply(number, operation, result)
+
+    def _stream_settled(self, number: int, operation: str, task: asyncio.Task[Any]) -> None:
+        self._streams -= 1
+        self._settled(number, operation, task)
 
     def _reply(self, number: int, operation: str, reply: Reply) -> None:
         payload = reply.payload

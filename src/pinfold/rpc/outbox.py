@@ -31,12 +31,18 @@ class Outbox:
         self._queue.clear()
         self.size = 0
 
-    def take_frame(self, epoch: int) -> list[Buffer]:
-        """The buffers of one frame: as many messages as fit its soft limits, at least one."""
+    def take_frame(self, epoch: int, first: bytes = b"") -> list[Buffer]:
+        """The buffers of one frame: as many messages as fit its soft limits, at least one.
+
+        `first` is a message put before them, unless what follows fills a frame alone.
+        """
         queue = self._queue
         messages: list[bytes] = []
         payloads: list[Buffer] = []
-        head_length = payload_length = 0
+        if queue and len(first) + len(queue[0][0]) > BATCH_HEAD_BYTES:
+            first = b""
+        head_length = len(first)
+        payload_length = 0
         while queue:
             message, payload, length = queue[0]
             if messages and (
@@ -50,7 +56,9 @@ class Outbox:
             if length:
                 payload_length += length
                 payloads.extend(payload)
-        self.size -= head_length + payload_length
+        self.size -= head_length - len(first) + payload_length
+        if first:
+            messages.insert(0, first)
         return _join_small(encode_frame(messages, payload_length, epoch), payloads)
 
 

@@ -5,17 +5,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
-from pinfold.env.api import Clock
+from pinfold.env import api as env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Busy, Invalid, PinfoldError, Unavailable
 from pinfold.rpc.api import Reply, Request
-from pinfold.rpc.dispatch import Operations, as_answer, describe, outcome, settle
+from pinfold.rpc.clocks import PeerClock
+from pinfold.rpc.dispatch import Operations, as_answer, describe, settle
 from pinfold.rpc.frames import (
     Aborted,
     Answered,
     Asked,
     Beat,
     Chunk,
+    Clock,
     Credit,
     Failed,
     Finished,
@@ -24,7 +26,7 @@ from pinfold.rpc.frames import (
     Told,
     encode_message,
 )
-from pinfold.rpc.handshake import PeerIdentity
+from pinfold.rpc.handshake import CLOCKS_TOLD, PeerIdentity
 from pinfold.rpc.limits import BATCH_PAYLOAD_BYTES, STREAMS, TELL_S, RpcLimits
 from pinfold.rpc.receiver import EMPTY
 from pinfold.rpc.session import Session
@@ -84,7 +86,7 @@ class Serving:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: env.Clock,
         operations: Operations,
         scope: TaskScope,
         under_way: UnderWay,
@@ -102,6 +104,8 @@ class Serving:
         self._established = established
         self._lost = lost
         self._epoch_seen = epoch_seen
+        self._answers_max = 2 * limits.send_bytes
+        """Bytes of answers at which requests that had been read before reading stopped fail."""
         self._epoch = -1
         self._held_bytes = 0
         self._held_requests = 0
@@ -113,12 +117,15 @@ class Serving:
         self._unanswered: set[int] = set()
         """Streams whose handlers run: one that was sent to its end may hold its window, too."""
         self._session: Session | None = None
+        self._peer_clock = PeerClock()
+        self._absolute = False
         self.peer: PeerIdentity | None = None
 
     def established(self, session: Session, peer: PeerIdentity) -> None:
         """See `SessionOwner`."""
         self._session = session
         self.peer = peer
+        self._absolute = peer.protocol >= CLOCKS_TOLD
         self._established(self)
 
     def lost(self, error: PinfoldError) -> None:
@@ -154,7 +161,7 @@ class Serving:
                     message.operation,
                     message.body,
                     part,
-                    now + message.remaining_ms / 1000,
+                    self._deadline(message.due_ms, now),
                     epoch,
                 )
                 self._serve(message.id, request)
@@ -174,8 +181,8 @@ class Serving:
             case Told(operation, body):
                 deadline = now + TELL_S
                 self._hear(Request(peer.node, peer.boot, operation, body, EMPTY, deadline, epoch))
-            case Opened(number, operation, remaining_ms, body):
-                deadline = now + remaining_ms / 1000
+            case Opened(number, operation, due_ms, body):
+                deadline = self._deadline(due_ms, now)
                 request = Request(peer.node, peer.boot, operation, body, EMPTY, deadline, epoch)
                 self._open(number, request)
             case Finished(number):
@@ -184,10 +191,16 @@ class Serving:
             case Aborted(number):
                 if (stream := self._streams.pop(number, None)) is not None:
                     stream.fail(sender_aborted())
+            case Clock(sent_ms):
+                self._peer_clock.heard(sent_ms / 1000, now)
             case Beat():
                 return
             case _:
                 raise Invalid(f"session: {type(message).__name__} from the dialling side")
+
+    def _deadline(self, due_ms: int, now: float) -> float:
+        """A request's deadline on our own clock."""
+        return self._peer_clock.local(due_ms / 1000) if self._absolute else now + due_ms / 1000
 
     # calls
 
@@ -195,7 +208,11 @@ class Serving:
         if self._under_way.leaving:
             self._fail(number, Unavailable("this node is leaving"))
             return
-        result = self._operations.run(request)
+        if self._session is not None and self._session.queued_bytes > self._answers_max:
+            # Reading has stopped already; these are the rest of what had been read by then.
+            self._fail(number, Busy("too many bytes of answers wait for the asking node"))
+            return
+        result = self._operations.run(request, self._clock.monotonic())
         if type(result) is Reply:
             self._reply(number, request.operation, result)
         elif isinstance(result, PinfoldError):
@@ -226,7 +243,7 @@ class Serving:
         future: asyncio.Future[Any],
     ) -> None:
         self._end(size)
-        result = outcome(operation, future)
+        result = self._operations.outcome(operation, future)
         if isinstance(result, PinfoldError):
             self._fail(number, result)
         else:
@@ -236,7 +253,7 @@ class Serving:
         """Run the handler of a message that wants no answer."""
         if self._under_way.leaving:
             return
-        result = self._operations.run(request)
+        result = self._operations.run(request, self._clock.monotonic())
         if asyncio.iscoroutine(result):
             size = self._request_bytes
             self._begin(size)
@@ -255,7 +272,7 @@ class Serving:
             self._fail(number, Busy(f"{STREAMS} streams are open"))
             return
         try:
-            handler = self._operations.stream(request.operation)
+            handler = self._operations.stream(request, self._clock.monotonic())
         except PinfoldError as error:
             self._fail(number, error)
             return

@@ -13,11 +13,15 @@ from typing import Final, Protocol, cast
 from pinfold.env.api import Buffer, Clock
 from pinfold.model.errors import Invalid, PinfoldError, Unavailable
 from pinfold.model.limits import MIB
-from pinfold.rpc.frames import BEAT, Message
+from pinfold.rpc.frames import BEAT, Message, encode_message
+from pinfold.rpc.frames import Clock as ClockMessage
 from pinfold.rpc.handshake import Handshake, PeerIdentity, refusal
 from pinfold.rpc.limits import BEAT_S, HANDSHAKE_S, SILENCE_S
 from pinfold.rpc.outbox import Outbox
 from pinfold.rpc.receiver import FrameReceiver
+
+_CLOCK: Final = 20
+assert encode_message((_CLOCK, 1)) == encode_message(ClockMessage(1))
 
 _WRITE_HIGH_BYTES: Final = 1 * MIB
 """Unsent bytes in the transport at which the outbox keeps the rest: they then can be counted."""
@@ -65,6 +69,8 @@ class Session(asyncio.BufferedProtocol):
         self._sent_at = self._heard_at = self._started_at = clock.monotonic()
         self._error: PinfoldError | None = None
         self._closing = False
+        self.tells_clock = False
+        """Whether every frame begins by saying when it left."""
 
     @property
     def queued_bytes(self) -> int:
@@ -175,13 +181,15 @@ class Session(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or not self._outbox:
             return
+        now = self._clock.monotonic()
+        first = encode_message((_CLOCK, int(now * 1000))) if self.tells_clock else b""
         while self._outbox and not self._write_paused:
-            buffers = self._outbox.take_frame(self._epoch())
+            buffers = self._outbox.take_frame(self._epoch(), first)
             if len(buffers) == 1:
                 transport.write(buffers[0])
             else:
                 transport.writelines(buffers)
-        self._sent_at = self._clock.monotonic()
+        self._sent_at = now
         self._owner.sent()
         if self._closing and not self._outbox:
             transport.close()

@@ -66,7 +66,7 @@ def missing_devices(cluster: SimCluster) -> list[str]:
 def group_status(cluster: SimCluster) -> Iterator[dict[str, Any]]:
     """What every storage node says of every group on its devices."""
     for name, process in cluster.storage.items():
-        reply = process.context.dispatcher.run(_status_request(name))  # type: ignore[attr-defined]
+        reply = process.context.dispatcher.run(_status_request(name), now=0.0)
         assert isinstance(reply, Reply)
         yield from reply.body
 
