@@ -5,6 +5,7 @@ does. `MemoryNetwork` delivers in order per connection and can hang, cut and ref
 """
 
 import asyncio
+import math
 import random
 import struct
 from collections import deque
@@ -155,7 +156,12 @@ class MemoryExtents:
         return done
 
     def read(
-        self, volume: VolumeId, token: Token, spans: Sequence[tuple[int, int, int]]
+        self,
+        volume: VolumeId,
+        token: Token,
+        spans: Sequence[tuple[int, int, int]],
+        *,
+        deadline: float = math.inf,
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         state = self._enter(volume, token)
         found: list[Buffer] = []

@@ -46,6 +46,9 @@ _ADDRESS_FIELDS: Final = 5
 _BUSY_S: Final = 0.005
 """Pause before a busy device is tried again: some flushes of its journal."""
 
+PARKED_MAX: Final = 4_096
+"""Requests of one volume that wait for a busy device; the holder's window is far below."""
+
 _ALLOCATED_EXTENTS_MAX: Final = 4096
 """Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
 
@@ -182,7 +185,7 @@ class _Stream:
         self.next = 0
         self.stable = 0
         self.parked: deque[tuple[Request, Act, asyncio.Future[Reply]]] = deque()
-        """What came while the device was busy, in order. The holder's window bounds it."""
+        """What came while the device was busy, in order; at most `PARKED_MAX`."""
 
     def end(self) -> None:
         """A newer stream takes over: nothing that waits here will be done."""
@@ -258,6 +261,8 @@ class ExtentHost:
     def _ordered(self, request: Request, act: Act) -> Reply | asyncio.Future[Reply]:
         """Act now, or in turn behind what waits for a busy device."""
         store, opened, fields = self._enter(request)
+        if len(opened.parked) >= PARKED_MAX:
+            raise Busy(f"{len(opened.parked)} requests wait for device {request.body[0]}")
         if not opened.parked:
             try:
                 return act(store, opened, request, fields)
@@ -342,7 +347,8 @@ def _act_read(
         spans = list(SPAN.iter_unpack(packed))
     except struct.error as error:
         raise Invalid("malformed spans") from error
-    found = store.read(request.body[2], request.body[3], spans)
+    volume, token = request.body[2], request.body[3]
+    found = store.read(volume, token, spans, deadline=request.deadline)
     if isinstance(found, list):
         return Reply(None, found)
     return _later(found, lambda buffers: Reply(None, buffers))

@@ -7,6 +7,7 @@ Errors: `Full` (no room, nothing changed), `Corrupt` (bytes failed verification)
 """
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -165,12 +166,13 @@ class BlobStore(Protocol):
         ...
 
     def read(
-        self, blob: BlobId, offset: int, length: int
+        self, blob: BlobId, offset: int, length: int, *, deadline: float = math.inf
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         """Verified bytes; at once when they are in memory, else through a thread.
 
         NotFound, Corrupt (the blob is quarantined first, and stays so until it is put again or
-        deleted), Invalid (range outside the blob).
+        deleted), Invalid (range outside the blob). Busy when too much waits for the disk,
+        DeadlineExceeded when it waited itself until `deadline`.
         """
         ...
 
@@ -245,11 +247,17 @@ class ExtentStore(Protocol):
         ...
 
     def read(
-        self, volume: VolumeId, token: Token, spans: Sequence[tuple[int, int, int]]
+        self,
+        volume: VolumeId,
+        token: Token,
+        spans: Sequence[tuple[int, int, int]],
+        *,
+        deadline: float = math.inf,
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         """Verified bytes of (extent index, offset, length) spans, one or more buffers in order.
 
-        What was never written reads as zeroes. Corrupt names (index, block) in `detail`.
+        What was never written reads as zeroes. Corrupt names (index, block) in `detail`. Busy and
+        DeadlineExceeded as for blobs.
         """
         ...
 

@@ -7,6 +7,7 @@ table: unreadable from then on, its bytes kept until the blob is deleted or put 
 """
 
 import asyncio
+import math
 import struct
 from collections.abc import Sequence
 from functools import partial
@@ -134,7 +135,7 @@ class Blobs:
         return self._streams.begin(blob, length, checks)
 
     def read(
-        self, blob: BlobId, offset: int, length: int
+        self, blob: BlobId, offset: int, length: int, *, deadline: float = math.inf
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         """See `BlobStore.read`."""
         self._health.check()
@@ -164,8 +165,11 @@ class Blobs:
                 if not _verified(found, location.checks, first):
                     raise self._quarantine(blob)
                 return [memoryview(found)[offset - start : offset - start + length]]
-        reading = self._readers.submit(
-            pack.number, partial(self._load, pack, location, first, start, end)
+        reading = self._readers.read(
+            pack.number,
+            partial(self._load, pack, location, first, start, end),
+            size=end - start,
+            deadline=deadline,
         )
         answer: asyncio.Future[list[Buffer]] = asyncio.get_running_loop().create_future()
         reading.add_done_callback(partial(self._loaded, answer, blob, pack, offset - start, length))

@@ -249,7 +249,7 @@ class Device:
         disk, settings, health = self._env.disk, self._settings, self._health
         journal, space = self._journal, self._space
         lanes = [self._lane(f"read-{number}") for number in range(settings.read_lanes)]
-        readers = self._readers = Readers(lanes, health)
+        readers = self._readers = Readers(lanes, health, self._env.clock.monotonic)
         packs = Packs(disk, f"{self._path}/packs", self.uuid, index, readers, settings, health)
         self._packs = packs
         self._closers.append(packs.close_files)

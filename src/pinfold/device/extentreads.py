@@ -45,9 +45,12 @@ class ExtentReads:
         self._health = health
 
     def read(
-        self, parts: list[Part], again: Callable[[], list[Buffer] | asyncio.Future[list[Buffer]]]
+        self,
+        parts: list[Part],
+        again: Callable[[], list[Buffer] | asyncio.Future[list[Buffer]]],
+        deadline: float,
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
-        """The parts' bytes, at once when no device I/O is needed. Raises Corrupt.
+        """The parts' bytes, at once when no device I/O is needed. Raises Corrupt and Busy.
 
         `again` is called to start over when the applier came in between.
         """
@@ -56,7 +59,7 @@ class ExtentReads:
             if isinstance(part, Run):
                 content = self._read_cached(part)
                 if content is None:
-                    return self._read_far(parts, again)
+                    return self._read_far(parts, again, deadline)
                 found.append(content)
             else:
                 found.append(part)
@@ -92,10 +95,16 @@ class ExtentReads:
         self,
         parts: list[Part],
         again: Callable[[], list[Buffer] | asyncio.Future[list[Buffer]]],
+        deadline: float,
     ) -> asyncio.Future[list[Buffer]]:
         """Read every run of the arena in one job."""
         places = [(p.extent.slot, p.block, p.blocks) for p in parts if isinstance(p, Run)]
-        reading = self._readers.submit(places[0][0], partial(self._read_places, places))
+        reading = self._readers.read(
+            places[0][0],
+            partial(self._read_places, places),
+            size=BLOCK_BYTES * sum(blocks for _slot, _block, blocks in places),
+            deadline=deadline,
+        )
         answer: asyncio.Future[list[Buffer]] = asyncio.get_running_loop().create_future()
         reading.add_done_callback(partial(_read_done, answer, again, parts))
         return answer

@@ -7,6 +7,7 @@ holds them is flushed, and drops them from memory when the arena has them.
 """
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
@@ -135,7 +136,12 @@ class Extents:
         return self._journal.flush()
 
     def read(
-        self, volume: VolumeId, token: Token, spans: Sequence[tuple[int, int, int]]
+        self,
+        volume: VolumeId,
+        token: Token,
+        spans: Sequence[tuple[int, int, int]],
+        *,
+        deadline: float = math.inf,
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         """See `ExtentStore.read`."""
         known = self._fenced(volume, token)
@@ -147,7 +153,8 @@ class Extents:
                 parts.append(bytes(length))
             else:
                 locate(extent, offset, length, parts)
-        return self._reads.read(parts, partial(self.read, volume, token, spans))
+        again = partial(self.read, volume, token, spans, deadline=deadline)
+        return self._reads.read(parts, again, deadline)
 
     def stable(self, volume: VolumeId, token: Token, sequence: int) -> None:
         """See `ExtentStore.stable`."""

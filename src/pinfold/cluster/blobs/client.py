@@ -15,7 +15,7 @@ from pinfold.cluster.placement import Placement
 from pinfold.codec.checks import payload_checks
 from pinfold.env.api import Buffer, Env
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Corrupt, Full, NotFound, PinfoldError, Unavailable
+from pinfold.model.errors import Busy, Corrupt, Full, NotFound, PinfoldError, Unavailable
 from pinfold.model.ids import BlobId, DeviceId, NodeName
 from pinfold.model.limits import JOURNAL_BLOB_BYTES, SEGMENT_BYTES
 from pinfold.model.settings import BlobSettings
@@ -42,9 +42,16 @@ class BlobClient:
         self._peers = peers
         self._placement = placement
         self._settings = settings
+        self._behind: dict[_Put, None] = {}
+        """Answered puts of which a copy is still under way, oldest first."""
+        self._behind_bytes = 0
+        self.given_up = 0
+        """Copies given up because too many bytes were under way behind their answers."""
 
     async def put(self, payload: Sequence[Buffer]) -> BlobRef:
-        """See `cluster.api.Blobs`. Full when a device refused for room and W was out of reach."""
+        """See `cluster.api.Blobs`. When W is out of reach: Full if a device refused for room, Busy
+        if it refused for load, else Unavailable.
+        """
         length = sum(map(len, payload))
         assert 0 < length <= SEGMENT_BYTES, "a blob is one segment"
         checks = payload_checks(payload)
@@ -54,7 +61,7 @@ class BlobClient:
             attempt = _Put(self, blob, payload, length, checks, deadline)
             try:
                 devices = await attempt.start()
-            except Unavailable:
+            except (Unavailable, Busy):
                 pause = self._settings.retry_pause_s
                 if self._env.clock.monotonic() + pause >= deadline:
                     raise
@@ -91,6 +98,20 @@ class BlobClient:
         if failed is not None:
             raise failed
 
+    def _fell_behind(self, put: "_Put") -> None:
+        """An answered put goes on in the background; over the limit the oldest ones do not."""
+        self._behind[put] = None
+        self._behind_bytes += put.length
+        while self._behind_bytes > self._settings.behind_bytes:
+            oldest = next(iter(self._behind))
+            self.given_up += oldest.give_up()
+            self._ended(oldest)
+
+    def _ended(self, put: "_Put") -> None:
+        if put in self._behind:
+            del self._behind[put]
+            self._behind_bytes -= put.length
+
     def _new_id(self) -> BlobId:
         stamp = int(self._env.clock.wall() * 1000) & ((1 << 48) - 1)
         return BlobId(stamp.to_bytes(6, "big") + self._env.rng.randbytes(10))
@@ -108,12 +129,15 @@ class _Put:
         checks: Sequence[int],
         deadline: float,
     ) -> None:
+        self._client = client
         self._peers = client._peers
         self._scope = client._scope
         self._placement = client._placement()
         self._blob = blob
         self._payload = payload
-        self._length = length
+        self.length = length
+        self._streams: dict[asyncio.Task[None], None] = {}
+        """They hold the payload; calls give it to the rpc layer's queue, which has a limit."""
         self._checks = checks
         self._deadline = deadline
         primaries = self._placement.primaries(blob)
@@ -135,9 +159,11 @@ class _Put:
         if not self._peers.connected(node):
             self._failed(Unavailable(f"no session to {node}"))
             return
-        body = (device, self._blob, self._length, self._checks)
-        if self._length > JOURNAL_BLOB_BYTES:
-            self._scope.start(self._stream(device, node, body))
+        body = (device, self._blob, self.length, self._checks)
+        if self.length > JOURNAL_BLOB_BYTES:
+            task = self._scope.start(self._stream(device, node, body), name="blob copy")
+            self._streams[task] = None
+            task.add_done_callback(self._stream_ended)
             return
         call = self._peers.call(node, "blob.put", body, self._payload, deadline=self._deadline)
         call.add_done_callback(lambda answer: self._answered(device, answer))
@@ -145,13 +171,31 @@ class _Put:
     async def _stream(self, device: DeviceId, node: NodeName, body: object) -> None:
         try:
             stream = self._peers.open(node, "blob.stream", body, deadline=self._deadline)
-            for buffer in self._payload:
-                await stream.write(buffer)
-            await stream.finish()
+            try:
+                for buffer in self._payload:
+                    await stream.write(buffer)
+                await stream.finish()
+            except asyncio.CancelledError:
+                stream.abort()
+                raise
         except PinfoldError as error:
             self._failed(error)
         else:
             self._acknowledged(device)
+
+    def _stream_ended(self, task: asyncio.Task[None]) -> None:
+        del self._streams[task]
+        if not self._streams:
+            self._client._ended(self)
+
+    def give_up(self) -> int:
+        """Stop the copies that are still under way; how many there were."""
+        count = len(self._streams)
+        for task in self._streams:
+            task.cancel()
+        self._tally.waiting -= count
+        self._hint_when_over()
+        return count
 
     def _answered(self, device: DeviceId, answer: "asyncio.Future[Answer]") -> None:
         if answer.cancelled():
@@ -168,17 +212,23 @@ class _Put:
     def _acknowledged(self, device: DeviceId) -> None:
         if self._tally.on_ack(device) is Verdict.DONE and not self._result.done():
             self._result.set_result(tuple(self._tally.acknowledged))
+            if len(self._streams) > 1:  # the one that has just ended is still among them
+                self._client._fell_behind(self)
         self._hint_when_over()
 
     def _failed(self, error: PinfoldError) -> None:
-        if self._last_error is None or isinstance(error, Full):
+        if self._last_error is None or isinstance(error, Full | Busy):
             self._last_error = error
         verdict, handoff = self._tally.on_failure()
         if handoff is not None:
             self._send(handoff)
         elif verdict is Verdict.LOST and not self._result.done():
             cause = self._last_error
-            lost = cause if isinstance(cause, Full) else Unavailable(f"blob not stored: {cause}")
+            lost = (
+                cause
+                if isinstance(cause, Full | Busy)
+                else Unavailable(f"blob not stored: {cause}")
+            )
             self._result.set_exception(lost)
         self._hint_when_over()
 
@@ -196,7 +246,7 @@ class _Put:
             if device not in holders and self._peers.connected(self._placement.node_of(device))
         ]
         if missing:
-            body = (self._blob, self._length, holders, missing)
+            body = (self._blob, self.length, holders, missing)
             self._peers.tell(self._placement.node_of(holders[0]), HINT, body)
 
 

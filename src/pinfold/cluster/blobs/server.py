@@ -36,7 +36,9 @@ class BlobServer:
 
     def _read(self, request: Request) -> HandlerResult:
         device, blob, offset, length = request.body
-        buffers = self._device(device).blobs.read(BlobId(blob), offset, length)
+        buffers = self._device(device).blobs.read(
+            BlobId(blob), offset, length, deadline=request.deadline
+        )
         if isinstance(buffers, list):
             return Reply(None, buffers)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

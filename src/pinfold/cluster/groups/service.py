@@ -338,7 +338,7 @@ class GroupService:
             value = get(key)
             return _DONE if value is None else Reply(1, (value,))
 
-        return serving.read(look)
+        return serving.read(look, request.deadline)
 
     def _on_scan(self, request: Request) -> HandlerResult:
         device, group, start, end, limit, collapse, kinds, reverse, payloads, checks = request.body
@@ -362,7 +362,7 @@ class GroupService:
             )
             return Reply(next_start, (msgspec.msgpack.encode(items),))
 
-        return serving.read(look)
+        return serving.read(look, request.deadline)
 
     def _on_change(self, request: Request) -> HandlerResult:
         device, group = request.body
@@ -371,7 +371,7 @@ class GroupService:
             change = _change_decoder.decode(request.payload)
         except msgspec.MsgspecError as error:
             raise Invalid(f"a change that does not decode: {error}") from error
-        return serving.change(change, len(request.payload))
+        return serving.change(change, len(request.payload), request.deadline)
 
     def _on_status(self, request: Request) -> HandlerResult:
         return Reply([msgspec.to_builtins(one) for one in self.status()])

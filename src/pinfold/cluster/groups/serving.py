@@ -9,6 +9,7 @@ without knowing could refuse a change by rows that never existed).
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -17,10 +18,11 @@ from pinfold.cluster.api import Change, Changed
 from pinfold.cluster.groups.confirm import Confirmed
 from pinfold.cluster.groups.entries import VERSION_SHIFT
 from pinfold.cluster.groups.ledger import Batch, Ledger
+from pinfold.cluster.groups.pace import Pace
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.scan import RowIterator
 from pinfold.env.api import Clock
-from pinfold.model.errors import Busy, Conflict, PinfoldError, Unavailable
+from pinfold.model.errors import Busy, Conflict, DeadlineExceeded, PinfoldError, Unavailable
 from pinfold.model.limits import MIB
 from pinfold.rpc.api import Reply
 
@@ -35,7 +37,8 @@ WAITING_READS: Final = 16_384
 """Reads waiting for a confirmation in one group; with more it answers Busy."""
 
 Answering = asyncio.Future[Reply]
-_Work = tuple[Change, int, Answering]
+_Work = tuple[Change, int, float, Answering]
+_Read = tuple[Answering, Callable[[], Reply], float]
 
 
 class Serving:
@@ -64,10 +67,13 @@ class Serving:
         self._later: list[tuple[int, Answering, Changed | Conflict]] = []
         """Answers known already that wait for the commit of an op."""
         self._unconfirmed: list[tuple[Answering, Conflict]] = []
-        self._reads: list[tuple[Answering, Callable[[], Reply]]] = []
-        self._confirming: dict[int, list[tuple[Answering, Callable[[], Reply]]]] = {}
+        self._judged = 0
+        """Answers in `_later` and `_unconfirmed`, and those being confirmed."""
+        self._reads: list[_Read] = []
+        self._confirming: dict[int, list[_Read]] = {}
         self._reads_waiting = 0
         self._rounds = 0
+        self._pace = Pace()
         self._scheduled = False
         self._closed: PinfoldError | None = None
 
@@ -80,12 +86,19 @@ class Serving:
         """See `Ledger.blobs_in_flight`."""
         return self._ledger.blobs_in_flight()
 
-    def change(self, change: Change, size: int) -> Answering:
-        """Apply a change; the reply's body is [version, stamp_ms]. Busy at the limits."""
-        if len(self._waiting) >= WAITING_CHANGES or self._waiting_bytes + size > WAITING_BYTES:
+    def change(self, change: Change, size: int, deadline: float = math.inf) -> Answering:
+        """Apply a change; the reply's body is [version, stamp_ms].
+
+        Busy at the limits, and at once when its turn would come behind the deadline. What waited
+        until then all the same is dropped.
+        """
+        waiting = len(self._waiting) + self._judged
+        if waiting >= WAITING_CHANGES or self._waiting_bytes + size > WAITING_BYTES:
             raise Busy("too many changes wait in this group")
+        if self._pace.wait_s(len(self._waiting)) > deadline - self._clock.monotonic():
+            raise Busy(f"{len(self._waiting)} changes wait in this group, too many to be in time")
         answer = self._new_answer()
-        self._waiting.append((change, size, answer))
+        self._waiting.append((change, size, deadline, answer))
         self._waiting_bytes += size
         self._schedule()
         return answer
@@ -97,16 +110,16 @@ class Serving:
         self._schedule()
         return answer
 
-    def read(self, look: Callable[[], Reply]) -> Answering:
+    def read(self, look: Callable[[], Reply], deadline: float = math.inf) -> Answering:
         """Answer with `look()` once a majority has confirmed the view after this call.
 
-        Busy at the limit.
+        Busy at the limit; DeadlineExceeded, without looking, when that comes too late.
         """
         if self._reads_waiting >= WAITING_READS:
             raise Busy("too many reads wait in this group")
         self._reads_waiting += 1
         answer = self._new_answer()
-        self._reads.append((answer, look))
+        self._reads.append((answer, look, deadline))
         self._schedule()
         return answer
 
@@ -123,9 +136,13 @@ class Serving:
     def on_committed(self, op: int) -> None:
         """Entries up to `op` are committed and applied."""
         self._ledger.on_applied(op)
+        entries = 0
         while self._in_flight and self._in_flight[0][0] <= op:
+            entries += 1
             for answer, changed in self._in_flight.popleft()[1]:
                 _succeed(answer, changed)
+        idle = not (self._in_flight or self._waiting)
+        self._pace.committed(entries, self._clock.monotonic(), idle=idle)
         if self._later:
             later, self._later = self._later, []
             for one in later:
@@ -140,11 +157,11 @@ class Serving:
         unknown += [answer for _, answer, _ in self._later]
         for answer in unknown:
             _fail(answer, Unavailable("the view ended before the change was known to be committed"))
-        answers = [answer for _, _, answer in self._waiting]
+        answers = [answer for _, _, _, answer in self._waiting]
         answers += [answer for _, answer in self._removals]
         answers += [answer for answer, _ in self._unconfirmed]
-        answers += [answer for answer, _ in self._reads]
-        answers += [answer for reads in self._confirming.values() for answer, _ in reads]
+        answers += [answer for answer, _, _ in self._reads]
+        answers += [answer for reads in self._confirming.values() for answer, _, _ in reads]
         self._confirming.clear()
         for answer in answers:
             _fail(answer, error)
@@ -162,13 +179,16 @@ class Serving:
     def _propose(self) -> None:
         """Evaluate what waits into the next entry, if any of it changes anything."""
         replica, waiting = self._replica, self._waiting
+        now = self._clock.monotonic()
         batch = self._ledger.begin(replica.state.last_op + 1, int(self._clock.wall() * 1000))
         done: list[tuple[Answering, Changed]] = []
         judged: list[tuple[int, Answering, Changed | Conflict]] = []
         while waiting and not batch.full:
-            change, size, answer = waiting.popleft()
+            change, size, deadline, answer = waiting.popleft()
             self._waiting_bytes -= size
-            if not answer.done():
+            if deadline <= now:
+                _fail(answer, DeadlineExceeded("the change waited until its deadline"))
+            elif not answer.done():
                 self._evaluate(batch, change, answer, done, judged)
         while self._removals:
             keys, answer = self._removals.popleft()
@@ -184,6 +204,8 @@ class Serving:
                     _fail(answer, error)
                 return
             self._in_flight.append((batch.op, done))
+            self._pace.proposed(now)
+        self._judged += len(judged)
         for one in judged:
             self._answer_after(*one)
 
@@ -213,6 +235,7 @@ class Serving:
         elif isinstance(result, Conflict):
             self._unconfirmed.append((answer, result))
         else:
+            self._judged -= 1
             _succeed(answer, result)
 
     def _ask(self) -> None:
@@ -220,20 +243,28 @@ class Serving:
         reads, self._reads = self._reads, []
         count = len(reads)
         for answer, conflict in self._unconfirmed:
-            reads.append((answer, _raiser(conflict)))
+            reads.append((answer, _raiser(conflict), math.inf))
+        conflicts = len(self._unconfirmed)
         self._unconfirmed.clear()
         self._rounds += 1
         number = self._rounds
         self._confirming[number] = reads
-        self._confirm(lambda error: self._confirmed(number, count, error))
+        self._confirm(lambda error: self._confirmed(number, count, conflicts, error))
 
-    def _confirmed(self, number: int, count: int, error: PinfoldError | None) -> None:
-        self._reads_waiting -= count
-        for answer, look in self._confirming.pop(number, ()):
+    def _confirmed(
+        self, number: int, reads: int, conflicts: int, error: PinfoldError | None
+    ) -> None:
+        self._reads_waiting -= reads
+        self._judged -= conflicts
+        now = self._clock.monotonic()
+        for answer, look, deadline in self._confirming.pop(number, ()):
             if answer.done():
                 continue
             if error is not None:
                 answer.set_exception(error)
+                continue
+            if deadline <= now:
+                _fail(answer, DeadlineExceeded("the read waited until its deadline"))
                 continue
             try:
                 answer.set_result(look())
