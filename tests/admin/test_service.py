@@ -2,6 +2,9 @@
 
 import asyncio
 import http.client
+import select
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,7 @@ import structlog
 from pinfold.admin.api import View
 from pinfold.admin.client import AdminClient, AdminUnreachable
 from pinfold.admin.gather import Gatherer
-from pinfold.admin.service import AdminParts, AdminService
+from pinfold.admin.service import CONNECTIONS_MAX, REQUESTS_MAX, AdminParts, AdminService
 from pinfold.cluster.map import ClusterMap, Edit, NodeEntry, PolicyEntry
 from pinfold.env.real import OsClock, real_env
 from pinfold.model.errors import Conflict, Invalid, NotFound, PinfoldError, Unavailable
@@ -230,3 +233,47 @@ def test_metrics_of_all_processes_and_of_the_cluster() -> None:
 def test_nobody_there_is_unreachable() -> None:
     with pytest.raises(AdminUnreachable):
         AdminClient("http://127.0.0.1:1", TOKEN).get("/v1/status")
+
+
+def test_thousands_of_idle_connections_do_not_keep_an_operator_out() -> None:
+    def use(client: AdminClient, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        idle = [socket.create_connection((host, int(port))) for _ in range(CONNECTIONS_MAX + 300)]
+        assert client.get("/healthz") == {"ok": True}
+        poll = select.poll()
+        for one in idle:
+            poll.register(one, select.POLLIN)
+        assert 100 < len(poll.poll(10_000)) <= 301  # a burst is accepted before it is counted
+        for one in idle:
+            one.close()
+
+    serve(use)
+
+
+def test_more_requests_than_the_limit_are_told_to_come_again() -> None:
+    def use(_client: AdminClient, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        head = (
+            f"POST /v1/volumes HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n"
+            "Content-Length: 9\r\n\r\n"
+        )
+        waiting = [socket.create_connection((host, int(port))) for _ in range(REQUESTS_MAX)]
+        for one in waiting:
+            one.sendall(head.encode())  # and never a body
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        statuses = set()
+        until = time.monotonic() + 10
+        while 503 not in statuses and time.monotonic() < until:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            answer.read()
+            statuses.add(answer.status)
+        assert answer.status == 503
+        assert answer.headers["Retry-After"] == "1"
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+        for one in waiting:
+            one.close()
+
+    serve(use)

@@ -292,7 +292,8 @@ def test_a_client_that_never_finishes_the_handshake_is_cut_off() -> None:
 
 def test_one_connection_too_many_is_closed_at_once() -> None:
     async def run() -> None:
-        connection, wire = Connection(Desk(NbdSettings()), refused=True), Wire()
+        connection, wire = Connection(Desk(NbdSettings())), Wire()
+        connection.refused = True
         connection.connection_made(wire)
         assert wire.aborted
         assert not wire.sent

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pinfold.cluster.extents import ExtentClient, ExtentHost
 from pinfold.env.real import real_env
 from pinfold.model.ids import Boot, DeviceId, NodeName
-from pinfold.model.settings import VolumeSettings
+from pinfold.model.settings import NbdSettings, VolumeSettings
 from pinfold.nbd import protocol as nbd
 from pinfold.nbd.service import NbdService
 from pinfold.volumes.placement import FunctionPlacement
@@ -36,7 +36,7 @@ class House:
         )
         self.boots = 0
 
-    def gateway(self) -> NbdService:
+    def gateway(self, settings: NbdSettings | None = None) -> NbdService:
         self.boots += 1
         return NbdService(
             self.env,
@@ -45,6 +45,7 @@ class House:
             self.placement,
             gateway=NodeName("nbd-1"),
             boot=Boot(self.boots),
+            settings=settings,
             volume_settings=self.settings,
         )
 
@@ -211,5 +212,26 @@ def test_closing_flushes_and_says_goodbye() -> None:
         for device in house.devices.values():
             assert not device.extents._undo
         await client.close()
+
+    visit(story)
+
+
+def test_silent_connections_do_not_keep_a_client_out_nor_end_one_at_work() -> None:
+    async def story(house: House) -> None:
+        await house.registry.create("disk", MIB)
+        service = house.gateway(NbdSettings(connections_max=3))
+        address = await service.start("127.0.0.1", 0)
+        worker = await Client.connect(address)
+        assert await worker.go("disk") == nbd.REP_ACK
+        silent = [await Client.connect(address) for _ in range(4)]
+        newcomer = await Client.connect(address)
+        assert await newcomer.go("disk") == nbd.REP_ACK
+        await worker.do(nbd.CMD_WRITE, 0, 1, b"x")
+        for client in silent[:3]:  # the oldest had to go
+            assert await client.reader.read() == b""
+        for client in (worker, newcomer, *silent):
+            client.writer.close()
+        await service.close()
+        assert not service.errors
 
     visit(story)

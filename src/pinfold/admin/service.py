@@ -4,6 +4,7 @@
 does. Errors are `{"error": {"code", "message"}}` with the code of `model.errors`.
 """
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -51,6 +52,21 @@ STATUS_OF: Final[tuple[tuple[type[PinfoldError], int], ...]] = (
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """For load balancers and Prometheus, which hold no token. They name no object and no user."""
 
+REQUESTS_MAX: Final = 64
+"""Requests at once, `/healthz` apart; each may ask every process. More are 503."""
+
+CONNECTIONS_MAX: Final = 512
+"""Connections at once; for a further one the oldest without a request under way ends."""
+
+BODY_S: Final = 10.0
+"""Seconds in which a request's body must come."""
+
+KEEP_ALIVE_S: Final = 75.0
+"""Idle connections, and heads that do not end, are closed after this."""
+
+RETRY_AFTER_S: Final = 1
+"""What 503 tells clients to wait."""
+
 PROMETHEUS_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 T = TypeVar("T")
@@ -76,24 +92,44 @@ class AdminService:
     def __init__(self, parts: AdminParts) -> None:
         self._parts = parts
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+        self._requests = 0
 
     async def start(self, host: str, port: int) -> None:
         """Listen; OSError when the port is taken."""
         self._runner = web.AppRunner(
-            self._application(), access_log=None, handle_signals=False, shutdown_timeout=2.0
+            self._application(),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=2.0,
+            keepalive_timeout=KEEP_ALIVE_S,
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, host, port)
+
+    def _accept(self) -> asyncio.Protocol:
+        assert self._runner is not None
+        server = self._runner.server
+        assert server is not None
+        connections = server.connections
+        if len(connections) >= CONNECTIONS_MAX:
+            idle = (one for one in connections if one.transport and not one._current_request)
+            if (goes := next(idle, None)) is not None:
+                goes.force_close()
+        return server()
 
     @property
     def port(self) -> int:
         """The port bound, also when 0 was asked for."""
-        assert self._runner is not None, "a started service"
-        port: int = self._runner.addresses[0][1]
+        assert self._server is not None, "a started service"
+        port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def close(self) -> None:
         """Stop listening and let requests in flight finish (2 s at most)."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -121,15 +157,22 @@ class AdminService:
 
     @web.middleware
     async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._requests >= REQUESTS_MAX and request.path != "/healthz":
+            return _error(503, Busy.code, f"{self._requests} requests are under way")
+        self._requests += 1
         try:
             return await handler(request)
         except PinfoldError as error:
             status = next(status for kind, status in STATUS_OF if isinstance(error, kind))
             return _error(status, error.code, error.message)
+        except TimeoutError:
+            return _error(408, Invalid.code, f"the request's body did not come within {BODY_S} s")
         except web.HTTPException as error:
             return _error(
                 error.status, "invalid", f"{error.reason}: {request.method} {request.path}"
             )
+        finally:
+            self._requests -= 1
 
     @web.middleware
     async def _check_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -200,8 +243,10 @@ class AdminService:
 
 async def _body(request: web.Request, kind: type[T]) -> T:
     """The decoded JSON body; Invalid names the field."""
+    async with asyncio.timeout(BODY_S):
+        content = await request.read()
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError as error:
         raise Invalid(f"request body: {error}") from error
 
@@ -217,4 +262,7 @@ def _json(value: Any, *, status: int = 200) -> web.Response:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return _json({"error": {"code": code, "message": message}}, status=status)
+    answer = _json({"error": {"code": code, "message": message}}, status=status)
+    if status == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer

@@ -2,6 +2,7 @@
 
 import ctypes
 import random
+import resource
 import time
 from typing import Final
 
@@ -43,6 +44,16 @@ def keep_freed_memory() -> bool:
     trimmed = mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     mapped = mallopt(_M_MMAP_THRESHOLD, _HEAP_BUFFER_BYTES)
     return bool(trimmed and mapped)
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many open files as the system lets it; how many that are.
+
+    The usual soft limit of 1,024 is for programs that still call select().
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def real_env() -> Env:

@@ -31,6 +31,9 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Between attempts to reach W devices: the time a restarted node needs to be dialled."""
     hedge_s: Seconds = 0.25
     """A device slower than this is not waited for alone: the next is asked too."""
+    behind_bytes: Bytes = 64 << 20
+    """Large blobs that are answered and still under way to their last device; over it the oldest
+    of these copies are given up, so that a slow device costs a copy and not memory."""
     free_delay_s: SecondsOrZero = 900.0
     """A blob that no row names any more is kept this long for clients that still download it."""
     free_delay_short_s: SecondsOrZero = 60.0
@@ -97,8 +100,17 @@ class S3Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A client that sends or takes no byte for so long is dropped: it holds memory."""
     header_bytes_max: Bytes = 16 << 10
     """Longest request line and longest header; S3's own limit is 8 KiB of headers."""
+    connections_max: Count = 4096
+    """Connections at once; for a further one the oldest ends that has not asked anything yet, else
+    the oldest without a request under way. Each costs about 25 KB."""
     requests_in_flight_max: CountOrZero = 1024
     """More requests at once are answered 503 SlowDown."""
+    stall_patience_s: Seconds = 5.0
+    """While others wait for what it holds, a client that in this time takes less than an eighth of
+    a chunk of its download is dropped; uploads are left alone for as long."""
+    upload_bytes_per_s_min: Bytes = 16 << 10
+    """At `requests_in_flight_max` the slowest upload below this rate is dropped for a new request,
+    so that slow clients do not fill all places."""
     read_buffer_bytes: Bytes = 256 << 10
     """Bytes of a request's body taken from its socket before they are asked for."""
     objects: ObjectSettings = ObjectSettings()
@@ -200,7 +212,8 @@ class NbdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What one NBD front end takes on."""
 
     connections_max: Count = 1024
-    """Connections served at once; further ones are closed."""
+    """Connections served at once; for a further one the oldest that is in its handshake ends. When
+    all have a volume, the further one is closed."""
     connection_bytes: Bytes = 64 << 20
     """Payload of one connection's unanswered requests: two of the largest the protocol allows."""
     total_bytes: Bytes = 512 << 20

@@ -99,9 +99,10 @@ class Connection(asyncio.BufferedProtocol):
     does not wait for the window, so that whoever waits is another.
     """
 
-    def __init__(self, desk: Desk, *, refused: bool = False) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._refused = refused
+        self.refused = False
+        """Whether it is to end as soon as it is made."""
         self._transport: asyncio.Transport | None = None
         self._handshake: Handshake | None = Handshake()
         self._transmission: Transmission | None = None
@@ -131,7 +132,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=0)  # tell of every reply that has to wait
         self._desk.counters.connections += 1
-        if self._refused:
+        if self.refused:
             self._transport.abort()
             return
         self._timer = asyncio.get_running_loop().call_later(

@@ -11,6 +11,7 @@ from typing import Final
 from pinfold.cluster.api import Rows
 from pinfold.cluster.extents import ExtentClient
 from pinfold.env.api import Env, Listener
+from pinfold.env.crowd import Crowd
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import NotFound, PinfoldError
 from pinfold.model.ids import Boot, NodeName
@@ -73,7 +74,7 @@ class NbdService:
         self._registry = Registry(env, rows, extents, placement.devices, self.volume_settings)
         self._scope = TaskScope(self._on_error)
         self._listeners: list[Listener] = []
-        self._connections: dict[Connection, None] = {}
+        self._crowd: Crowd[Connection] = Crowd(self.settings.connections_max)
         self._exports: dict[str, _Export] = {}
         self._attached: dict[Connection, _Export] = {}
         self._ending: dict[str, asyncio.Event] = {}
@@ -97,21 +98,26 @@ class NbdService:
         self._closing = True
         for listener in self._listeners:
             listener.close()
-        for connection in list(self._connections):
+        for connection in self._crowd.everybody():
             connection.close()
         await self._scope.close()
         async with asyncio.TaskGroup() as group:
             for export in list(self._exports.values()):
                 group.create_task(self._end(export))
-        for connection in list(self._connections):
+        for connection in self._crowd.everybody():
             connection.abort()
 
     # The connections' desk
 
     def _accept(self) -> Connection:
-        crowded = len(self._connections) >= self.settings.connections_max
-        connection = Connection(self, refused=crowded or self._closing)
-        self._connections[connection] = None
+        connection = Connection(self)
+        goes = self._crowd.enter(connection)
+        if self._closing or goes is connection:
+            connection.refused = True
+        elif goes is not None:
+            self._crowd.leave(goes)
+            goes.refused = True
+            goes.abort()
         return connection
 
     def lookup(self, connection: Connection, name: str) -> None:
@@ -159,13 +165,14 @@ class NbdService:
         export = self._exports.get(facts.name)
         if export is None:
             export = self._open(facts)
+        self._crowd.prove(connection)
         export.connections[connection] = None
         self._attached[connection] = export
         return export.session
 
     def gone(self, connection: Connection) -> None:
         """See `Desk`."""
-        self._connections.pop(connection, None)
+        self._crowd.leave(connection)
         export = self._attached.pop(connection, None)
         if export is None:
             return

@@ -16,7 +16,7 @@ from pinfold.model.ids import Boot, NodeName
 from pinfold.node.access import Access
 from pinfold.node.layout import Layout
 from pinfold.node.settings import NodeSettings
-from pinfold.rpc.api import Dispatcher
+from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.peers import PeerTable
 
 
@@ -41,7 +41,7 @@ class NodeContext:
     """Root keys and the admin token."""
     map: MapStore
     peers: PeerTable
-    dispatcher: Dispatcher
+    dispatcher: Operations
     scope: TaskScope
     """For tasks that live as long as the process; a failure there is logged."""
     metrics: CollectorRegistry

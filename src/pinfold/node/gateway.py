@@ -13,6 +13,7 @@ from pinfold.cluster.map import BLOBS, METADATA, VOLUMES
 from pinfold.model.errors import Unavailable
 from pinfold.model.ids import DeviceId, GroupId, NodeName, VolumeId
 from pinfold.node.context import NodeContext
+from pinfold.node.metrics import PressureCollector
 from pinfold.node.placements import Placements
 
 
@@ -29,21 +30,23 @@ class Gateway:
 
     @classmethod
     def of(cls, context: NodeContext) -> "Gateway":
-        """The clients of a process; nothing is sent yet."""
+        """The clients of a process, with their metrics; nothing is sent yet. Once a process."""
         placements = Placements(context.map)
         membership = RowMembership(placements)
         placement = VolumePlacement(placements)
+        blobs = BlobClient(
+            context.env,
+            context.peers,
+            placements.following(BLOBS),
+            context.settings.blobs,
+            context.scope,
+        )
+        context.metrics.register(PressureCollector(context.dispatcher.late, lambda: blobs.given_up))
         return cls(
             placements=placements,
             membership=membership,
             rows=RowClient(context.env, context.peers, membership, membership.group_of),
-            blobs=BlobClient(
-                context.env,
-                context.peers,
-                placements.following(BLOBS),
-                context.settings.blobs,
-                context.scope,
-            ),
+            blobs=blobs,
             extents=ExtentClient(context.peers, placement.node_of),
             extent_placement=placement,
         )

@@ -1,6 +1,6 @@
 """A process's own metrics registry and its Prometheus text."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +26,30 @@ def new_registry() -> CollectorRegistry:
 def render(registry: CollectorRegistry) -> bytes:
     """The registry as Prometheus text (version 0.0.4)."""
     return generate_latest(registry)
+
+
+class PressureCollector:
+    """What a process has dropped to keep its queues within their limits."""
+
+    def __init__(self, late: Mapping[str, int], copies_given_up: Callable[[], int]) -> None:
+        self._late = late
+        self._copies_given_up = copies_given_up
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client's Collector."""
+        late = CounterMetricFamily(
+            "pinfold_rpc_requests_late",
+            "Requests of other nodes not done because their deadline had passed.",
+            labels=["operation"],
+        )
+        for operation, count in self._late.items():
+            late.add_metric([operation], count)
+        yield late
+        yield CounterMetricFamily(
+            "pinfold_blob_copies_given_up",
+            "Copies of answered blobs given up because a device was too far behind.",
+            value=self._copies_given_up(),
+        )
 
 
 class NbdCollector:

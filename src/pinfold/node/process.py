@@ -20,7 +20,7 @@ from pinfold import __version__
 from pinfold.cluster.embedded_map import EmbeddedMap
 from pinfold.cluster.map import NodeEntry
 from pinfold.env.api import Env
-from pinfold.env.real import keep_freed_memory, real_env
+from pinfold.env.real import keep_freed_memory, raise_descriptor_limit, real_env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import NodeName
@@ -88,12 +88,14 @@ class _Process:
     async def run(self) -> int:
         """Start, wait for the stop, stop."""
         keep_freed_memory()
+        descriptors = raise_descriptor_limit()
         env = real_env()
         settings = read_settings(self._launch.layout, self._launch.name)
         sys.setswitchinterval(settings.process.switch_interval_s)
         self._listen_for_stop(settings)
         async with AsyncExitStack() as stack:
             role = await self._start(env, settings, stack)
+            self._check_descriptors(settings, descriptors)
             _spare_the_collector()
             if self._lifeline is not None:
                 self._lifeline.report(Report(state="ready"))
@@ -108,6 +110,16 @@ class _Process:
         loop.add_signal_handler(signal.SIGUSR1, print_stacks)
         if self._lifeline is not None:
             self._lifeline.watch(self._stop.set, settings.process.drain_timeout_s)
+
+    def _check_descriptors(self, settings: NodeSettings, allowed: int) -> None:
+        """Say early what would otherwise show as connections refused under load."""
+        wanted = settings.descriptors()
+        if allowed < wanted and self._log is not None:
+            self._log.warning(
+                "too few open files allowed: raise the hard limit (ulimit -Hn)",
+                allowed=allowed,
+                wanted=wanted,
+            )
 
     async def _start(self, env: Env, settings: NodeSettings, stack: AsyncExitStack) -> Role:
         name, layout = self._launch.name, self._launch.layout

@@ -21,6 +21,9 @@ from pinfold.model.settings import (
 )
 from pinfold.node.layout import Layout
 
+DESCRIPTORS_BESIDE: Final = 1024
+"""Files that are open besides clients or packs: peers, strangers, admin's clients, segments."""
+
 Level = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
@@ -47,6 +50,11 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     nbd: NbdSettings = NbdSettings()
     volumes: VolumeSettings = VolumeSettings()
     care: CareSettings = CareSettings()
+
+    def descriptors(self) -> int:
+        """Open files that a process may come to need, whichever role it has."""
+        most = max(self.s3.connections_max, self.nbd.connections_max, self.device.open_packs)
+        return most + DESCRIPTORS_BESIDE
 
 
 ORPHAN_GRACE_MIN_S: Final = 48 * 3600

@@ -37,6 +37,11 @@ class Reading:
         """Bytes of chunks held now."""
         return self._budget.taken
 
+    @property
+    def memory_wanted(self) -> bool:
+        """Whether somebody waits for memory that others hold."""
+        return self._budget.wanted
+
     def chunks(self, row: Row, record: ObjectRecord, start: int, stop: int) -> Chunks:
         """The bytes start <= i < stop of an object, in order.
 

@@ -3,16 +3,17 @@
 Every outcome is a `Response`; errors become S3's error documents here and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from pinfold.accounts.accounts import Credential
+from pinfold.env.api import Buffer
 from pinfold.model.errors import PinfoldError
 from pinfold.s3 import signature, signature_v2, xml
 from pinfold.s3.acl import ANONYMOUS, Identity
 from pinfold.s3.call import XML_TYPE, Call, Store
 from pinfold.s3.errors import Refused, refusal_of
-from pinfold.s3.request import Request, Response
+from pinfold.s3.request import Chunks, Request, Response
 from pinfold.s3.router import demand_understood, operation_of
 from pinfold.s3.signature import ChunkSigner, SigningKeys
 from pinfold.s3.signature_v2 import ClaimV2
@@ -43,7 +44,10 @@ class Gateway:
             if handler is None:
                 raise Refused("NotImplemented", f"{operation} is not implemented")
             demand_understood(operation, request)
-            return operation, await handler(call)
+            response = await handler(call)
+            if response.chunks is not None and request.method != "HEAD":
+                response.chunks = await Primed.of(response.chunks)
+            return operation, response
         except PinfoldError as error:
             refused = refusal_of(error)
             if refused.status == 500:
@@ -101,6 +105,37 @@ class Gateway:
         if credential is None:
             raise Refused("InvalidAccessKeyId", extra=(("AWSAccessKeyId", access_key),))
         return credential
+
+
+class Primed:
+    """Chunks of which the first is there: what makes it fail can still be told as a status."""
+
+    def __init__(self, first: list[Buffer] | None, rest: Chunks) -> None:
+        self._first = first
+        self._rest = rest
+
+    @classmethod
+    async def of(cls, chunks: Chunks) -> "Primed":
+        """Read the first chunk; what that raises, when the chunks have been closed."""
+        try:
+            return cls(await anext(chunks), chunks)
+        except StopAsyncIteration:
+            return cls(None, chunks)
+        except BaseException:
+            await chunks.aclose()
+            raise
+
+    def __aiter__(self) -> AsyncIterator[list[Buffer]]:
+        return self
+
+    async def __anext__(self) -> list[Buffer]:
+        first, self._first = self._first, None
+        return await anext(self._rest) if first is None else first
+
+    async def aclose(self) -> None:
+        """See `Chunks`."""
+        self._first = None
+        await self._rest.aclose()
 
 
 def _unsigned_payload(headers: dict[str, str]) -> str:

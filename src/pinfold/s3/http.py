@@ -19,11 +19,13 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_request import BaseRequest
 
 from pinfold.env.api import Buffer, Clock, Env, Listener
+from pinfold.env.crowd import Crowd
 from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import S3Settings
 from pinfold.s3.errors import Refused
 from pinfold.s3.gateway import error_response
 from pinfold.s3.request import Body, EmptyBody, Request, Response
+from pinfold.s3.slow import Patience, Upload, Uploads
 from pinfold.s3.times import http_date
 
 Respond = Callable[[Request], Awaitable[Response]]
@@ -53,13 +55,25 @@ _STATUS_LINES: Final = {
 class HttpServer:
     """Serves HTTP on any number of addresses, every request through one `respond`."""
 
-    def __init__(self, env: Env, settings: S3Settings, respond: Respond) -> None:
+    def __init__(
+        self,
+        env: Env,
+        settings: S3Settings,
+        respond: Respond,
+        *,
+        read_memory_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`read_memory_wanted` says whether requests wait for what slow clients do not take."""
         self._net = env.net
         self._clock = env.clock
         self._settings = settings
         self._respond = respond
         self._ids = _RequestIds(env.rng)
         self._in_flight = 0
+        self._uploads = Uploads(settings)
+        self._patience = Patience(
+            settings.body_timeout_s, settings.stall_patience_s, read_memory_wanted
+        )
         self._listeners: list[Listener] = []
         self._server: web.Server | None = None
 
@@ -69,6 +83,7 @@ class HttpServer:
             self._server = _Server(
                 self._handle,
                 self._unreadable,
+                Crowd(self._settings.connections_max),
                 access_log=None,
                 auto_decompress=False,
                 keepalive_timeout=KEEP_ALIVE_S,
@@ -92,15 +107,22 @@ class HttpServer:
             self._server = None
 
     async def _handle(self, received: BaseRequest) -> "_Outgoing":
+        assert isinstance(received.protocol, _Connection)
+        received.protocol.prove()
         request_id = self._ids.fresh()
         body: Body = _NO_BODY
         if received.body_exists:
-            body = _StreamBody(received, self._settings.body_timeout_s)
+            upload = self._uploads.begin(self._clock.monotonic())
+            body = _StreamBody(received, self._settings.body_timeout_s, upload)
         elif _expects_continue(received):
             # Nothing will follow, but botocore takes a final answer without it for the answer to
             # its next request on the connection, and waits for ever.
             await received.writer.write(_CONTINUE)
-        response = await self._answer(received, request_id, body)
+        try:
+            response = await self._answer(received, request_id, body)
+        finally:
+            if isinstance(body, _StreamBody):
+                self._uploads.end(body.upload)
         abandoned = isinstance(body, _StreamBody) and body.abandoned
         keep_alive = received.keep_alive and not abandoned
         return _Outgoing(
@@ -109,7 +131,7 @@ class HttpServer:
             with_body=received.method != hdrs.METH_HEAD,
             keep_alive=keep_alive,
             abandoned=abandoned,
-            timeout_s=self._settings.body_timeout_s,
+            patience=self._patience,
         )
 
     def _unreadable(self, error: BaseException | None) -> "_Outgoing":
@@ -127,7 +149,7 @@ class HttpServer:
             with_body=True,
             keep_alive=False,
             abandoned=False,
-            timeout_s=self._settings.body_timeout_s,
+            patience=self._patience,
         )
 
     async def _answer(self, received: BaseRequest, request_id: str, body: Body) -> Response:
@@ -143,7 +165,8 @@ class HttpServer:
         except Refused as refused:
             unknown = Request(method="GET", target="/", headers={}, body=_NO_BODY, id=request_id)
             return error_response(unknown, refused)
-        if self._in_flight >= self._settings.requests_in_flight_max:
+        crowded = self._in_flight >= self._settings.requests_in_flight_max
+        if crowded and not self._uploads.drop_slowest(self._clock.monotonic()):
             return error_response(request, Refused("SlowDown", headers=(("Retry-After", "1"),)))
         self._in_flight += 1
         try:
@@ -164,10 +187,12 @@ class _Server(web.Server):
         self,
         handler: Callable[[BaseRequest], Awaitable["_Outgoing"]],
         unreadable: Callable[[BaseException | None], "_Outgoing"],
+        crowd: "Crowd[_Connection]",
         **options: Any,
     ) -> None:
         super().__init__(handler, **options)
         self.unreadable = unreadable
+        self.crowd = crowd
         self._options = options
 
     def __call__(self) -> "_Connection":
@@ -184,6 +209,49 @@ class _Connection(web.RequestHandler):
     def __init__(self, server: _Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._unreadable = server.unreadable
+        self._crowd = server.crowd
+        self.flowing = asyncio.Event()
+        """Set while what is written is taken, by the client or the sockets' buffers."""
+        self.flowing.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio; over the limit a connection ends, one that has asked nothing if there is."""
+        super().connection_made(transport)
+        goes = self._crowd.enter(self)
+        if goes is self:
+            goes = next((one for one in self._crowd.proved() if one.idle), self)
+        if goes is not None:
+            goes.leave()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way: clients expect such connections to end any time."""
+        return self._current_request is None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio."""
+        self._crowd.leave(self)
+        self.flowing.set()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        super().pause_writing()
+        self.flowing.clear()
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        super().resume_writing()
+        self.flowing.set()
+
+    def leave(self) -> None:
+        """Make room for another connection."""
+        self._crowd.leave(self)
+        self.force_close()
+
+    def prove(self) -> None:
+        """A whole request has come."""
+        self._crowd.prove(self)
 
     def handle_error(
         self,
@@ -213,12 +281,13 @@ class _RequestIds:
 class _StreamBody:
     """A body that arrives while it is read."""
 
-    __slots__ = ("_awaits_continue", "_content", "_received", "_stalled", "_timeout_s")
+    __slots__ = ("_awaits_continue", "_content", "_received", "_stalled", "_timeout_s", "upload")
 
-    def __init__(self, received: BaseRequest, timeout_s: float) -> None:
+    def __init__(self, received: BaseRequest, timeout_s: float, upload: Upload) -> None:
         self._received = received
         self._content: StreamReader = received.content
         self._timeout_s = timeout_s
+        self.upload = upload
         self._stalled = False
         self._awaits_continue = _expects_continue(received)
 
@@ -233,17 +302,19 @@ class _StreamBody:
 
     async def read(self) -> Buffer:
         """See `Body.read`."""
-        content = self._content
+        content, upload = self._content, self.upload
         if self._awaits_continue:
             self._awaits_continue = False
             await self._received.writer.write(_CONTINUE)
         try:
-            if ready := content.read_nowait():
-                return ready
-            if content.at_eof():
-                return b""
-            async with asyncio.timeout(self._timeout_s):
-                return await content.readany()
+            if upload.dropped:
+                raise TimeoutError
+            ready = content.read_nowait()
+            if not ready and not content.at_eof():
+                async with upload.waiting(self._timeout_s):
+                    ready = await content.readany()
+            upload.came += len(ready)
+            return ready
         except TimeoutError:
             self._stalled = True
             raise Refused("RequestTimeout") from None
@@ -266,7 +337,7 @@ class _Outgoing(web.StreamResponse):
         with_body: bool,
         keep_alive: bool,
         abandoned: bool,
-        timeout_s: float,
+        patience: "Patience",
     ) -> None:
         # The base class's state describes a response of its own, which this is not.
         self._response = response
@@ -274,7 +345,8 @@ class _Outgoing(web.StreamResponse):
         self._with_body = with_body
         self._keeps_alive = keep_alive
         self._abandoned = abandoned
-        self._timeout_s = timeout_s
+        self._patience = patience
+        self._connection: _Connection | None = None
 
     @property
     def keep_alive(self) -> bool:
@@ -283,6 +355,8 @@ class _Outgoing(web.StreamResponse):
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Send everything: aiohttp calls this once, then `write_eof`."""
         writer = request.writer
+        assert isinstance(request.protocol, _Connection)
+        self._connection = request.protocol
         response = self._response
         chunks = response.chunks
         try:
@@ -329,11 +403,15 @@ class _Outgoing(web.StreamResponse):
         assert left == 0, "a response has the length it says"
 
     async def _write(self, writer: AbstractStreamWriter, data: Any) -> None:
-        if len(data) <= COALESCE_BYTES:
-            await writer.write(data)
-            return
-        async with asyncio.timeout(self._timeout_s):
-            await writer.write(data)
+        # aiohttp's own wait for the client does not survive a time-out.
+        await writer.write(data, drain=False)  # type: ignore[call-arg]
+        connection = self._connection
+        if connection is not None and not connection.flowing.is_set():
+            transport = connection.transport
+            if transport is not None:
+                await self._patience.taken(connection.flowing, transport)
+            if connection.transport is None:
+                raise ConnectionResetError("the client has gone")
 
 
 def _headers(raw: tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Header names are in lower case. Header values are latin-1: bytes go in and out as they are.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -22,6 +22,18 @@ class Body(Protocol):
 
         Refused: RequestTimeout when the client stalls, IncompleteBody when it is gone.
         """
+        ...
+
+
+class Chunks(Protocol):
+    """A body on its way out, in pieces."""
+
+    def __aiter__(self) -> AsyncIterator[list[Buffer]]: ...
+
+    def __anext__(self) -> Awaitable[list[Buffer]]: ...
+
+    def aclose(self) -> Awaitable[None]:
+        """Give back what is held for it. Idempotent, also before the first piece."""
         ...
 
 
@@ -99,7 +111,7 @@ class Response:
         headers: list[tuple[str, str]],
         body: bytes = b"",
         *,
-        chunks: AsyncGenerator[list[Buffer], None] | None = None,
+        chunks: Chunks | None = None,
         length: int | None = None,
     ) -> None:
         self.status = status

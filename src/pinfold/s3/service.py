@@ -41,7 +41,8 @@ class S3Service:
         self._hashing = Hashing(env)
         staging = Staging(blobs, self._hashing, settings.objects)
         buckets = Buckets(env, rows, settings.objects)
-        objects = Objects(rows, buckets, staging, Reading(blobs, settings.objects))
+        reading = Reading(blobs, settings.objects)
+        objects = Objects(rows, buckets, staging, reading)
         self.store = Store(
             settings=settings,
             clock=env.clock,
@@ -54,7 +55,9 @@ class S3Service:
         )
         self._gateway = Gateway(self.store, _report)
         self._metrics = S3Metrics(registry or CollectorRegistry())
-        self._server = HttpServer(env, settings, self.respond)
+        self._server = HttpServer(
+            env, settings, self.respond, read_memory_wanted=lambda: reading.memory_wanted
+        )
 
     async def start(self, host: str, port: int) -> int:
         """Serve on an address; the port bound. OSError when it cannot be. May be called again."""

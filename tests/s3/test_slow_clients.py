@@ -1,0 +1,163 @@
+"""Clients that are slow on purpose do not keep the others out."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from pinfold.model.settings import S3Settings
+from pinfold.s3.slow import Uploads
+from tests.s3.test_http import Reader, Wire, Writer, on_the_wire
+from tests.s3.world import TINY
+
+CROWDED = msgspec.structs.replace(
+    TINY, requests_in_flight_max=3, stall_patience_s=0.2, upload_bytes_per_s_min=1000
+)
+
+
+async def connect(wire: Wire) -> tuple[Reader, Writer]:
+    return await asyncio.open_connection("127.0.0.1", wire.port)
+
+
+async def status_of(reader: Reader) -> int:
+    head = await reader.readuntil(b"\r\n\r\n")
+    return int(head.split()[1])
+
+
+async def status_or_silence(reader: Reader) -> int:
+    """0 when nothing comes."""
+    try:
+        async with asyncio.timeout(0.2):
+            return await status_of(reader)
+    except TimeoutError:
+        return 0
+
+
+def test_uploads_that_trickle_do_not_fill_all_places() -> None:
+    async def test(wire: Wire) -> None:
+        trickles = [await connect(wire) for _ in range(3)]
+        for _, writer in trickles:
+            writer.write(wire.head("PUT", "/bucket/slow", {"content-length": "100000"}) + b"x")
+        status = 200
+        async with asyncio.timeout(5):
+            while status == 200:  # until the trickles have come
+                wire.writer.write(wire.put("/bucket/k", b"at once"))
+                status, headers, _ = await wire.response()
+        assert (status, headers["retry-after"]) == (503, "1")  # all are too young to be judged
+        wire.world.clock.advance(1)
+        wire.writer.write(wire.put("/bucket/k", b"at once"))
+        assert (await wire.response())[0] == 200
+        statuses = [await status_or_silence(reader) for reader, _ in trickles]
+        assert sorted(statuses) == [0, 0, 400]  # one was ended, with RequestTimeout
+        for _, writer in trickles:
+            writer.close()
+
+    on_the_wire(test, CROWDED)
+
+
+def test_who_hardly_sends_is_dropped_before_who_sends_slowly_and_the_new_and_fast_never() -> None:
+    settings = S3Settings(stall_patience_s=5, upload_bytes_per_s_min=1000)
+    uploads = Uploads(settings)
+    fast, slow, trickle = (uploads.begin(0.0) for _ in range(3))
+    young = uploads.begin(8.0)
+    fast.came, slow.came, trickle.came, young.came = 100_000, 5_000, 10, 0
+    assert uploads.slowest(4.0) is None
+    for expected in (trickle, slow, None):
+        assert uploads.slowest(10.0) is expected
+        assert uploads.drop_slowest(10.0) is (expected is not None)
+
+
+def test_silent_connections_do_not_keep_a_client_out_nor_end_one_at_work() -> None:
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/k", b"1"))
+        assert (await wire.response())[0] == 200
+        silent = [await connect(wire) for _ in range(30)]
+        reader, writer = await connect(wire)
+        writer.write(wire.put("/bucket/k", b"2"))
+        assert await status_of(reader) == 200
+        wire.writer.write(wire.put("/bucket/k", b"3"))
+        assert (await wire.response())[0] == 200
+        async with asyncio.timeout(5):
+            for old, _ in silent[:20]:
+                assert await old.read() == b""
+        for _, old in (*silent, (reader, writer)):
+            old.close()
+
+    on_the_wire(test, msgspec.structs.replace(TINY, connections_max=5))
+
+
+def test_downloads_that_nobody_takes_do_not_keep_the_memory_others_wait_for() -> None:
+    chunk = 16 << 20  # more than the sockets' buffers take
+    settings = msgspec.structs.replace(
+        TINY,
+        stall_patience_s=0.3,
+        objects=msgspec.structs.replace(
+            TINY.objects,
+            segment_bytes=chunk,
+            write_memory_bytes=2 * chunk,
+            read_chunk_bytes=chunk,
+            read_memory_bytes=2 * chunk,
+            memory_timeout_s=4.0,
+        ),
+    )
+
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/large", bytes(chunk)))
+        assert (await wire.response())[0] == 200
+        takers = [await connect(wire) for _ in range(2)]
+        for reader, writer in takers:
+            writer.write(wire.head("GET", "/bucket/large"))
+            await reader.readuntil(b"\r\n\r\n")  # and nothing else is taken
+        wire.writer.write(wire.head("GET", "/bucket/large"))
+        async with asyncio.timeout(20):
+            status, _, body = await wire.response()
+        assert (status, len(body)) == (200, chunk)
+        for _, writer in takers:
+            writer.transport.abort()
+
+    on_the_wire(test, settings)
+
+
+def test_a_download_that_gets_no_memory_is_told_to_come_again() -> None:
+    """Not a connection that ends: no byte of the answer has left by then."""
+    objects = msgspec.structs.replace(TINY.objects, memory_timeout_s=0.2)
+
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/k", bytes(100_000)))
+        assert (await wire.response())[0] == 200
+        await wire.world.service.store.objects._reading._budget.take(
+            objects.read_memory_bytes, timeout_s=1
+        )
+        wire.writer.write(wire.head("GET", "/bucket/k"))
+        status, headers, body = await wire.response()
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert b"SlowDown" in body
+
+    on_the_wire(test, msgspec.structs.replace(TINY, objects=objects))
+
+
+def test_answers_that_a_pipelining_client_does_not_take_do_not_pile_up() -> None:
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/k", bytes(60_000)))
+        assert (await wire.response())[0] == 200
+        honest, reads = wire.world.blobs.read, 0
+
+        async def read(*arguments: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return await honest(*arguments)
+
+        wire.world.blobs.read = read  # type: ignore[method-assign]
+        greedy, writer = await connect(wire)
+        greedy._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(wire.head("GET", "/bucket/k") * 2_000)  # 120 MB
+        seen, patience = -1, 0
+        async with asyncio.timeout(10):
+            while patience < 20:  # until no more is read for it
+                await asyncio.sleep(0.01)
+                patience = patience + 1 if reads == seen else 0
+                seen = reads
+        assert 0 < reads * 16_384 < 20 << 20  # what the sockets' buffers take, and one more
+        writer.transport.abort()
+
+    on_the_wire(test)
