@@ -9,7 +9,7 @@ CLIENTS := .venv-clients
 SEED ?= $(shell git rev-parse --short=7 HEAD 2>/dev/null | xargs -I{} printf '%d' 0x{} 2>/dev/null || echo 1)
 SEEDS ?= 100
 
-.PHONY: run test check unit cluster sim bench fuzz clean
+.PHONY: run test check unit cluster sim mutants bench fuzz clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,9 @@ cluster: $(VENV)/installed $(CLIENTS)/installed
 
 sim: $(VENV)/installed
 	$(BIN)/pinfold sim run --seed $(SEED) --seeds $(SEEDS) --twice
+
+mutants: $(VENV)/installed
+	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 test: check unit cluster
 

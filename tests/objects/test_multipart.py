@@ -75,9 +75,9 @@ def test_the_object_is_its_parts_in_order(sizes: tuple[int, ...]) -> None:
         assert [part.size for part in record.parts] == list(sizes)
         usage = await upload.store.buckets.usage(upload.bucket)
         assert (usage.rows, usage.size) == (1, len(whole))
-        start, end = keys.shard_range(upload.bucket.shard)
+        start, end = keys.shard_range(upload.bucket.life)
         left = [key for key in upload.store.rows if start <= key < end]
-        assert left == [keys.object_key(upload.bucket.shard, NAME)]
+        assert left == [keys.object_key(upload.bucket.life, NAME)]
 
     asyncio.run(run())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -119,9 +120,9 @@ def test_a_conditional_delete_looks_again_when_the_object_changed_meanwhile() ->
 
         real_get = store.rows.get
 
-        async def get(place: bytes, key: bytes) -> object:
+        async def get(place: bytes, key: bytes, **checks: Any) -> object:
             nonlocal raced
-            row = await real_get(place, key)
+            row = await real_get(place, key, **checks)
             if not raced and key[:1] == b"o":
                 raced = True
                 await race()

@@ -8,6 +8,8 @@ from pinfold.objects.multipart import Multipart
 from pinfold.objects.objects import Objects
 from pinfold.objects.reading import Reading
 from pinfold.objects.records import ObjectRecord
+from pinfold.objects.shards import ShardRows
+from pinfold.objects.splitter import Loads, Splitter
 from pinfold.objects.staging import Staged, Staging
 from tests.twins.cluster import MemoryBlobs, MemoryRows
 from tests.twins.env import HandClock, hand_env
@@ -21,6 +23,10 @@ SMALL = ObjectSettings(
     memory_timeout_s=0.5,
     write_patience_s=0.02,
     bucket_cache_max=2,
+    shard_rows_max=4,
+    shard_changes_per_s_max=10.0,
+    split_range_rows=3,
+    split_interval_s=0.1,
 )
 """Limits that bite."""
 
@@ -50,9 +56,12 @@ class MemoryStore:
         self.buckets = Buckets(self.env, self.rows, settings)
         self.staging = Staging(self.blobs, Hashing(self.env), settings)
         self.reading = Reading(self.blobs, settings)
-        self.objects = Objects(self.rows, self.buckets, self.staging, self.reading)
-        self.listings = Listings(self.rows, self.buckets)
-        self.multipart = Multipart(self.env, self.rows, self.buckets, self.objects, self.staging)
+        self.loads = Loads(self.env.rng)
+        self.shards = ShardRows(self.rows, self.loads.note)
+        self.objects = Objects(self.shards, self.buckets, self.staging, self.reading)
+        self.listings = Listings(self.shards, self.buckets)
+        self.multipart = Multipart(self.env, self.shards, self.buckets, self.objects, self.staging)
+        self.splitter = Splitter(self.clock, self.buckets, self.loads, settings)
 
     async def bucket(self, name: str = "bucket", owner: str = "alice") -> Bucket:
         """A new bucket."""

@@ -74,6 +74,15 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     holds and whether it exists is never answered from the cache alone."""
     bucket_cache_max: Count = 10_000
     """Buckets remembered, about 500 bytes each."""
+    shard_rows_max: Count = 250_000
+    """A bucket's shard with more objects is split: about 100 MiB of rows, which a member that lags
+    far behind copies in some ten seconds."""
+    shard_changes_per_s_max: Annotated[float, msgspec.Meta(gt=0, le=1 << 20)] = 1_000.0
+    """A shard that this process alone changes more often is split: a third of what a group does."""
+    split_range_rows: Annotated[int, msgspec.Meta(gt=0, le=1_000)] = 1_000
+    """Rows that a shard gives to its child at a time: their names wait some ten milliseconds."""
+    split_interval_s: Seconds = 5.0
+    """How often shards that were written are looked at, and splits that were left lying."""
 
 
 class AccountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,30 +4,41 @@ A bucket's own row decides whether it exists; the owner's list of buckets is a h
 before (as an intent) and after, and that `list` corrects. Nothing needs two groups at once:
 
     create   intent in the list; bucket row if absent; list row live
-    delete   seal the shard if it is empty; delete the bucket row; delete the list row
+    delete   mark the bucket row with a fresh attempt; seal every shard if it is empty;
+             delete the bucket row if it has not changed; delete the list row
+    refused  (a shard is not empty:) take the mark back; lift the attempt's seals
 
-A crash in between leaves what repeating, listing or the next writer finishes.
+The bucket row decides: an attempt deletes it only as it was marked and mapped when all its shards
+were sealed, so no write was taken in between; once the mark is taken back the attempt can only
+fail, and its seals mean nothing. A crash in between leaves what repeating, listing or the next
+writer finishes: a writer that meets a seal ends the attempt, one way or the other, or lifts it.
 """
 
+import asyncio
 import contextlib
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from pinfold.cluster.api import Change, Check, Counter, Row, Rows
 from pinfold.env.api import Env
-from pinfold.model.errors import Busy, Conflict, NotFound
+from pinfold.model.errors import Busy, Conflict, NotFound, PinfoldError
 from pinfold.model.ids import OpId
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects import keys
 from pinfold.objects.records import (
     BucketListRecord,
     BucketRecord,
+    SplitRecord,
     decode,
     encode,
 )
+from pinfold.objects.seals import Seals
+from pinfold.objects.shards import Shard, ShardMap, ShardRefused, shard_at, shards_of
+from pinfold.objects.splitting import Mover
 
 INTENT_KEPT_MS: Final = 60_000
 """A bucket still being created after this was given up: far beyond any request's deadline."""
@@ -37,6 +48,19 @@ ATTEMPTS: Final = 16
 
 SCAN_ROWS: Final = 1000
 """List rows read at a time."""
+
+_MOVING_MIN_S: Final = 0.005
+_MOVING_MAX_S: Final = 0.25
+"""Pauses of whoever waits for a name to arrive in its new shard, doubled each time, shortened at
+random by up to a half: a range is on its way for some ten milliseconds."""
+
+_HELP_AFTER: Final = 3
+"""Pauses after which the waiting help: whoever was moving the name may be gone."""
+
+_HELPING_STEPS: Final = 4
+"""Steps of a split taken by one who waits, between two looks at whether it still has to."""
+
+T = TypeVar("T")
 
 
 class NoSuchBucket(NotFound):
@@ -64,17 +88,24 @@ class Bucket:
     acl: str
     region: str
     created_ms: int
-    shard: bytes
+    shards: ShardMap
     version: int
+    split: SplitRecord | None = None
+    deleting: bytes = b""
+    """The attempt to delete it that is under way."""
 
     @property
-    def place(self) -> bytes:
-        """Placement of everything in the bucket."""
-        return keys.shard_place(self.shard)
+    def life(self) -> bytes:
+        """Tells this bucket from others before and after it that had its name."""
+        return self.shards[0][1]
 
-    def unsealed(self) -> Check:
-        """What every put into the bucket checks."""
-        return Check("absent", keys.seal_key(self.shard))
+    def shard_of(self, name: bytes) -> Shard:
+        """The shard that holds a name."""
+        return self.shard_at(keys.prefix_position(name))
+
+    def shard_at(self, position: bytes) -> Shard:
+        """The shard that holds a position."""
+        return shard_at(self.name, self.shards, position)
 
 
 class Buckets:
@@ -86,6 +117,9 @@ class Buckets:
         self._rows = rows
         self._settings = settings
         self._cache: OrderedDict[str, tuple[float, Bucket]] = OrderedDict()
+        self._splitting: dict[str, None] = {}
+        self._seals = Seals(rows, self.op_id)
+        self.mover = Mover(env, rows, settings.split_range_rows)
 
     def op_id(self) -> OpId:
         """A fresh id of a change."""
@@ -96,8 +130,13 @@ class Buckets:
         row = await self._rows.get(keys.bucket_place(name.encode()), keys.bucket_key(name.encode()))
         if row is None:
             self.forget(name)
+            self._splitting.pop(name, None)
             raise NoSuchBucket(name)
         bucket = _bucket(name, row)
+        if bucket.split is None:
+            self._splitting.pop(name, None)
+        elif len(self._splitting) < self._settings.bucket_cache_max:
+            self._splitting[name] = None
         self._cache[name] = (self._clock.monotonic(), bucket)
         self._cache.move_to_end(name)
         if len(self._cache) > self._settings.bucket_cache_max:
@@ -107,8 +146,9 @@ class Buckets:
     async def lookup(self, name: str) -> Bucket:
         """The bucket as it was some seconds ago; NoSuchBucket.
 
-        What is found in its shard is found in the bucket: a deleted bucket's shard is empty and
-        sealed. What is *not* found there, or refused by the seal, calls for `get`.
+        What is found in its shards is found in the bucket: a deleted bucket's shards are empty and
+        sealed, and a shard refuses what it has given away. What is *not* found there calls for
+        `get`, a refusal for `rerouted`.
         """
         known = self._cache.get(name)
         if known is not None:
@@ -116,6 +156,10 @@ class Buckets:
                 return known[1]
             del self._cache[name]
         return await self.get(name)
+
+    def splitting(self) -> list[str]:
+        """Buckets that were splitting a shard when their rows were last read."""
+        return list(self._splitting)
 
     def forget(self, name: str) -> None:
         """Look the bucket up again next time."""
@@ -145,56 +189,86 @@ class Buckets:
 
     async def set_acl(self, name: str, acl: str) -> None:
         """Change who may do what; NoSuchBucket."""
-        place, key = keys.bucket_place(name.encode()), keys.bucket_key(name.encode())
-        for _ in range(ATTEMPTS):
-            row = await self._rows.get(place, key)
-            if row is None:
-                self.forget(name)
-                raise NoSuchBucket(name)
-            old = decode(BucketRecord, row.body)
-            new = BucketRecord(old.owner, old.created_ms, old.region, acl, old.shards)
-            change = Change(
-                self.op_id(),
-                checks=(Check("version", key, number=row.version),),
-                puts=((key, Row(encode(new))),),
-            )
-            try:
-                await self._rows.change(place, change)
-            except Conflict:
-                continue
-            self.forget(name)
-            return
-        raise Busy("others keep changing the bucket")
+        await self._rewrite(name, lambda old: msgspec.structs.replace(old, acl=acl))
+        self.forget(name)
 
     async def delete(self, name: str) -> None:
-        """Delete an empty bucket; NoSuchBucket, BucketNotEmpty. Repeating finishes a delete."""
-        bucket = await self.get(name)
-        start, end = keys.shard_range(bucket.shard)
-        seal = Change(
-            self.op_id(),
-            checks=(Check("empty", start, end=end),),
-            puts=((keys.seal_key(bucket.shard), Row(b"")),),
-        )
-        try:
-            await self._rows.change(bucket.place, seal)
-        except Conflict:
-            raise BucketNotEmpty(name) from None
-        await self._remove_sealed(bucket)
+        """Delete an empty bucket; NoSuchBucket, BucketNotEmpty. Repeating finishes a delete.
 
-    async def unsealed_again(self, bucket: Bucket) -> Bucket:
-        """The bucket to use when `bucket`'s seal refused a put; NoSuchBucket.
+        An attempt of others that is under way is joined, so that it ends even if they are gone.
+        """
+        for _ in range(ATTEMPTS):
+            bucket = await self._rewrite(name, self._marked)
+            if not await self._seal(bucket):
+                await self._refuse_deletion(bucket)
+                raise BucketNotEmpty(name)
+            if await self._remove(bucket):
+                return
+            # The row has changed: others ended the attempt, or the map or the ACL is another.
+            try:
+                current = await self.get(name)
+            except NoSuchBucket:
+                return
+            if current.life != bucket.life:
+                return
+            if current.deleting != bucket.deleting:
+                await self._lift(current, bucket.deleting)
+        raise Busy("the bucket keeps changing")
 
-        A seal means that a delete was decided: if it stopped half-way, it is finished here.
+    async def routed(self, bucket: Bucket, name: bytes, act: Callable[[Shard], Awaitable[T]]) -> T:
+        """Do something in the shard of a name, and again where the name is when it is refused.
+
+        `act` has done nothing when it raises ShardRefused. NoSuchBucket, Busy.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                return await act(bucket.shard_of(name))
+            except ShardRefused as refused:
+                bucket = await self.rerouted(bucket, refused, attempt)
+        raise Busy("the name keeps moving")
+
+    async def rerouted(self, bucket: Bucket, refused: ShardRefused, attempt: int) -> Bucket:
+        """The bucket to use when one of `bucket`'s shards refused; NoSuchBucket.
+
+        Waits, the longer the more attempts there were, while what was asked for is on its way from
+        one shard to another; and ends whatever attempt to delete the bucket has sealed the shard.
         """
         current = await self.get(bucket.name)
-        if current.shard != bucket.shard:
+        shard = refused.shard.id
+        if all(known != shard for _, known in current.shards):
             return current
-        await self._remove_sealed(current)
-        raise NoSuchBucket(bucket.name)
+        seal = refused.bound.deleting
+        if seal and seal == current.deleting:
+            with contextlib.suppress(BucketNotEmpty):
+                await self.delete(bucket.name)
+            return await self.get(bucket.name)
+        if seal:
+            await self._seals.lift(shard, refused.row)
+            return current
+        if current.shards != bucket.shards:
+            return current
+        pause_s = min(_MOVING_MIN_S * 2**attempt, _MOVING_MAX_S)
+        await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
+        if attempt >= _HELP_AFTER:
+            await self._help(bucket.name)
+        return await self.get(bucket.name)
 
     async def usage(self, bucket: Bucket) -> Counter:
-        """Objects and bytes in the bucket, exactly."""
-        row = await self._rows.get(bucket.place, keys.counter_key(bucket.shard))
+        """Objects and bytes in the bucket: exact, but for names under way from shard to shard.
+
+        Those of one range at most count twice for an instant.
+        """
+        rows = size = 0
+        current = await self.get(bucket.name)
+        for shard in shards_of(current.name, current.shards):
+            counter = await self.count(shard)
+            rows += counter.rows
+            size += counter.size
+        return Counter(rows, size)
+
+    async def count(self, shard: Shard) -> Counter:
+        """Objects and bytes in a shard."""
+        row = await self._rows.get(shard.place, keys.counter_key(shard.id))
         return msgspec.msgpack.decode(row.body, type=Counter) if row else Counter(0, 0)
 
     async def list(
@@ -229,7 +303,61 @@ class Buckets:
             return
         raise BucketExists(existing.owner)
 
-    async def _remove_sealed(self, bucket: Bucket) -> None:
+    async def _rewrite(self, name: str, edit: Callable[[BucketRecord], BucketRecord]) -> Bucket:
+        """Change a bucket's row; what it is then. NoSuchBucket."""
+        place, key = keys.bucket_place(name.encode()), keys.bucket_key(name.encode())
+        for _ in range(ATTEMPTS):
+            row = await self._rows.get(place, key)
+            if row is None:
+                self.forget(name)
+                raise NoSuchBucket(name)
+            old = decode(BucketRecord, row.body)
+            new = edit(old)
+            if new == old:
+                return _bucket(name, row)
+            check = Check("version", key, number=row.version)
+            written = Row(encode(new))
+            change = Change(self.op_id(), checks=(check,), puts=((key, written),))
+            try:
+                changed = await self._rows.change(place, change)
+            except Conflict:
+                continue
+            return _bucket(name, msgspec.structs.replace(written, version=changed.version))
+        raise Busy("others keep changing the bucket")
+
+    def _marked(self, record: BucketRecord) -> BucketRecord:
+        return msgspec.structs.replace(record, deleting=record.deleting or self.op_id())
+
+    async def _seal(self, bucket: Bucket) -> bool:
+        """Seal all shards; False when one of them holds a name."""
+        for shard in shards_of(bucket.name, bucket.shards):
+            if bucket.split is not None and bucket.split.parent == shard.id:
+                await self.mover.clean(shard)
+            if not await self._seals.seal(shard.id, bucket.deleting):
+                return False
+        return True
+
+    async def _refuse_deletion(self, bucket: Bucket) -> None:
+        """End an attempt: the bucket stays."""
+        attempt = bucket.deleting
+
+        def unmarked(record: BucketRecord) -> BucketRecord:
+            if record.deleting != attempt:
+                return record
+            return msgspec.structs.replace(record, deleting=b"")
+
+        try:
+            current = await self._rewrite(bucket.name, unmarked)
+        except NoSuchBucket:
+            return
+        await self._lift(current, attempt)
+
+    async def _lift(self, bucket: Bucket, attempt: bytes) -> None:
+        for _, shard in bucket.shards:
+            await self._seals.lift_of(shard, attempt)
+
+    async def _remove(self, bucket: Bucket) -> bool:
+        """Delete the row of a bucket all of whose shards are sealed; False when it has changed."""
         key = keys.bucket_key(bucket.name.encode())
         change = Change(
             self.op_id(),
@@ -239,17 +367,18 @@ class Buckets:
         try:
             await self._rows.change(keys.bucket_place(bucket.name.encode()), change)
         except Conflict:
-            # Somebody else removed it, or rewrote its ACL: then its seal stands and we go on.
-            try:
-                current = await self.get(bucket.name)
-            except NoSuchBucket:
-                return
-            if current.shard == bucket.shard:
-                await self._remove_sealed(current)
-            return
+            return False
         self.forget(bucket.name)
-        note = BucketListRecord(True, bucket.shard, bucket.created_ms, bucket.region)
+        note = BucketListRecord(True, bucket.life, bucket.created_ms, bucket.region)
         await self._undo_note(bucket.owner, bucket.name, note)
+        return True
+
+    async def _help(self, name: str) -> None:
+        """Take some steps of a bucket's split; whatever comes of it, the caller looks again."""
+        with contextlib.suppress(PinfoldError):
+            for _ in range(_HELPING_STEPS):
+                if await self.mover.step(name) is None:
+                    return
 
     async def _note(self, owner: str, name: str, note: BucketListRecord, *checks: Check) -> int:
         """Write the list row; its version."""
@@ -274,7 +403,7 @@ class Buckets:
         if existing is None or existing.owner != owner:
             await self._undo_note(owner, name, note)
             return
-        unsettled = BucketListRecord(False, existing.shard, existing.created_ms, existing.region)
+        unsettled = BucketListRecord(False, existing.life, existing.created_ms, existing.region)
         await self._renote(owner, name, unsettled, intent)
 
     async def _undo_note(self, owner: str, name: str, note: BucketListRecord) -> None:
@@ -299,7 +428,7 @@ class Buckets:
                 acl="",
                 region=note.region,
                 created_ms=note.created_ms,
-                shard=note.shard,
+                shards=((b"", note.shard),),
                 version=0,
             )
         try:
@@ -310,7 +439,7 @@ class Buckets:
             return None
         if bucket.owner != owner:
             return None
-        settled = BucketListRecord(True, bucket.shard, bucket.created_ms, bucket.region)
+        settled = BucketListRecord(True, bucket.life, bucket.created_ms, bucket.region)
         await self._renote(owner, name, settled, row.version)
         return bucket
 
@@ -328,6 +457,8 @@ def _bucket(name: str, row: Row) -> Bucket:
         acl=record.acl,
         region=record.region,
         created_ms=record.created_ms,
-        shard=record.shards[0][1],
+        shards=record.shards,
         version=row.version,
+        split=record.split,
+        deleting=record.deleting,
     )

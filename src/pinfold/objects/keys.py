@@ -8,7 +8,11 @@ Layout of a shard's rows, in order: all rows of a name are adjacent, the current
     b"o" shard name-00-01 30 upload               an open multipart upload
     b"o" shard name-00-01 40 upload number        its parts; number 0 is the upload's touch row
     b"c" shard                                    counter: objects and bytes
-    b"x" shard                                    seal: the bucket is being deleted
+    b"x" shard                                    bound: where the shard ends for writes
+    b"y" shard                                    moved: where the shard ends for reads
+    b"r" shard                                    received: what a new shard has been given so far
+
+A *position* is a key of a name without its shard; positions sort as names do, in any shard.
 """
 
 from random import Random
@@ -87,14 +91,39 @@ def counter_key(shard: bytes) -> bytes:
     return b"c" + shard
 
 
-def seal_key(shard: bytes) -> bytes:
-    """The row whose presence refuses every put into the shard."""
+def bound_key(shard: bytes) -> bytes:
+    """The row whose tag is the first key that the shard takes no writes of; empty: of none."""
     return b"x" + shard
 
 
+def moved_key(shard: bytes) -> bytes:
+    """The row whose tag is the first key that the shard answers no reads of."""
+    return b"y" + shard
+
+
+def received_key(shard: bytes) -> bytes:
+    """The row that says how much a new shard has been given by the one it was split from."""
+    return b"r" + shard
+
+
 def prefix_key(shard: bytes, prefix: bytes) -> bytes:
-    """The start of the keys of all names that start with `prefix`."""
+    """The start of the keys of all names that start with `prefix`, or sort after it."""
     return b"o" + shard + names.escape(prefix)
+
+
+def prefix_position(prefix: bytes) -> bytes:
+    """The position of `prefix_key`."""
+    return names.escape(prefix)
+
+
+def behind_position(name: bytes) -> bytes:
+    """The position of `behind_name`."""
+    return names.encode(name) + bytes((KIND_END,))
+
+
+def upload_position(name: bytes, upload: bytes) -> bytes:
+    """The position of `upload_key`."""
+    return names.encode(name) + _UPLOAD + upload
 
 
 def object_key(shard: bytes, name: bytes) -> bytes:
@@ -125,6 +154,11 @@ def touch_key(shard: bytes, name: bytes, upload: bytes) -> bytes:
 def part_range(shard: bytes, name: bytes, upload: bytes) -> tuple[bytes, bytes]:
     """All parts of an upload and its touch row."""
     return _prefixed(b"o" + shard + names.encode(name) + _PART + upload)
+
+
+def kind_of(key: bytes) -> int:
+    """Which kind of row the key of any row of a name is of: one of the KIND constants."""
+    return key[names.decode(key, _NAME_AT)[1]]
 
 
 def part_number(key: bytes) -> int:

@@ -1,16 +1,18 @@
 """Pages of names: what a bucket holds, in byte order of the names, rolled up at a delimiter.
 
-A page shows every write acknowledged before it was asked for, because the shard's primary reads it
-from the rows themselves.
+A page shows every write acknowledged before it was asked for, because each shard's primary reads
+its part from the rows themselves, and refuses when the names asked for are another's by then.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from pinfold.cluster.api import Collapse, Row, Rows
+from pinfold.cluster.api import Collapse, Row
 from pinfold.codec import names
+from pinfold.model.errors import Busy
 from pinfold.objects import keys
-from pinfold.objects.buckets import Bucket, Buckets
+from pinfold.objects.buckets import ATTEMPTS, Bucket, Buckets
+from pinfold.objects.shards import Shard, ShardRefused, ShardRows
 
 SCAN_ITEMS: Final = 1000
 """Items asked of one scan."""
@@ -45,18 +47,17 @@ class Query:
     """A former page's `next_position`; goes before `after`."""
     limit: int
 
-    def begins_at(self, shard: bytes) -> bytes:
-        """The key at which the scan starts."""
-        first = keys.prefix_key(shard, self.prefix)
+    def begins_at(self) -> bytes | None:
+        """The position at which the scan starts; None: behind all names."""
+        first = keys.prefix_position(self.prefix)
         if self.position:
-            return max(first, keys.at_position(shard, self.position))
+            return max(first, self.position)
         if not self.after:
             return first
         if self.after_is_prefix():
-            behind = names.successor(keys.prefix_key(shard, self.after))
-            assert behind is not None
-            return max(first, behind)
-        return max(first, keys.behind_name(shard, self.after))
+            behind = names.successor(keys.prefix_position(self.after))
+            return None if behind is None else max(first, behind)
+        return max(first, keys.behind_position(self.after))
 
     def after_is_prefix(self) -> bool:
         """Whether `after` is itself a rolled-up prefix, so that all of its names were shown."""
@@ -69,7 +70,7 @@ class Query:
 class Listings:
     """Lists buckets' names."""
 
-    def __init__(self, rows: Rows, buckets: Buckets) -> None:
+    def __init__(self, rows: ShardRows, buckets: Buckets) -> None:
         self._rows = rows
         self._buckets = buckets
 
@@ -82,32 +83,57 @@ class Listings:
         if listing.entries:
             return listing
         current = await self._buckets.get(bucket.name)
-        return listing if current.shard == bucket.shard else await self._page(current, query, kind)
+        return listing if current.life == bucket.life else await self._page(current, query, kind)
 
     async def _page(self, bucket: Bucket, query: Query, kind: int) -> Listing:
+        """Shard by shard, each asked for what it holds; `position` is all that has been shown."""
         if query.limit == 0:
             return Listing([], None)
-        prefix = keys.prefix_key(bucket.shard, query.prefix)
+        entries: list[Entry] = []
+        position: bytes | None = query.begins_at()
+        refusals = 0
+        while position is not None and len(entries) <= query.limit:
+            shard = bucket.shard_at(position)
+            wanted = min(query.limit + 1 - len(entries), SCAN_ITEMS)
+            try:
+                found, position = await self._part(shard, query, position, wanted, kind)
+            except ShardRefused as refused:
+                if refusals == ATTEMPTS:
+                    raise Busy("the names keep moving") from None
+                bucket = await self._buckets.rerouted(bucket, refused, refusals)
+                refusals += 1
+                continue
+            entries += found
+        if len(entries) > query.limit:
+            return Listing(entries[: query.limit], keys.position(entries[query.limit].key))
+        return Listing(entries, None)
+
+    async def _part(
+        self, shard: Shard, query: Query, position: bytes, wanted: int, kind: int
+    ) -> tuple[list[Entry], bytes | None]:
+        """Up to `wanted` entries of one shard, and the position at which the rest begins."""
+        prefix = keys.prefix_key(shard.id, query.prefix)
         collapse = None
         if query.delimiter:
             collapse = Collapse(len(prefix), names.escape(query.delimiter))
-        position: bytes | None = query.begins_at(bucket.shard)
-        end = names.successor(prefix)
-        entries: list[Entry] = []
-        while position is not None:
-            wanted = query.limit + 1 - len(entries)
-            page = await self._rows.scan(
-                bucket.place,
-                position,
-                end,
-                min(wanted, SCAN_ITEMS),
-                collapse=collapse,
-                kinds=bytes((kind,)),
-            )
-            for key, row in page.items:
-                if len(entries) == query.limit:
-                    return Listing(entries, keys.position(key))
-                name = keys.rolled_up_name(key) if row is None else keys.object_name(key)
-                entries.append(Entry(name, row, key))
-            position = page.next_start
-        return Listing(entries, None)
+        _, shard_end = shard.key_range()
+        end = min(shard_end, names.successor(prefix) or shard_end)
+        start = keys.at_position(shard.id, position)
+        if start >= end:
+            return [], None
+        page = await self._rows.scan(
+            shard, start, end, wanted, collapse=collapse, kinds=bytes((kind,))
+        )
+        entries = []
+        for key, row in page.items:
+            name = keys.rolled_up_name(key) if row is None else keys.object_name(key)
+            entries.append(Entry(name, row, key))
+        if page.next_start is not None:
+            return entries, keys.position(page.next_start)
+        if shard.end is None or end < shard_end:
+            return entries, None
+        rest = keys.prefix_position(shard.end)
+        if entries and entries[-1].row is None:  # its names may go on in the next shard
+            behind = names.successor(keys.position(entries[-1].key))
+            return entries, None if behind is None else max(rest, behind)
+        return entries, rest

@@ -4,6 +4,7 @@ Parts are rows that own their blobs. Complete is one change: it checks that the 
 that no part changed since they were read, puts the object's row naming the parts' blobs, and
 deletes upload and parts; so blobs never lose their owner and a part is never in two objects. Every
 part also rewrites the upload's *touch row*, whose version stands for all the parts in that check.
+Uploads and parts live in the shard of their name: what is read and changed together is so there.
 """
 
 import hashlib
@@ -14,14 +15,14 @@ from typing import Final
 
 import msgspec
 
-from pinfold.cluster.api import BlobRef, Change, Check, Row, Rows
+from pinfold.cluster.api import BlobRef, Change, Changed, Check, Row
 from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Conflict, Invalid, NotFound, PinfoldError, Unavailable
 from pinfold.model.limits import INLINE_BYTES, PART_BYTES_MIN
 from pinfold.objects import digests, keys
 from pinfold.objects.buckets import Bucket, Buckets
 from pinfold.objects.conditions import NONE, Conditions, refusal
-from pinfold.objects.objects import Objects, failed_check
+from pinfold.objects.objects import Objects
 from pinfold.objects.records import (
     Checksum,
     ObjectRecord,
@@ -31,6 +32,7 @@ from pinfold.objects.records import (
     decode,
     encode,
 )
+from pinfold.objects.shards import Shard, ShardRefused, ShardRows, failed_check
 from pinfold.objects.staging import Staged, Staging
 
 ATTEMPTS: Final = 8
@@ -111,7 +113,7 @@ class Multipart:
     """
 
     def __init__(
-        self, env: Env, rows: Rows, buckets: Buckets, objects: Objects, staging: Staging
+        self, env: Env, rows: ShardRows, buckets: Buckets, objects: Objects, staging: Staging
     ) -> None:
         self._clock = env.clock
         self._rng = env.rng
@@ -129,20 +131,17 @@ class Multipart:
 
         def change(shard: bytes) -> Change:
             return Change(
-                self._buckets.op_id(),
-                checks=(Check("absent", keys.seal_key(shard)),),
-                puts=((keys.upload_key(shard, name, upload), row),),
+                self._buckets.op_id(), puts=((keys.upload_key(shard, name, upload), row),)
             )
 
-        await self._objects.change(bucket, change)
+        await self._objects.change(bucket, name, change)
         return upload
 
     async def find(self, bucket: Bucket, name: bytes, upload: bytes) -> Upload:
         """The open upload; NoSuchUpload."""
-        row = await self._rows.get(bucket.place, keys.upload_key(bucket.shard, name, upload))
-        if row is None:
-            raise NoSuchUpload("no such upload")
-        return Upload(name, upload, decode(UploadRecord, row.body), row.stamp_ms)
+        return await self._buckets.routed(
+            bucket, name, lambda shard: self._find(shard, name, upload)
+        )
 
     async def put_part(
         self, bucket: Bucket, upload: Upload, number: int, staged: Staged
@@ -154,23 +153,21 @@ class Multipart:
         algorithm = upload.algorithm
         checksum = Checksum(algorithm, staged.sums[algorithm])
         record = PartRecord(staged.sums[digests.MD5], staged.size, staged.inline, checksum)
-        shard = bucket.shard
-        change = Change(
-            self._buckets.op_id(),
-            checks=(Check("present", keys.upload_key(shard, upload.name, upload.id)),),
-            puts=(
-                (
-                    keys.part_key(shard, upload.name, upload.id, number),
-                    Row(encode(record), blobs=staged.blobs),
+        row = Row(encode(record), blobs=staged.blobs)
+
+        async def attempt(shard: Shard) -> Changed:
+            change = Change(
+                self._buckets.op_id(),
+                checks=(Check("present", keys.upload_key(shard.id, upload.name, upload.id)),),
+                puts=(
+                    (keys.part_key(shard.id, upload.name, upload.id, number), row),
+                    (keys.touch_key(shard.id, upload.name, upload.id), Row(b"")),
                 ),
-                (keys.touch_key(shard, upload.name, upload.id), Row(b"")),
-            ),
-        )
+            )
+            return await self._change_open(shard, upload.name, change)
+
         try:
-            changed = await self._rows.change(bucket.place, change)
-        except Conflict:
-            await self._staging.discard(staged)
-            raise NoSuchUpload("the upload is no longer open") from None
+            changed = await self._buckets.routed(bucket, upload.name, attempt)
         except Unavailable:
             raise
         except PinfoldError:
@@ -182,25 +179,30 @@ class Multipart:
         self, bucket: Bucket, upload: Upload, *, after: int = 0, limit: int
     ) -> tuple[list[StoredPart], bool]:
         """Up to `limit` parts with numbers above `after`, and whether there are more."""
-        start = keys.part_key(bucket.shard, upload.name, upload.id, after + 1)
-        _, end = keys.part_range(bucket.shard, upload.name, upload.id)
-        found = await self._scan(bucket, start, end, limit + 1)
+
+        async def attempt(shard: Shard) -> list[tuple[bytes, Row]]:
+            start = keys.part_key(shard.id, upload.name, upload.id, after + 1)
+            _, end = keys.part_range(shard.id, upload.name, upload.id)
+            return await self._scan(shard, start, end, limit + 1)
+
+        found = await self._buckets.routed(bucket, upload.name, attempt)
         return [_part(key, row) for key, row in found[:limit]], len(found) > limit
 
     async def abort(self, bucket: Bucket, name: bytes, upload: bytes) -> None:
         """Forget an open upload and its parts; NoSuchUpload."""
         await self.find(bucket, name, upload)
-        key = keys.upload_key(bucket.shard, name, upload)
-        change = Change(
-            self._buckets.op_id(),
-            checks=(Check("present", key),),
-            deletes=(key,),
-            delete_ranges=(keys.part_range(bucket.shard, name, upload),),
-        )
-        try:
-            await self._rows.change(bucket.place, change)
-        except Conflict:
-            raise NoSuchUpload("the upload is no longer open") from None
+
+        async def attempt(shard: Shard) -> Changed:
+            key = keys.upload_key(shard.id, name, upload)
+            change = Change(
+                self._buckets.op_id(),
+                checks=(Check("present", key),),
+                deletes=(key,),
+                delete_ranges=(keys.part_range(shard.id, name, upload),),
+            )
+            return await self._change_open(shard, name, change)
+
+        await self._buckets.routed(bucket, name, attempt)
 
     async def complete(
         self,
@@ -218,45 +220,81 @@ class Multipart:
         for as long as its object is current.
         """
         _demand_order(named)
-        for _ in range(ATTEMPTS):
-            try:
-                upload = await self.find(bucket, name, upload_id)
-            except NoSuchUpload:
-                return await self._completed_before(bucket, name, upload_id)
-            touch, parts = await self._all_parts(bucket, upload)
+
+        async def attempt(shard: Shard) -> ObjectRecord | None:
+            upload = await self._find(shard, name, upload_id)
+            touch, parts = await self._all_parts(shard, upload)
             chosen = _choose(named, parts, self.part_bytes_min)
             record, row = await self._assemble(upload, chosen)
-            verify(record)
-            if await self._complete(bucket, upload, touch, row, conditions):
+            try:
+                verify(record)
+                done = await self._complete(shard, upload, touch, row, conditions)
+            except Unavailable:
+                raise  # the row may name them
+            except PinfoldError:
+                await self._discard_new(row, chosen)
+                raise
+            if not done:
+                await self._discard_new(row, chosen)
+            return record if done else None
+
+        for _ in range(ATTEMPTS):
+            try:
+                record = await self._buckets.routed(bucket, name, attempt)
+            except NoSuchUpload:
+                return await self._completed_before(bucket, name, upload_id)
+            if record is not None:
                 return record
         raise Busy("parts keep changing")
 
+    async def _find(self, shard: Shard, name: bytes, upload: bytes) -> Upload:
+        row = await self._rows.get(shard, keys.upload_key(shard.id, name, upload))
+        if row is None:
+            raise NoSuchUpload("no such upload")
+        record = decode(UploadRecord, row.body)
+        return Upload(name, upload, record, record.begun_ms or row.stamp_ms)
+
+    async def _change_open(self, shard: Shard, name: bytes, change: Change) -> Changed:
+        """Make a change whose only check is that the upload is open; NoSuchUpload."""
+        try:
+            return await self._rows.change(shard, name, change)
+        except ShardRefused:
+            raise
+        except Conflict:
+            raise NoSuchUpload("the upload is no longer open") from None
+
+    async def _discard_new(self, row: Row, chosen: Sequence[StoredPart]) -> None:
+        """Give back the blobs that were made of inline parts for a row that is not put."""
+        of_parts = {blob.id for part in chosen for blob in part.blobs}
+        await self._staging.give_back([blob for blob in row.blobs if blob.id not in of_parts])
+
     async def _complete(
         self,
-        bucket: Bucket,
+        shard: Shard,
         upload: Upload,
         touch: int,
         row: Row,
         conditions: Conditions,
     ) -> bool:
         """The change that makes the object; False when upload or parts are not as they were."""
-        shard = bucket.shard
-        key = keys.object_key(shard, upload.name)
-        upload_key = keys.upload_key(shard, upload.name, upload.id)
+        key = keys.object_key(shard.id, upload.name)
+        upload_key = keys.upload_key(shard.id, upload.name, upload.id)
         of_upload = (
             Check("present", upload_key),
-            Check("version", keys.touch_key(shard, upload.name, upload.id), number=touch),
+            Check("version", keys.touch_key(shard.id, upload.name, upload.id), number=touch),
         )
         change = Change(
             self._buckets.op_id(),
             checks=(*of_upload, *conditions.checks(key)),
             puts=((key, row),),
             deletes=(upload_key,),
-            delete_ranges=(keys.part_range(shard, upload.name, upload.id),),
-            counter=keys.counter_key(shard),
+            delete_ranges=(keys.part_range(shard.id, upload.name, upload.id),),
+            counter=keys.counter_key(shard.id),
         )
         try:
-            await self._rows.change(bucket.place, change)
+            await self._rows.change(shard, upload.name, change)
+        except ShardRefused:
+            raise
         except Conflict as conflict:
             index, current = failed_check(conflict)
             if index >= len(of_upload):
@@ -274,27 +312,25 @@ class Multipart:
         return found.record
 
     async def _scan(
-        self, bucket: Bucket, start: bytes, end: bytes, limit: int
+        self, shard: Shard, start: bytes, end: bytes, limit: int
     ) -> list[tuple[bytes, Row]]:
         found: list[tuple[bytes, Row]] = []
         position: bytes | None = start
         while position is not None and len(found) < limit:
-            page = await self._rows.scan(
-                bucket.place, position, end, min(limit - len(found), SCAN_ROWS)
-            )
+            page = await self._rows.scan(shard, position, end, min(limit - len(found), SCAN_ROWS))
             for key, row in page.items:
                 assert row is not None
                 found.append((key, row))
             position = page.next_start
         return found
 
-    async def _all_parts(self, bucket: Bucket, upload: Upload) -> tuple[int, dict[int, StoredPart]]:
+    async def _all_parts(self, shard: Shard, upload: Upload) -> tuple[int, dict[int, StoredPart]]:
         """(version of the touch row, parts by number).
 
         The touch row sorts first, so it is read no later than any part.
         """
-        start, end = keys.part_range(bucket.shard, upload.name, upload.id)
-        found = await self._scan(bucket, start, end, 1 << 20)
+        start, end = keys.part_range(shard.id, upload.name, upload.id)
+        found = await self._scan(shard, start, end, 1 << 20)
         if not found:
             raise PartMissing("the upload has no parts")
         _, touch = found[0]
@@ -343,7 +379,8 @@ class Multipart:
 
 
 def _part(key: bytes, row: Row) -> StoredPart:
-    return StoredPart(keys.part_number(key), decode(PartRecord, row.body), row.blobs, row.stamp_ms)
+    record = decode(PartRecord, row.body)
+    return StoredPart(keys.part_number(key), record, row.blobs, record.modified_ms or row.stamp_ms)
 
 
 def _demand_order(named: Sequence[NamedPart]) -> None:

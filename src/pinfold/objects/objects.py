@@ -4,19 +4,20 @@ A put is one change of one row: it checks that the bucket lives and that the cal
 hold, in the order of the log. Whoever reads a row sees bytes that were all there before it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from pinfold.cluster.api import Change, Changed, Check, Row, Rows
-from pinfold.model.errors import Busy, Conflict, Invalid, PinfoldError, Unavailable
+from pinfold.cluster.api import Change, Changed, Check, Row
+from pinfold.model.errors import Busy, Conflict, PinfoldError, Unavailable
 from pinfold.objects import keys
 from pinfold.objects.buckets import Bucket, Buckets
 from pinfold.objects.conditions import NONE, Conditions, NoSuchKey, PreconditionFailed, refusal
 from pinfold.objects.reading import Chunks, Reading
 from pinfold.objects.records import ObjectRecord, decode, encode
+from pinfold.objects.shards import Shard, ShardRefused, ShardRows, failed_check
 from pinfold.objects.staging import Staged, Staging
 
 ATTEMPTS: Final = 16
@@ -27,6 +28,8 @@ ATTEMPTS: Final = 16
 class Found:
     """An object's row, read."""
 
+    shard: Shard
+    """Where it was found."""
     row: Row
     record: ObjectRecord
 
@@ -39,7 +42,9 @@ class Found:
 class Objects:
     """The objects of all buckets."""
 
-    def __init__(self, rows: Rows, buckets: Buckets, staging: Staging, reading: Reading) -> None:
+    def __init__(
+        self, rows: ShardRows, buckets: Buckets, staging: Staging, reading: Reading
+    ) -> None:
         self._rows = rows
         self._buckets = buckets
         self._staging = staging
@@ -54,7 +59,7 @@ class Objects:
         if found is not None:
             return found
         current = await self._buckets.get(bucket.name)
-        if current.shard != bucket.shard:
+        if current.life != bucket.life:
             found = await self._find(current, name)
             if found is not None:
                 return found
@@ -88,16 +93,13 @@ class Objects:
             key = keys.object_key(shard, name)
             return Change(
                 self._buckets.op_id(),
-                checks=(
-                    Check("absent", keys.seal_key(shard)),
-                    *conditions.checks(key),
-                ),
+                checks=conditions.checks(key),
                 puts=((key, row),),
                 counter=keys.counter_key(shard),
             )
 
         try:
-            return await self.change(bucket, change)
+            return await self.change(bucket, name, change)
         except Unavailable:
             raise
         except PinfoldError:
@@ -110,21 +112,26 @@ class Objects:
         With conditions: PreconditionFailed when there is one for which they do not hold.
         """
         if conditions == NONE:
-            await self._delete_blindly(bucket, name)
+            await self.change(bucket, name, lambda shard: self._deletion(shard, name))
             return
-        for _ in range(ATTEMPTS):
+        for turn in range(ATTEMPTS):
             try:
                 found = await self.find(bucket, name)
             except NoSuchKey:
                 return
             if not conditions.holds_for(found.record, found.modified_ms):
                 raise PreconditionFailed("the precondition does not hold")
-            try:
-                await self._delete_version(bucket, name, found.row.version)
-            except Conflict:
-                bucket = await self._buckets.get(bucket.name)
-                continue
-            return
+            key = keys.object_key(found.shard.id, name)
+            change = Change(
+                self._buckets.op_id(),
+                checks=(Check("version", key, number=found.row.version),),
+                deletes=(key,),
+                counter=keys.counter_key(found.shard.id),
+            )
+            again = await self._change_found(bucket, found, name, change, turn)
+            if again is None:
+                return
+            bucket = again
         raise Busy("others keep changing the object")
 
     async def rewrite(
@@ -134,82 +141,70 @@ class Objects:
 
         `edit` raises to refuse. Its record's `modified_ms` decides whether the object looks new.
         """
-        for _ in range(ATTEMPTS):
+        for turn in range(ATTEMPTS):
             found = await self.find(bucket, name)
             record = edit(found)
             row = msgspec.structs.replace(
                 found.row, body=encode(record), tag=record.etag.encode(), version=0, stamp_ms=0
             )
-            key = keys.object_key(bucket.shard, name)
+            key = keys.object_key(found.shard.id, name)
             change = Change(
                 self._buckets.op_id(),
-                checks=(bucket.unsealed(), Check("version", key, number=found.row.version)),
+                checks=(Check("version", key, number=found.row.version),),
                 puts=((key, row),),
-                counter=keys.counter_key(bucket.shard),
+                counter=keys.counter_key(found.shard.id),
             )
-            try:
-                await self._rows.change(bucket.place, change)
-            except Conflict:
-                bucket = await self._buckets.get(bucket.name)
-                continue
-            return found
+            again = await self._change_found(bucket, found, name, change, turn)
+            if again is None:
+                return found
+            bucket = again
         raise Busy("others keep changing the object")
 
-    async def change(self, bucket: Bucket, make: Callable[[bytes], Change]) -> Changed:
-        """Make a change of a shard whose first check is the seal's and whose others are conditions.
+    async def change(self, bucket: Bucket, name: bytes, make: Callable[[bytes], Change]) -> Changed:
+        """Make a change in the shard of a name whose checks are all the client's conditions.
 
-        A seal that the cache did not know of is looked into and the change made again in the
-        bucket's next life, or NoSuchBucket.
+        NoSuchBucket, PreconditionFailed, NoSuchKey.
         """
-        for _ in range(ATTEMPTS):
-            change = make(bucket.shard)
+
+        async def attempt(shard: Shard) -> Changed:
+            change = make(shard.id)
             try:
-                return await self._rows.change(bucket.place, change)
+                return await self._rows.change(shard, name, change)
+            except ShardRefused:
+                raise
             except Conflict as conflict:
                 index, row = failed_check(conflict)
-                if index > 0:
-                    raise refusal(change.checks[index], row) from None
-                bucket = await self._buckets.unsealed_again(bucket)
-        raise Busy("the bucket keeps being deleted")
+                raise refusal(change.checks[index], row) from None
+
+        return await self._buckets.routed(bucket, name, attempt)
 
     async def _find(self, bucket: Bucket, name: bytes) -> Found | None:
-        row = await self._rows.get(bucket.place, keys.object_key(bucket.shard, name))
-        return None if row is None else Found(row, decode(ObjectRecord, row.body))
+        async def attempt(shard: Shard) -> Found | None:
+            row = await self._rows.get(shard, keys.object_key(shard.id, name))
+            return None if row is None else Found(shard, row, decode(ObjectRecord, row.body))
 
-    async def _delete_blindly(self, bucket: Bucket, name: bytes) -> None:
-        """Delete without conditions; nothing is sealed by it, but the bucket must be the real one.
+        return await self._buckets.routed(bucket, name, attempt)
 
-        A delete through a cached bucket whose life is over would miss the object of the next life.
+    def _deletion(self, shard: bytes, name: bytes) -> Change:
+        """Delete without conditions.
+
+        It is refused as a put is by a bucket whose life is over: through the cache it would miss
+        the object of the next life.
         """
-        key = keys.object_key(bucket.shard, name)
-        change = Change(
-            self._buckets.op_id(),
-            checks=(bucket.unsealed(),),
-            deletes=(key,),
-            counter=keys.counter_key(bucket.shard),
-        )
+        key = keys.object_key(shard, name)
+        return Change(self._buckets.op_id(), deletes=(key,), counter=keys.counter_key(shard))
+
+    async def _change_found(
+        self, bucket: Bucket, found: Found, name: bytes, change: Change, turn: int
+    ) -> Bucket | None:
+        """Make a change of the object that was found; else the bucket to look for it again in.
+
+        It is made in the shard in which it was found: versions mean nothing in another.
+        """
         try:
-            await self._rows.change(bucket.place, change)
+            await self._rows.change(found.shard, name, change)
+        except ShardRefused as refused:
+            return await self._buckets.rerouted(bucket, refused, turn)
         except Conflict:
-            await self._delete_blindly(await self._buckets.unsealed_again(bucket), name)
-
-    async def _delete_version(self, bucket: Bucket, name: bytes, version: int) -> None:
-        key = keys.object_key(bucket.shard, name)
-        change = Change(
-            self._buckets.op_id(),
-            checks=(Check("version", key, number=version),),
-            deletes=(key,),
-            counter=keys.counter_key(bucket.shard),
-        )
-        await self._rows.change(bucket.place, change)
-
-
-def failed_check(conflict: Conflict) -> tuple[int, Row | None]:
-    """(index of the check, current row) that a change's Conflict carries."""
-    detail = conflict.detail
-    if not (isinstance(detail, Sequence) and len(detail) == 2):
-        raise Invalid("a conflict without its check") from conflict
-    index, row = detail
-    if row is not None and not isinstance(row, Row):
-        row = msgspec.convert(row, Row)
-    return int(index), row
+            return await self._buckets.get(bucket.name)
+        return None

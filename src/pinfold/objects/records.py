@@ -16,6 +16,17 @@ VERSION: Final = b"\x01"
 Pairs = tuple[tuple[str, str], ...]
 
 
+class SplitRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A shard that is giving the upper part of its names to a new one; see `splitting`."""
+
+    parent: bytes
+    child: bytes
+    until: bytes
+    """It has given enough when it ends at this name or below."""
+    rows: int
+    """It has given enough when it has given so many objects."""
+
+
 class BucketRecord(msgspec.Struct, array_like=True, frozen=True):
     """A bucket."""
 
@@ -25,6 +36,30 @@ class BucketRecord(msgspec.Struct, array_like=True, frozen=True):
     acl: str
     shards: tuple[tuple[bytes, bytes], ...]
     """(first name, shard id) of each shard in order of names; the first starts at b""."""
+    split: SplitRecord | None = None
+    """The split under way, one at a time."""
+    deleting: bytes = b""
+    """Which attempt to delete the bucket is under way; see `buckets`."""
+
+
+class BoundRecord(msgspec.Struct, array_like=True, frozen=True):
+    """Where a shard ends for writes, or for reads."""
+
+    limit: bytes = b""
+    """The first name it has given up; empty: none."""
+    deleting: bytes = b""
+    """The attempt to delete the bucket that sealed it: meanwhile it takes no write at all."""
+
+
+class ReceivedRecord(msgspec.Struct, array_like=True, frozen=True):
+    """How much a new shard has been given."""
+
+    floor: bytes
+    """The first name of the lowest range it was given, or is being given."""
+    through: bytes
+    """Positions below this are there, of that range; empty: the range is complete."""
+    rows: int
+    """Objects it was given in all."""
 
 
 class BucketListRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -91,6 +126,8 @@ class UploadRecord(msgspec.Struct, array_like=True, frozen=True):
     """Checksum algorithm asked for; empty: the default one."""
     composite: bool = False
     """The object's checksum is one of its parts' checksums, not of its bytes."""
+    begun_ms: int = 0
+    """When it was opened, where that is not the row's own stamp."""
 
 
 class PartRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -100,6 +137,8 @@ class PartRecord(msgspec.Struct, array_like=True, frozen=True):
     size: int
     inline: bytes = b""
     checksum: Checksum | None = None
+    modified_ms: int = 0
+    """When it was stored, where that is not the row's own stamp."""
 
 
 T = TypeVar("T")
@@ -107,7 +146,15 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 _decoders: Final = {
     kind: msgspec.msgpack.Decoder(kind)
-    for kind in (BucketRecord, BucketListRecord, ObjectRecord, UploadRecord, PartRecord)
+    for kind in (
+        BucketRecord,
+        BucketListRecord,
+        BoundRecord,
+        ReceivedRecord,
+        ObjectRecord,
+        UploadRecord,
+        PartRecord,
+    )
 }
 
 

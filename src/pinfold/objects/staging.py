@@ -106,8 +106,12 @@ class Staging:
 
     async def discard(self, staged: Staged) -> None:
         """Give back bytes that will never be named. Never when a row may name them after all."""
-        if staged.blobs:
-            await self._blobs.discard(staged.blobs)
+        await self.give_back(staged.blobs)
+
+    async def give_back(self, blobs: Sequence[BlobRef]) -> None:
+        """Likewise, of blobs that were stored one by one."""
+        if blobs:
+            await self._blobs.discard(blobs)
 
     async def _put(self, payload: "list[Buffer]", length: int) -> BlobRef:
         try:

@@ -14,6 +14,8 @@ from pinfold.objects.listing import Listings
 from pinfold.objects.multipart import Multipart
 from pinfold.objects.objects import Objects
 from pinfold.objects.reading import Reading
+from pinfold.objects.shards import ShardRows
+from pinfold.objects.splitter import Loads, Splitter
 from pinfold.objects.staging import Staging
 from pinfold.s3.call import Store
 from pinfold.s3.gateway import Gateway
@@ -42,15 +44,18 @@ class S3Service:
         staging = Staging(blobs, self._hashing, settings.objects)
         buckets = Buckets(env, rows, settings.objects)
         reading = Reading(blobs, settings.objects)
-        objects = Objects(rows, buckets, staging, reading)
+        loads = Loads(env.rng)
+        shards = ShardRows(rows, loads.note)
+        objects = Objects(shards, buckets, staging, reading)
+        self.splitter = Splitter(env.clock, buckets, loads, settings.objects)
         self.store = Store(
             settings=settings,
             clock=env.clock,
             accounts=Accounts(env, rows, settings.accounts),
             buckets=buckets,
             objects=objects,
-            listings=Listings(rows, buckets),
-            multipart=Multipart(env, rows, buckets, objects, staging),
+            listings=Listings(shards, buckets),
+            multipart=Multipart(env, shards, buckets, objects, staging),
             staging=staging,
         )
         self._gateway = Gateway(self.store, _report)

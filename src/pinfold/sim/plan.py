@@ -5,9 +5,12 @@ this file changes. New choices belong at the end, or old seeds change their mean
 nothing but the stories told about them).
 """
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.limits import GIB, KIB
@@ -101,7 +104,7 @@ def make_plan(seed: int) -> Plan:
     five = nodes * devices_per_node >= 5 and rng.random() < 0.6
     names = list(FAULT_RATES)
     chosen = [name for name in names if rng.random() < rng.choice((0.15, 0.4))]
-    return Plan(
+    plan = Plan(
         seed=seed,
         nodes=nodes,
         devices_per_node=devices_per_node,
@@ -120,6 +123,20 @@ def make_plan(seed: int) -> Plan:
         buckets=rng.choice((1, 2)),
         names=rng.choice((1, 3, 8)),
     )
+    return dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
+
+
+def _with_splits(settings: NodeSettings, rng: random.Random) -> NodeSettings:
+    """Shards that split at few names or few changes, a name or two at a time."""
+    objects = msgspec.structs.replace(
+        settings.s3.objects,
+        shard_rows_max=rng.choice((1, 2, 4, 1000)),
+        shard_changes_per_s_max=rng.choice((0.5, 5.0, 1000.0)),
+        split_range_rows=rng.choice((1, 2, 1000)),
+        split_interval_s=rng.choice((0.1, 0.5, 2.0)),
+    )
+    s3 = msgspec.structs.replace(settings.s3, objects=objects)
+    return msgspec.structs.replace(settings, s3=s3)
 
 
 def _limits(rng: random.Random) -> Limits:

@@ -29,6 +29,8 @@ from pinfold.objects.listing import Listings
 from pinfold.objects.multipart import Multipart
 from pinfold.objects.objects import Objects
 from pinfold.objects.reading import Reading
+from pinfold.objects.shards import ShardRows
+from pinfold.objects.splitter import Loads, Splitter
 from pinfold.objects.staging import Staging
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity
@@ -94,18 +96,22 @@ async def run_gateway(
     settings = recipe.settings.s3.objects
     staging = Staging(clients.blobs, Hashing(env), settings)
     buckets = Buckets(env, clients.rows, settings)
-    objects = Objects(clients.rows, buckets, staging, Reading(clients.blobs, settings))
-    multipart = Multipart(env, clients.rows, buckets, objects, staging)
+    loads = Loads(env.rng)
+    shards = ShardRows(clients.rows, loads.note)
+    objects = Objects(shards, buckets, staging, Reading(clients.blobs, settings))
+    multipart = Multipart(env, shards, buckets, objects, staging)
     multipart.part_bytes_min = recipe.part_bytes_min
     entry = map_store.get().node(name)
     await register(context, entry, _address(name))
+    splitter = Splitter(env.clock, buckets, loads, settings)
+    context.scope.start(splitter.run(), name="splitter")
     return GatewayProcess(
         context=context,
         clients=clients,
         buckets=buckets,
         objects=objects,
         multipart=multipart,
-        listings=Listings(clients.rows, buckets),
+        listings=Listings(shards, buckets),
         staging=staging,
         desk=VolumeDesk(context, clients),
     )

@@ -27,9 +27,10 @@ class _S3Role:
         self._serving = False
         self._context = context
         self._scope = TaskScope(
-            lambda error: context.log.error("no root user", error=repr(error), exc_info=error)
+            lambda error: context.log.error("task failed", error=repr(error), exc_info=error)
         )
         self._scope.start(self._begin(), name="root user")
+        self._scope.start(service.splitter.run(), name="splitter")
 
     async def _begin(self) -> None:
         context = self._context

@@ -1,7 +1,6 @@
 """ListMultipartUploads."""
 
 from pinfold.objects import keys
-from pinfold.objects.buckets import Bucket
 from pinfold.objects.listing import Entry, Query
 from pinfold.objects.records import UploadRecord, decode
 from pinfold.s3 import acl, xml
@@ -20,7 +19,7 @@ async def list_multipart_uploads(call: Call) -> Response:
     bucket = await call.bucket(Permission.READ, fresh=True)
     encoding = encoding_of(query)
     limit = page_size(query, "max-uploads")
-    listing = await call.store.listings.page(bucket, _query(bucket, query, limit), keys.KIND_UPLOAD)
+    listing = await call.store.listings.page(bucket, _query(query, limit), keys.KIND_UPLOAD)
     writer = xml.Writer("ListMultipartUploadsResult")
     writer.leaf("Bucket", bucket.name)
     for element, parameter in (
@@ -54,7 +53,7 @@ async def list_multipart_uploads(call: Call) -> Response:
     return xml_response(writer.document())
 
 
-def _query(bucket: Bucket, query: dict[str, str], limit: int) -> Query:
+def _query(query: dict[str, str], limit: int) -> Query:
     marker = query.get("key-marker", "").encode()
     upload = query.get("upload-id-marker", "")
     position = b""
@@ -63,7 +62,7 @@ def _query(bucket: Bucket, query: dict[str, str], limit: int) -> Query:
             after = bytes.fromhex(upload)
         except ValueError:
             raise Refused("InvalidArgument", "upload-id-marker is no upload id") from None
-        position = keys.position(keys.upload_key(bucket.shard, marker, after)) + b"\x00"
+        position = keys.upload_position(marker, after) + b"\x00"
     return Query(
         prefix=query.get("prefix", "").encode(),
         delimiter=query.get("delimiter", "").encode(),
@@ -84,7 +83,7 @@ def _write_upload(
         acl.write_owner(writer, "Initiator", owner)
         acl.write_owner(writer, "Owner", owner)
         writer.leaf("StorageClass", "STANDARD")
-        writer.leaf("Initiated", iso_date(entry.row.stamp_ms))
+        writer.leaf("Initiated", iso_date(record.begun_ms or entry.row.stamp_ms))
         if record.algorithm:
             writer.leaf("ChecksumAlgorithm", record.algorithm.upper())
             writer.leaf("ChecksumType", "COMPOSITE" if record.composite else "FULL_OBJECT")

@@ -55,7 +55,7 @@ class Bench:
         """In the end: name and size of every object of each bucket."""
         self._count = 0
         self._tokens: dict[str, str] = {}
-        self._etags: dict[str, str] = {}
+        self._etags: dict[str, tuple[str, ...]] = {}
 
     def rng(self, client: str) -> random.Random:
         """A client's own choices."""
@@ -84,7 +84,7 @@ class Bench:
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
         self._tokens[digest] = token
         self._tokens[etag or digest] = token
-        self._etags[token] = etag or digest
+        self._etags[token] = tuple({etag or digest: None, digest: None})
 
     def token_of(self, content: bytes) -> str:
         """What was read; GARBLED when nobody wrote it."""
@@ -95,8 +95,8 @@ class Bench:
         """What an ETag stands for."""
         return self._tokens.get(etag, GARBLED)
 
-    def etag_of(self, token: str) -> str:
-        """The ETag of a token's content."""
+    def etags_of(self, token: str) -> tuple[str, ...]:
+        """The ETags that a token's content may have: a copy of an upload has another."""
         return self._etags[token]
 
     # Asking

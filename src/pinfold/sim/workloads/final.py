@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Final
 
-from pinfold.model.errors import PinfoldError
+from pinfold.model.errors import Busy, PinfoldError
 from pinfold.objects.buckets import NoSuchBucket
 from pinfold.objects.listing import Query
 from pinfold.objects.records import ObjectRecord, decode
@@ -69,10 +69,12 @@ async def _read_object(bench: Bench, gateway: str, bucket: str, name: str) -> bo
 
 
 async def _count(bench: Bench, gateway: str, bucket: str) -> bool:
-    """What a bucket's counter says, and what its listing adds up to."""
+    """What a bucket's counters say, and what its listing adds up to, once no shard is splitting."""
 
     async def look(process: GatewayProcess) -> tuple[tuple[int, int], list[tuple[str, int]]]:
         found = await process.buckets.get(bucket)
+        if found.split is not None:
+            raise Busy("a shard is splitting")
         usage = await process.buckets.usage(found)
         listing = await process.listings.page(found, Query(limit=1000))
         sizes = [
@@ -80,6 +82,8 @@ async def _count(bench: Bench, gateway: str, bucket: str) -> bool:
             for entry in listing.entries
             if entry.row is not None
         ]
+        if (await process.buckets.get(bucket)).version != found.version:
+            raise Busy("a shard has begun to split")
         return (usage.rows, usage.size), sizes
 
     try:

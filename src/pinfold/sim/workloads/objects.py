@@ -131,7 +131,7 @@ class _ObjectClient:
         seen = self._seen.get(key)
         if seen is None:
             return None, NONE
-        return seen, Conditions(if_match=(self._bench.etag_of(seen),))
+        return seen, Conditions(if_match=self._bench.etags_of(seen))
 
     async def _put(self) -> None:
         bench, (bucket, name) = self._bench, self._key()

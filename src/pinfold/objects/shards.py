@@ -1,0 +1,179 @@
+"""Shards: key ranges of a bucket, and how one refuses what it does not hold any more.
+
+Whoever routes a name may know an old map of the bucket's shards. So the shard itself says where it
+ends, in rows that every change checks in log order and every read in its own confirmed instant: the
+*bound* (for writes) and *moved* (for reads). What a shard answers is therefore true of the bucket;
+what it refuses (`ShardRefused`) has moved, is moving, or is sealed while the bucket is deleted.
+
+The rule of this file: nobody else builds checks of these two rows for names.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pinfold.cluster.api import Change, Changed, Check, Collapse, Page, Row, Rows
+from pinfold.model.errors import Conflict, Invalid
+from pinfold.objects import keys
+from pinfold.objects.records import BoundRecord, decode, encode
+
+ShardMap = tuple[tuple[bytes, bytes], ...]
+"""See `BucketRecord.shards`."""
+
+_SEALED: Final = b""
+"""The tag of a bound below every key."""
+
+_FORMER_SEAL: Final = BoundRecord(deleting=b"former")
+"""What a seal without a body stands for, as a bucket of one shard used to have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard as some map of its bucket shows it."""
+
+    bucket: str
+    id: bytes
+    first: bytes
+    end: bytes | None
+    """The first name of the next shard; None: there is no next one."""
+
+    @property
+    def place(self) -> bytes:
+        """Placement of everything in the shard."""
+        return keys.shard_place(self.id)
+
+    def key_range(self) -> tuple[bytes, bytes]:
+        """The keys of its names."""
+        start, end = keys.shard_range(self.id)
+        if self.end is not None:
+            end = keys.prefix_key(self.id, self.end)
+        return max(start, keys.prefix_key(self.id, self.first)), end
+
+
+class ShardRefused(Conflict):
+    """The shard holds the range no longer, or takes no writes; `row` says why."""
+
+    def __init__(self, shard: Shard, row: Row) -> None:
+        super().__init__("the shard does not hold the name")
+        self.shard = shard
+        self.row = row
+
+    @property
+    def bound(self) -> BoundRecord:
+        """Where the shard ends, or who sealed it."""
+        return bound_of(self.row)
+
+
+def shards_of(bucket: str, shards: ShardMap) -> list[Shard]:
+    """All shards of a map, in order of names."""
+    ends: list[bytes | None] = [first for first, _ in shards[1:]]
+    return [
+        Shard(bucket, shard, first, end)
+        for (first, shard), end in zip(shards, [*ends, None], strict=True)
+    ]
+
+
+def shard_at(bucket: str, shards: ShardMap, position: bytes) -> Shard:
+    """The shard of a map that holds a position."""
+    if len(shards) == 1:
+        return Shard(bucket, shards[0][1], b"", None)
+    index = bisect_right(shards, position, key=lambda one: keys.prefix_position(one[0])) - 1
+    assert index >= 0, "the first shard starts at the empty name"
+    first, shard = shards[index]
+    return Shard(bucket, shard, first, shards[index + 1][0] if index + 1 < len(shards) else None)
+
+
+def bound_of(row: Row | None) -> BoundRecord:
+    """What a bound row, or its absence, says."""
+    if row is None:
+        return BoundRecord()
+    return decode(BoundRecord, row.body) if row.body else _FORMER_SEAL
+
+
+def bound_row(shard: bytes, bound: BoundRecord) -> Row:
+    """The row that says so."""
+    assert bound.deleting or bound.limit, "no bound is no row"
+    tag = _SEALED if bound.deleting else keys.prefix_key(shard, bound.limit)
+    return Row(encode(bound), tag=tag)
+
+
+def unchanged(key: bytes, row: Row | None) -> Check:
+    """Whether a row is still as it was read."""
+    return Check("absent", key) if row is None else Check("version", key, number=row.version)
+
+
+def failed_check(conflict: Conflict) -> tuple[int, Row | None]:
+    """(index of the check, current row) that a Conflict of the row log carries."""
+    detail = conflict.detail
+    if not (isinstance(detail, Sequence) and len(detail) == 2):
+        raise Invalid("a conflict without its check") from conflict
+    index, row = detail
+    if row is not None and not isinstance(row, Row):
+        row = msgspec.convert(row, Row)
+    return int(index), row
+
+
+class ShardRows:
+    """The row log as use cases see it: every operation names its shard and may be refused by it.
+
+    `changed` hears of every change that a shard took.
+    """
+
+    def __init__(self, rows: Rows, changed: Callable[[Shard, bytes], None]) -> None:
+        self._rows = rows
+        self._changed = changed
+
+    async def get(self, shard: Shard, key: bytes) -> Row | None:
+        """A row of a name; ShardRefused."""
+        checks = (_ends_behind(keys.moved_key(shard.id), key + b"\x00"),)
+        try:
+            return await self._rows.get(shard.place, key, checks=checks)
+        except Conflict as conflict:
+            raise _refused(shard, conflict) from None
+
+    async def scan(
+        self,
+        shard: Shard,
+        start: bytes,
+        end: bytes,
+        limit: int,
+        *,
+        collapse: Collapse | None = None,
+        kinds: bytes | None = None,
+    ) -> Page:
+        """A page of rows of names, see `Rows.scan`; ShardRefused."""
+        checks = (_ends_behind(keys.moved_key(shard.id), end),)
+        try:
+            return await self._rows.scan(
+                shard.place, start, end, limit, collapse=collapse, kinds=kinds, checks=checks
+            )
+        except Conflict as conflict:
+            raise _refused(shard, conflict) from None
+
+    async def change(self, shard: Shard, name: bytes, change: Change) -> Changed:
+        """Change rows of one name. ShardRefused; Conflict.detail counts only `change.checks`."""
+        bound = _ends_behind(keys.bound_key(shard.id), keys.behind_name(shard.id, name))
+        guarded = msgspec.structs.replace(change, checks=(bound, *change.checks))
+        try:
+            changed = await self._rows.change(shard.place, guarded)
+        except Conflict as conflict:
+            index, row = failed_check(conflict)
+            if index == 0:
+                raise _refused(shard, conflict) from None
+            raise Conflict(conflict.message, detail=(index - 1, row)) from None
+        self._changed(shard, name)
+        return changed
+
+
+def _ends_behind(key: bytes, end: bytes) -> Check:
+    """Whether the bound at `key`, if there is one, leaves all keys below `end` to the shard."""
+    return Check("tag-not-below", key, tags=(end,))
+
+
+def _refused(shard: Shard, conflict: Conflict) -> ShardRefused:
+    _, row = failed_check(conflict)
+    assert row is not None, "a bound that is not there refuses nothing"
+    return ShardRefused(shard, row)

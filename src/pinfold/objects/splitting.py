@@ -1,0 +1,377 @@
+"""Splitting a shard while it serves: the steps, why they are safe, and who may take them.
+
+A shard gives the upper part of its names to a new one, its *child*, in small ranges from the top
+down. Parent and child live in different groups and nothing is ever changed in two groups at once;
+instead every step is one change of one group, checked against what the step was decided by. So a
+step taken twice, late, or by several at once happens once, and whoever finds a split lying goes on
+with it: all that is known about it is in these rows.
+
+    bucket row      the map of shards, and the split: parent, child, how much to give
+    parent's bound  the first name that the parent takes no writes of
+    parent's moved  the first name that the parent answers no reads of
+    child's received  the range being given, how far it is copied, how many objects were given
+
+Let `end` be where the map says that the parent ends. One range is given in these steps:
+
+    seal    bound := the first name of the range: its writes are refused from here on
+    copy    page by page, the range's rows are put into the child together with `received`
+    hide    moved := bound: its reads are refused from here on
+    open    the map says that the child begins, and the parent ends, at the range's first name
+    clean   the range's rows leave the parent, and their blobs are *not* freed
+
+and then the next range, until the child has enough and the split leaves the bucket row. Names of
+the range wait between seal and open, some ten milliseconds; all others are served throughout.
+Copying everything first and sealing at the end would make a whole half wait for a comparison of
+all its rows.
+
+Why no acknowledged write is lost, doubled or read after it was replaced:
+
+1.  `bound`, `moved` and `end` only ever go down, bound <= moved <= end, and each by a change that
+    checks the version read before. (A bucket's deletion may seal the bound further; lifting that
+    restores the limit it found.)
+2.  A write below `bound` is in the parent before any range above it is copied, because writes check
+    the bound in log order and the copy reads after the seal. From then on the range's rows in the
+    parent stand still until `clean`, which deletes only what lies at or above `end`.
+3.  The child takes no write of a name before the map says it is the child's, since nobody routes
+    there. A copy checks the version of `received`, read before the rows were: a copier who was
+    overtaken changes nothing, so no row comes back after the child has opened and deleted it.
+4.  The parent answers no read of a name after the child may have taken a write of it: hide comes
+    before open, and a read checks `moved` in the instant in which it sees the row. A map of any age
+    is therefore harmless: the parent refuses, and whoever asked reads the map again.
+5.  Rows keep their tags, sizes, blobs and payloads. Versions and stamps are each group's own: what
+    is compared by version is read and changed in one shard, and records carry their times.
+6.  A blob is named by the parent until the child names it too, and freed by whoever deletes the
+    child's row: never by clean.
+7.  Counted rows enter the child's counter with the copy and leave the parent's with clean. In
+    between they count twice; when no split is under way counters equal sums.
+
+A bucket that is being deleted (see `buckets`) needs every shard of the map to be empty, rows left
+for clean included, and its row unchanged since the map was read: an open in between changes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from pinfold.cluster.api import Change, Check, Row, Rows
+from pinfold.env.api import Env
+from pinfold.model.errors import Conflict
+from pinfold.model.ids import OpId
+from pinfold.objects import keys
+from pinfold.objects.records import (
+    BoundRecord,
+    BucketRecord,
+    ObjectRecord,
+    PartRecord,
+    ReceivedRecord,
+    SplitRecord,
+    UploadRecord,
+    decode,
+    encode,
+)
+from pinfold.objects.shards import Shard, ShardMap, bound_of, bound_row, shards_of, unchanged
+
+COPY_ROWS: Final = 250
+"""Rows in one copy: with keys of 1,024 zero bytes and a page's 3 MiB still below CHANGE_BYTES."""
+
+RANGE_ROWS_MAX: Final = 1000
+"""Rows looked at to choose a range: one page."""
+
+EVERYTHING: Final = 1 << 60
+"""As `SplitRecord.rows`: only the name says when it is enough."""
+
+
+class Step(Enum):
+    """What a split needs next."""
+
+    CLEAN = "clean"
+    SEAL = "seal"
+    COPY = "copy"
+    HIDE = "hide"
+    OPEN = "open"
+    FINISH = "finish"
+
+
+class Overtaken(Conflict):
+    """Somebody else has taken this step, or the bucket is being deleted: look again later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A split as its rows show it, read in this order."""
+
+    name: str
+    bucket: Row
+    record: BucketRecord
+    split: SplitRecord
+    parent: Shard
+    bound: Row | None
+    moved: Row | None
+    received: Row | None
+    leftovers: bool
+    """Whether the parent still has rows at or above its end."""
+
+    @property
+    def given(self) -> ReceivedRecord | None:
+        """What the child has been given."""
+        return decode(ReceivedRecord, self.received.body) if self.received else None
+
+
+def next_step(state: State) -> Step:
+    """The step that a split needs next. Overtaken when some of the rows are ahead of others."""
+    limit = bound_of(state.bound).limit or None
+    end, given = state.parent.end, state.given
+    if limit in (None, end):  # none: it has never given anything, whatever lies above it
+        if state.leftovers:
+            return Step.CLEAN
+        return Step.FINISH if _enough(state.split, end, given) else Step.SEAL
+    assert limit is not None
+    if given is not None and given.floor < limit:
+        raise Overtaken("a lower range is being given already")
+    if given is None or given.floor != limit or given.through:
+        return Step.COPY
+    return Step.OPEN if bound_of(state.moved).limit == limit else Step.HIDE
+
+
+def _enough(split: SplitRecord, end: bytes | None, given: ReceivedRecord | None) -> bool:
+    if end is None or given is None:
+        return False
+    return end <= split.until or given.rows >= split.rows
+
+
+def with_child(shards: ShardMap, split: SplitRecord, first: bytes) -> ShardMap:
+    """The map in which the child begins at `first`."""
+    opened: list[tuple[bytes, bytes]] = []
+    for start, shard in shards:
+        if shard != split.child:
+            opened.append((start, shard))
+        if shard == split.parent:
+            opened.append((first, split.child))
+    return tuple(opened)
+
+
+def first_of_range(rows: Sequence[bytes], parent: Shard, split: SplitRecord) -> bytes | None:
+    """The first name of the next range, given the keys of the parent's last rows.
+
+    None when nothing can be given: a shard keeps its first name.
+    """
+    if not rows:
+        return None
+    first = max(keys.object_name(rows[-1]), split.until)
+    below = parent.end is None or first < parent.end
+    return first if below and first > parent.first else None
+
+
+class Mover:
+    """Takes the steps. Any number may be at work on one split."""
+
+    def __init__(self, env: Env, rows: Rows, range_rows: int) -> None:
+        self._rng = env.rng
+        self._rows = rows
+        self._range_rows = min(range_rows, RANGE_ROWS_MAX)
+
+    async def begin(self, name: str, parent: bytes, *, until: bytes, rows: int) -> bool:
+        """Decide that a shard is split; False when the bucket is gone, changing or splitting.
+
+        `until` and `rows` as in `SplitRecord`.
+        """
+        found = await self._bucket(name)
+        if found is None:
+            return False
+        row, record = found
+        known = any(shard == parent for _, shard in record.shards)
+        if record.split is not None or record.deleting or not known:
+            return False
+        split = SplitRecord(parent, keys.new_shard_id(self._rng), until, rows)
+        try:
+            await self._rewrite(name, row, msgspec.structs.replace(record, split=split))
+        except Conflict:
+            return False
+        return True
+
+    async def step(self, name: str) -> Step | None:
+        """Take the next step of a bucket's split; None when there is none. Overtaken."""
+        state = await self._look(name)
+        if state is None:
+            return None
+        step = next_step(state)
+        try:
+            await self._take(step, state)
+        except Overtaken:
+            raise
+        except Conflict as conflict:
+            raise Overtaken(conflict.message) from None
+        return step
+
+    async def clean(self, parent: Shard) -> None:
+        """Delete the rows that a shard has given away; it ends where some map says or below."""
+        if parent.end is None:
+            return
+        start: bytes | None = keys.prefix_key(parent.id, parent.end)
+        _, end = keys.shard_range(parent.id)
+        while start is not None:
+            page = await self._rows.scan(parent.place, start, end, RANGE_ROWS_MAX)
+            if page.items:
+                gone = (start, page.next_start or end)
+                change = Change(
+                    self._op_id(),
+                    delete_ranges=(gone,),
+                    counter=keys.counter_key(parent.id),
+                    keep_blobs=True,
+                )
+                await self._rows.change(parent.place, change)
+            start = page.next_start
+
+    async def _take(self, step: Step, state: State) -> None:
+        match step:
+            case Step.CLEAN:
+                await self.clean(state.parent)
+            case Step.SEAL:
+                await self._seal(state)
+            case Step.COPY:
+                await self._copy(state)
+            case Step.HIDE:
+                await self._hide(state)
+            case Step.OPEN:
+                await self._open(state)
+            case Step.FINISH:
+                await self._finish(state)
+
+    async def _look(self, name: str) -> State | None:
+        """The order matters: the map first, then what only runs ahead of it."""
+        found = await self._bucket(name)
+        if found is None or found[1].split is None:
+            return None
+        row, record = found
+        split = record.split
+        assert split is not None
+        parent = next(one for one in shards_of(name, record.shards) if one.id == split.parent)
+        bound = await self._rows.get(parent.place, keys.bound_key(parent.id))
+        moved = await self._rows.get(parent.place, keys.moved_key(parent.id))
+        child = keys.shard_place(split.child)
+        received = await self._rows.get(child, keys.received_key(split.child))
+        leftovers = False
+        if parent.end is not None and bound_of(bound).limit == parent.end:
+            start, (_, end) = keys.prefix_key(parent.id, parent.end), keys.shard_range(parent.id)
+            leftovers = bool((await self._rows.scan(parent.place, start, end, 1)).items)
+        return State(
+            name=name,
+            bucket=row,
+            record=record,
+            split=split,
+            parent=parent,
+            bound=bound,
+            moved=moved,
+            received=received,
+            leftovers=leftovers,
+        )
+
+    async def _seal(self, state: State) -> None:
+        """Choose a range at the parent's end and refuse its writes; or see that there is none."""
+        parent, split = state.parent, state.split
+        if bound_of(state.bound).deleting:
+            raise Overtaken("the bucket is being deleted")
+        missing = split.rows - (state.given.rows if state.given else 0)
+        page = await self._rows.scan(
+            parent.place, *parent.key_range(), max(1, min(missing, self._range_rows)), reverse=True
+        )
+        first = first_of_range([key for key, _ in page.items], parent, split)
+        if first is None:
+            await self._finish(state)
+            return
+        key = keys.bound_key(parent.id)
+        change = Change(
+            self._op_id(),
+            checks=(unchanged(key, state.bound),),
+            puts=((key, bound_row(parent.id, BoundRecord(first))),),
+        )
+        await self._rows.change(parent.place, change)
+
+    async def _copy(self, state: State) -> None:
+        """One page of the sealed range."""
+        parent, child = state.parent, state.split.child
+        floor, given = bound_of(state.bound).limit, state.given
+        start = keys.prefix_key(parent.id, floor)
+        if given is not None and given.floor == floor:
+            start = max(start, keys.at_position(parent.id, given.through))
+        _, end = parent.key_range()
+        page = await self._rows.scan(parent.place, start, end, COPY_ROWS, payloads=True)
+        rows = [(key, row) for key, row in page.items if row is not None]
+        through = b"" if page.next_start is None else keys.position(page.next_start)
+        counted = sum(row.size >= 0 for _, row in rows) + (given.rows if given else 0)
+        key = keys.received_key(child)
+        change = Change(
+            self._op_id(),
+            checks=(unchanged(key, state.received),),
+            puts=(
+                *(
+                    (keys.at_position(child, keys.position(key)), carried(key, row))
+                    for key, row in rows
+                ),
+                (key, Row(encode(ReceivedRecord(floor, through, counted)))),
+            ),
+            counter=keys.counter_key(child),
+            carried=True,
+        )
+        await self._rows.change(keys.shard_place(child), change)
+
+    async def _hide(self, state: State) -> None:
+        parent = state.parent
+        limit = BoundRecord(bound_of(state.bound).limit)
+        key = keys.moved_key(parent.id)
+        if state.moved is not None and bound_of(state.moved).limit < limit.limit:
+            raise Overtaken("a lower range is hidden already")
+        change = Change(
+            self._op_id(),
+            checks=(unchanged(key, state.moved),),
+            puts=((key, bound_row(parent.id, limit)),),
+        )
+        await self._rows.change(parent.place, change)
+
+    async def _open(self, state: State) -> None:
+        limit = bound_of(state.bound).limit
+        shards = with_child(state.record.shards, state.split, limit)
+        record = msgspec.structs.replace(state.record, shards=shards)
+        await self._rewrite(state.name, state.bucket, record)
+
+    async def _finish(self, state: State) -> None:
+        record = msgspec.structs.replace(state.record, split=None)
+        await self._rewrite(state.name, state.bucket, record)
+
+    async def _bucket(self, name: str) -> tuple[Row, BucketRecord] | None:
+        bucket = name.encode()
+        row = await self._rows.get(keys.bucket_place(bucket), keys.bucket_key(bucket))
+        return None if row is None else (row, decode(BucketRecord, row.body))
+
+    async def _rewrite(self, name: str, old: Row, record: BucketRecord) -> None:
+        key = keys.bucket_key(name.encode())
+        change = Change(
+            self._op_id(),
+            checks=(Check("version", key, number=old.version),),
+            puts=((key, Row(encode(record))),),
+        )
+        await self._rows.change(keys.bucket_place(name.encode()), change)
+
+    def _op_id(self) -> OpId:
+        return OpId(self._rng.randbytes(16))
+
+
+def carried(key: bytes, row: Row) -> Row:
+    """The row as another group takes it: its record remembers the stamp that it loses."""
+    body, kind = row.body, keys.kind_of(key)
+    if kind == keys.KIND_OBJECT:
+        found = decode(ObjectRecord, body)
+        if not found.modified_ms:
+            body = encode(msgspec.structs.replace(found, modified_ms=row.stamp_ms))
+    elif kind == keys.KIND_UPLOAD:
+        upload = decode(UploadRecord, body)
+        if not upload.begun_ms:
+            body = encode(msgspec.structs.replace(upload, begun_ms=row.stamp_ms))
+    elif body:  # a part; the touch row has none
+        part = decode(PartRecord, body)
+        if not part.modified_ms:
+            body = encode(msgspec.structs.replace(part, modified_ms=row.stamp_ms))
+    return Row(body, row.tag, row.size, row.blobs, payload=row.payload)
