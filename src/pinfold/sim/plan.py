@@ -174,7 +174,7 @@ def _settings(rng: random.Random) -> NodeSettings:
         free_delay_short_s=0.5,
     )
     objects = ObjectSettings(
-        segment_bytes=rng.choice((4 * KIB, 48 * KIB)),
+        segment_bytes=rng.choice((4 * KIB, 48 * KIB, 96 * KIB)),
         write_memory_bytes=128 * KIB,
         read_memory_bytes=64 * KIB,
         read_chunk_bytes=rng.choice((1 * KIB, 16 * KIB)),
