@@ -103,6 +103,10 @@ def test_a_device_without_its_index_is_told_how_to_get_one(tmp_path: Path) -> No
         found = runner.invoke(device, [command, path])
         assert found.exit_code == 1
         assert f"next: pinfold device rebuild-index {path}" in found.stdout
+    made = runner.invoke(device, ["rebuild-index", path, "--json"])
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["whole"]  # a young device: its journal has everything
+    assert runner.invoke(device, ["check", path]).exit_code == 0
 
 
 def test_a_device_in_use_and_a_directory_that_is_none_are_refused(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def test_a_read_error_stops_the_device() -> None:
     lives(write, read, between=nodes.append)
 
 
-async def put_many(device: Device) -> None:
+async def put_many(device: Device, payload: bytes, mark: bytes) -> None:
     for number in range(1000):
-        await put(device, bytes([number % 256, number // 256]) * 8, SMALL * 10)
+        await put(device, mark + number.to_bytes(2, "big") + bytes(13), payload)
 
 
 def test_a_full_device_refuses_early_and_still_reads_and_deletes() -> None:
@@ -83,7 +83,9 @@ def test_a_full_device_refuses_early_and_still_reads_and_deletes() -> None:
 
     async def fill(device: Device) -> None:
         with pytest.raises(Full):
-            await put_many(device)
+            await put_many(device, SMALL * 10, b"l")
+        with pytest.raises(Full):
+            await put_many(device, b"small", b"s")
         assert device.status().state == "full"
         with pytest.raises(Full):
             device.blobs.begin(A, 300_000, checks_of(bytes(300_000)))

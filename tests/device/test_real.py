@@ -5,12 +5,15 @@ import random
 from pathlib import Path
 
 import msgspec
+import pytest
 import uvloop
 
 from pinfold.codec.packs import checks_of
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.device import Device
+from pinfold.device.rebuild import rebuild_index
 from pinfold.env.real import real_env
+from pinfold.model.errors import Corrupt
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from pinfold.model.settings import DeviceSettings
 from tests.device.model import whole
@@ -86,3 +89,28 @@ async def scenario_again(directory: Path) -> None:
     device = await Device.open(real_env(), str(directory / "d"), SETTINGS, cluster_id=CLUSTER)
     await check(device)
     await device.close()
+
+
+def test_an_index_on_real_files_is_rebuilt_from_packs_and_journal(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        env, path = real_env(), str(tmp_path / "d")
+        await Device.format(env, path, CLUSTER, SETTINGS)
+        device = await Device.open(env, path, SETTINGS, cluster_id=CLUSTER)
+        await use(device)
+        await device.close()
+        (tmp_path / "d" / "index" / "data.mdb").write_bytes(b"rubbish" * 5000)
+        with pytest.raises(Corrupt, match="index"):
+            await Device.open(env, path, SETTINGS, cluster_id=CLUSTER)
+        rebuilt = rebuild_index(env.disk, path, SETTINGS, b"lost")
+        assert (rebuilt.whole, rebuilt.groups, rebuilt.volumes) == (False, [G], [V])
+        device = await Device.open(env, path, SETTINGS, cluster_id=CLUSTER)
+        assert device.status().blobs == 200
+        assert await whole(device.blobs.read(blob(0), 0, len(LARGE))) == LARGE
+        for number in range(1, 200):
+            found = await whole(device.blobs.read(blob(number), 0, 5000))
+            assert found == LARGE[number : number + 5000]
+        assert (device.log.state(G).voted, device.log.state(G).last_op) == (b"lost", 0)
+        assert (await device.extents.claim(V, ONE)).lost
+        await device.close()
+
+    asyncio.run(scenario())

@@ -41,6 +41,7 @@ _ZERO_EXTENT = bytes(EXTENT_BYTES)
 @dataclass
 class _Volume:
     token: int = 0
+    lost: bool = False
     extents: dict[int, bytearray] = field(default_factory=dict)
     marks: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
     """extent -> (epoch, sequence, dirty)"""
@@ -75,7 +76,7 @@ class MemoryExtents:
         else:
             state.token = token
             dirty = [(index, mark[0]) for index, mark in sorted(state.marks.items()) if mark[2]]
-            done.set_result(Claim(dirty))
+            done.set_result(Claim(dirty, state.lost))
         return done
 
     def _enter(self, volume: VolumeId, token: Token) -> _Volume:
@@ -164,6 +165,8 @@ class MemoryExtents:
         deadline: float = math.inf,
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         state = self._enter(volume, token)
+        if state.lost:
+            raise Corrupt("the volume was lost here", detail=[spans[0][0], 0])
         found: list[Buffer] = []
         for extent, offset, length in spans:
             if self.corrupt:
@@ -198,6 +201,22 @@ class MemoryExtents:
     ) -> list[tuple[int, int]]:
         state = self._enter(volume, token)
         return [(0, EXTENT_BYTES)] if index in state.extents else []
+
+    def forget(self) -> None:
+        """Every extent is gone, and the device knows it: tokens stay."""
+        self._undo.clear()
+        for state in self._volumes.values():
+            state.extents.clear()
+            state.marks.clear()
+            state.lost = True
+
+    def claimed_lost(self, volume: VolumeId) -> bool:
+        """Whether a holder would be told of the loss."""
+        return self._volumes[volume].lost
+
+    def restored(self, volume: VolumeId, token: Token) -> asyncio.Future[None]:
+        self._enter(volume, token).lost = False
+        return self.flush(volume, token)
 
     def drop(self, volume: VolumeId) -> asyncio.Future[None]:
         self._volumes.pop(volume, None)

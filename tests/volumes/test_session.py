@@ -165,6 +165,55 @@ def test_a_returning_member_is_resynchronised() -> None:
     play(story)
 
 
+def test_a_member_that_lost_its_extents_is_written_whole_before_it_serves() -> None:
+    """A rebuilt device answers at once, under a higher boot, and has none of what was stable."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        for extent in range(4):
+            await client.write(extent * EXTENT_BYTES, pattern(extent + 1))
+        await client.flush()
+        await asyncio.sleep(1.0)  # declared stable
+        row = await world.row()
+        world.kill(gateway, 1)
+        world.devices[1].extents.forget()
+        world.start(1)
+        await client.write(0, pattern(50))
+        for extent in range(1, 4):
+            for _ in range(6):  # whichever member is asked
+                assert await client.read(extent * EXTENT_BYTES, BLOCK_BYTES) == pattern(extent + 1)
+        await world.whole(1)
+        await world.in_sync()
+        await client.flush()
+        for extent in range(4):
+            expected = pattern(extent + 1 if extent else 50)
+            found = world.devices[1].extents.content(row.id, extent * EXTENT_BYTES, BLOCK_BYTES)
+            assert found == expected
+
+    play(story)
+
+
+def test_a_new_holder_is_not_served_by_a_member_that_lost_its_extents() -> None:
+    async def story(world: World) -> None:
+        old = world.gateway()
+        client = Client(old.session)
+        for extent in range(4):
+            await client.write(extent * EXTENT_BYTES, pattern(extent + 1))
+        await client.flush()
+        await asyncio.sleep(1.0)
+        await old.die()
+        world.devices[0].extents.forget()
+        again = Client(world.gateway().session)
+        for extent in range(4):
+            for _ in range(6):
+                assert await again.read(extent * EXTENT_BYTES, BLOCK_BYTES) == pattern(extent + 1)
+        await world.whole(0)
+        assert world.contents(0, (await world.row()).id, range(1)) == [pattern(1)]
+
+    play(story)
+
+
 async def _overwrite(client: Client, first: int) -> None:
     for number in range(100):
         await client.write(0, pattern(first + number))

@@ -160,6 +160,12 @@ class World:
         while (await self.row()).out:  # noqa: ASYNC110 - virtual time, and rows cannot tell
             await asyncio.sleep(0.1)
 
+    async def whole(self, device: int) -> None:
+        """Wait until a device that had lost the volume was told that it has all of it again."""
+        volume = (await self.row()).id
+        while self.devices[device].extents.claimed_lost(volume):  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.1)
+
 
 def play(story: Callable[[World], Awaitable[None]], **options: Any) -> None:
     """Tell a story to a fresh world, in virtual time."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pinfold.cli.cluster import echo
-from pinfold.cli.devicecare import check, probe_index, repair
+from pinfold.cli.devicecare import check, probe_index, rebuild, repair
 from pinfold.device.device import Device
 from pinfold.device.files import read_superblock
 from pinfold.env.real import real_env
@@ -38,7 +38,7 @@ def device() -> None:
     """Format, inspect, check and repair devices: directories that hold a cluster's data."""
 
 
-for command in (check, repair, probe_index):
+for command in (check, repair, rebuild, probe_index):
     device.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""`pinfold device check` and `repair`: a stopped device is verified and mended."""
+"""`pinfold device check`, `repair`, `rebuild-index`: a stopped device is verified and mended."""
 
 import asyncio
 import subprocess
@@ -12,6 +12,7 @@ import click
 
 from pinfold.cli.cluster import echo, json_option
 from pinfold.cli.sizes import format_size
+from pinfold.cluster.groups.messages import Standing, encode_standing
 from pinfold.device.check import Finding, Progress, Report
 from pinfold.device.check import check as check_device
 from pinfold.device.checkindex import index_problems
@@ -19,8 +20,10 @@ from pinfold.device.engines import engine_name, look_at_engine
 from pinfold.device.files import lock_device, read_superblock
 from pinfold.device.index import Index
 from pinfold.device.offline import look_at
+from pinfold.device.rebuild import Rebuilt, rebuild_index
 from pinfold.device.repair import repair as repair_device
 from pinfold.env.real import real_env
+from pinfold.model.settings import DeviceSettings
 
 _SHOWN_MAX: Final = 40
 """Findings printed; `--json` has all of them."""
@@ -191,3 +194,40 @@ def _next_step(report: Report, path: Path) -> str:
     if "index" in parts:
         return f"pinfold device rebuild-index {path}"
     return f"pinfold device repair {path}"
+
+
+@click.command("rebuild-index", epilog="Example: pinfold device rebuild-index /srv/d1")
+@_path
+@click.option("--force", is_flag=True, help="Also when the index can be read: give it up.")
+@json_option
+def rebuild(path: Path, force: bool, as_json: bool) -> None:
+    """Make a new index for the stopped device at PATH, whose own is lost or damaged.
+
+    Blobs come from the packs and the journal. What only the index knew is never guessed: rows are
+    copied from the groups' other members, and extents are written again by their volumes' holders,
+    both when the node is started. A device whose journal is not whole is refused: replace it.
+    """
+    where = str(path.absolute())
+    lost_vote = encode_standing(Standing.COPYING)
+    rebuilt = rebuild_index(real_env().disk, where, DeviceSettings(), lost_vote, force=force)
+    document = {
+        "whole": rebuilt.whole,
+        "blobs": rebuilt.blobs,
+        "blob_bytes": rebuilt.blob_bytes,
+        "lost_blobs": [blob.hex() for blob in rebuilt.quarantined],
+        "lost_groups": rebuilt.groups,
+        "lost_volumes": [volume.hex() for volume in rebuilt.volumes],
+    }
+    echo(as_json, document, lambda: _tell_rebuilt(rebuilt, path))
+
+
+def _tell_rebuilt(rebuilt: Rebuilt, path: Path) -> None:
+    if rebuilt.whole:
+        click.echo("the journal holds everything since the device was made: nothing is lost")
+    else:
+        size = format_size(rebuilt.blob_bytes)
+        click.echo(f"{rebuilt.blobs} blobs ({size}) found in {rebuilt.packs} packs")
+        click.echo(f"{len(rebuilt.quarantined)} blobs fail their checks: other copies have them")
+        click.echo(f"{len(rebuilt.groups)} row groups will be copied from their other members")
+        click.echo(f"{len(rebuilt.volumes)} volumes will be written again by their holders")
+    click.echo(f"next: start the node; `pinfold device check {path}` verifies the device before")

@@ -70,6 +70,8 @@ class Claimed(NamedTuple):
     boot: Boot
     dirty: list[tuple[int, int]]
     """(extent index, epoch) written there and never declared stable."""
+    lost: bool = False
+    """See `device.api.Claim.lost`."""
 
 
 class Mark(NamedTuple):
@@ -113,10 +115,10 @@ class ExtentClient:
     ) -> Claimed:
         """Flush the token there and open a stream (higher than any of this token so far)."""
         body = [device, volume, token, stream]
-        uuid, boot, dirty = (await self._call(device, "extent.claim", body, deadline=deadline)).body
-        return Claimed(
-            DeviceUuid(uuid), Boot(boot), [(int(index), int(epoch)) for index, epoch in dirty]
-        )
+        answer = await self._call(device, "extent.claim", body, deadline=deadline)
+        uuid, boot, dirty, lost = answer.body
+        marks = [(int(index), int(epoch)) for index, epoch in dirty]
+        return Claimed(DeviceUuid(uuid), Boot(boot), marks, bool(lost))
 
     def write(
         self,
@@ -165,6 +167,10 @@ class ExtentClient:
         answer = await self._call(address.device, "extent.allocated", body, deadline=deadline)
         return [[(offset, length) for offset, length in runs] for runs in answer.body]
 
+    async def restored(self, address: Address, *, deadline: float) -> None:
+        """Tell a device that had lost the volume that all of it was written and flushed again."""
+        await self._call(address.device, "extent.restored", address, deadline=deadline)
+
     async def drop(self, device: DeviceId, volume: VolumeId, *, deadline: float) -> None:
         """Forget a deleted volume there; done when durable."""
         await self._call(device, "extent.drop", [device, volume], deadline=deadline)
@@ -211,6 +217,7 @@ class ExtentHost:
         dispatcher.bind("extent.stable", self._stable)
         dispatcher.bind("extent.marks", self._marks)
         dispatcher.bind("extent.allocated", self._allocated)
+        dispatcher.bind("extent.restored", self._restored)
         dispatcher.bind("extent.drop", self._drop)
 
     def _device(self, device: int) -> Device:
@@ -256,7 +263,7 @@ class ExtentHost:
             if self._streams.get(key) is fresh:
                 del self._streams[key]
             raise
-        return Reply([found.uuid, found.boot, claim.dirty])
+        return Reply([found.uuid, found.boot, claim.dirty, claim.lost])
 
     def _ordered(self, request: Request, act: Act) -> Reply | asyncio.Future[Reply]:
         """Act now, or in turn behind what waits for a busy device."""
@@ -314,6 +321,9 @@ class ExtentHost:
 
     def _allocated(self, request: Request) -> Reply | asyncio.Future[Reply]:
         return self._ordered(request, _act_allocated)
+
+    def _restored(self, request: Request) -> Reply | asyncio.Future[Reply]:
+        return self._ordered(request, _act_restored)
 
     async def _drop(self, request: Request) -> Reply:
         device, volume = _fields(request, 2)
@@ -373,6 +383,13 @@ def _act_stable(store: ExtentStore, opened: _Stream, request: Request, fields: l
 def _act_marks(store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]) -> Reply:
     _exactly(request, fields, 0)
     return Reply(store.marks(request.body[2], request.body[3]))
+
+
+def _act_restored(
+    store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]
+) -> asyncio.Future[Reply]:
+    _exactly(request, fields, 0)
+    return _later(store.restored(request.body[2], request.body[3]), lambda _done: _TAKEN)
 
 
 def _act_allocated(

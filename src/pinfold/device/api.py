@@ -213,6 +213,9 @@ class Claim(NamedTuple):
 
     dirty: list[tuple[int, int]]
     """(extent index, epoch) written here and not declared stable by a holder."""
+    lost: bool = False
+    """The device lost extents of this volume and cannot say which: it must be put out of sync and
+    given all of them, and then told so (`restored`). Until then it reads none of them."""
 
 
 class ExtentStore(Protocol):
@@ -256,8 +259,8 @@ class ExtentStore(Protocol):
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         """Verified bytes of (extent index, offset, length) spans, one or more buffers in order.
 
-        What was never written reads as zeroes. Corrupt names (index, block) in `detail`. Busy and
-        DeadlineExceeded as for blobs.
+        What was never written reads as zeroes. Corrupt names (index, block) in `detail`; every
+        read of a volume that was lost here is Corrupt. Busy and DeadlineExceeded as for blobs.
         """
         ...
 
@@ -277,6 +280,10 @@ class ExtentStore(Protocol):
         self, volume: VolumeId, token: Token, index: ExtentIndex
     ) -> list[tuple[int, int]]:
         """(offset, length) runs of an extent that hold data; the rest is zeroes."""
+        ...
+
+    def restored(self, volume: VolumeId, token: Token) -> asyncio.Future[None]:
+        """The holder has written and flushed every extent here: nothing is lost any more."""
         ...
 
     def drop(self, volume: VolumeId) -> asyncio.Future[None]:

@@ -11,6 +11,7 @@ import struct
 from typing import Final, NamedTuple
 
 from pinfold.codec.decoding import decodes
+from pinfold.device import kinds
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
 from pinfold.device.extents import Extents
@@ -19,6 +20,7 @@ from pinfold.device.health import Health, Space
 from pinfold.device.index import Index
 from pinfold.device.journal import Journal
 from pinfold.device.log import Log
+from pinfold.device.memory import Memory, encode_memory
 from pinfold.device.packs import Packs
 from pinfold.device.segments import Recovered
 from pinfold.env.api import Disk, Offload
@@ -160,7 +162,14 @@ class Applier:
             await self._journal.flush()
         # What is pinned still was applied since the index was sealed: the next pass settles it.
         if self._log.pinned() > last:
+            self._repeat()
             self._keep_from = last + 1
+
+    def _repeat(self) -> None:
+        """Say again what must never be forgotten: the next pass flushes it, and then lets go."""
+        memory = Memory(groups=self._log.promises(), volumes=self._extents.tokens())
+        for part in encode_memory(memory, self._settings.record_bytes):
+            self._journal.append(kinds.MEMORY, (part,), len(part))
 
     async def _tidy(self) -> None:
         """Give back slots and the files of spare segments."""

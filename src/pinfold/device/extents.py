@@ -42,7 +42,7 @@ from pinfold.device.volume import (
     write_bytes,
 )
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Fenced, Invalid
+from pinfold.model.errors import Corrupt, Fenced, Invalid
 from pinfold.model.ids import ExtentIndex, Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import DeviceSettings
@@ -99,8 +99,9 @@ class Extents:
         dirty = [
             (i, known.extents[i].epoch) for i in sorted(known.extents) if known.extents[i].dirty
         ]
+        claim = Claim(dirty, known.lost)
         answer: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
-        self._journal.flush().add_done_callback(partial(_answer, answer, Claim(dirty)))
+        self._journal.flush().add_done_callback(partial(_answer, answer, claim))
         return answer
 
     def write(
@@ -145,6 +146,9 @@ class Extents:
     ) -> list[Buffer] | asyncio.Future[list[Buffer]]:
         """See `ExtentStore.read`."""
         known = self._fenced(volume, token)
+        if known.lost:
+            detail = (spans[0][0], spans[0][1] // BLOCK_BYTES) if spans else None
+            raise Corrupt(f"volume {volume.hex()} has lost extents here", detail=detail)
         parts: list[Part] = []
         for index, offset, length in spans:
             _check_range(offset, length)
@@ -175,6 +179,15 @@ class Extents:
         extent = self._fenced(volume, token).extents.get(index)
         return extent.runs() if extent is not None else []
 
+    def restored(self, volume: VolumeId, token: Token) -> asyncio.Future[None]:
+        """See `ExtentStore.restored`."""
+        known = self._fenced(volume, token)
+        if known.lost:
+            record = encode_token(volume, token)
+            self._journal.append(kinds.EXTENT_RESTORED, (record,), len(record))
+            self._restore(known)
+        return self._journal.flush()
+
     def drop(self, volume: VolumeId) -> asyncio.Future[None]:
         """See `ExtentStore.drop`."""
         self._health.check()
@@ -198,6 +211,10 @@ class Extents:
         nothing = memoryview(b"")
         self._take(known, Token(extent.token), extent.epoch, extent.sequence, [mark], nothing)
 
+    def tokens(self) -> dict[VolumeId, Token]:
+        """The highest token seen of every volume."""
+        return {volume: known.token for volume, known in self._volumes.items()}
+
     def present(self) -> Iterator[Extent]:
         """Every extent, in order."""
         for volume in sorted(self._volumes):
@@ -212,6 +229,9 @@ class Extents:
             self._remember(known, token, epoch, sequence, ops, payload)
         elif record.kind == kinds.EXTENT_CLAIM:
             self._claimed(*decode_token(record.payload))
+        elif record.kind == kinds.EXTENT_RESTORED:
+            volume, token = decode_token(record.payload)
+            self._restore(self._claimed(volume, token))
         elif record.kind == kinds.EXTENT_STABLE:
             volume, token, sequence = decode_stable(record.payload)
             if (found := self._volumes.get(volume)) is not None:
@@ -266,7 +286,8 @@ class Extents:
     def _load(self) -> None:
         for key, record in self._index.scan(_VOLUME_TABLE, successor(_VOLUME_TABLE)):
             volume = VolumeId(key[1:])
-            self._volumes[volume] = Volume(volume, decode_volume(record))
+            token, lost = decode_volume(record)
+            self._volumes[volume] = Volume(volume, token, lost=lost)
         used = set()
         for key, record in self._index.scan(_EXTENT_TABLE, successor(_EXTENT_TABLE)):
             volume, index = VolumeId(key[1:17]), int.from_bytes(key[17:], "big")
@@ -290,8 +311,16 @@ class Extents:
         if known is None:
             known = self._volumes[volume] = Volume(volume, token)
         known.token = max(known.token, token)
-        self._index.put(_VOLUME_TABLE + volume, encode_volume(known.token))
+        self._put_volume(known)
         return known
+
+    def _restore(self, known: Volume) -> None:
+        known.lost = False
+        self._put_volume(known)
+
+    def _put_volume(self, known: Volume) -> None:
+        record = encode_volume(known.token, lost=known.lost)
+        self._index.put(_VOLUME_TABLE + known.id, record)
 
     def _admit(self, known: Volume, ops: Sequence[ExtentOp], payload_bytes: int) -> bool:
         """Refuse what cannot be taken, before anything changes; whether all ops are aligned."""

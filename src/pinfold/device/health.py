@@ -5,8 +5,12 @@ disk, so the device stops and the cluster repairs around it.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from pinfold.model.errors import Full, Unavailable
+
+_SMALLEST_BYTES: Final = 4096
+"""What the smallest payload takes on disk: a page of a pack."""
 
 
 class Health:
@@ -64,8 +68,8 @@ class Space:
 
     @property
     def full(self) -> bool:
-        """Whether payloads are refused."""
-        return self.free_bytes - self._taken_bytes < self._reserve_bytes
+        """Whether every payload is refused, the smallest too."""
+        return self.free_bytes - self._taken_bytes - _SMALLEST_BYTES < self._reserve_bytes
 
     def take(self, payload_bytes: int) -> None:
         """Count room for blobs and extents; Full leaves at least the reserve."""

@@ -244,6 +244,10 @@ class Log:
                     (op, moved if op in renewed else seq) for op, seq in group.unsettled
                 )
 
+    def promises(self) -> dict[GroupId, tuple[int, bytes]]:
+        """(view, vote) of every group."""
+        return {group.id: (group.view, group.voted) for group in self._groups.values()}
+
     def group(self, group: GroupId) -> Group:
         """What is in memory of a group; NotFound for one never created here."""
         known = self._groups.get(group)

@@ -30,7 +30,7 @@ class LogRedo:
         elif record.kind == kinds.GROUP_VIEW:
             group_id, view, voted = decode_view(record.payload)
             group = self._group(group_id)
-            if view >= group.view:
+            if view >= group.view and record.sequence > group.base:
                 group.view, group.voted, group.changed = view, voted, True
         elif record.kind == kinds.GROUP_INSTALL:
             group_id, generation = decode_install(record.payload)

@@ -148,6 +148,14 @@ def survey(
     return Recovered(live, spare, sequence, opened.next_slot, boot, opened.unfinished)
 
 
+def first_sequences(disk: Disk, directory: str, uuid: bytes) -> list[int]:
+    """Where each segment of this device starts, oldest first, whatever became of it since."""
+    opened = _open_all(disk, directory, uuid, 0)
+    for segment in (*opened.headed, *opened.spare, *opened.unfinished):
+        segment.file.close()
+    return [one.first_sequence for one in sorted(opened.headed, key=lambda one: one.number)]
+
+
 def _image(segment: Segment, size: int) -> memoryview:
     """All of a segment, also of one made when segments were longer than now."""
     return memoryview(segment.file.pread(max(size, segment.file.size()), 0))

@@ -29,6 +29,9 @@ _WRITE_HEAD: Final = struct.Struct(">16sQQQI")
 _OP_WORDS: Final = 4
 _EXTENT: Final = struct.Struct(">BiQQQ?")
 _BITMAP_BYTES: Final = BLOCKS // 8
+_VOLUME: Final = struct.Struct(">BQ?")
+_VOLUME_VERSION: Final = 2
+_VOLUME_1_BYTES: Final = 8
 _TOKEN: Final = struct.Struct(">16sQ")
 _STABLE: Final = struct.Struct(">16sQQ")
 
@@ -122,11 +125,13 @@ class Extent:
 class Volume:
     """One volume's extents on this device, and the highest token it has seen."""
 
-    __slots__ = ("extents", "id", "token")
+    __slots__ = ("extents", "id", "lost", "token")
 
-    def __init__(self, volume: VolumeId, token: Token) -> None:
+    def __init__(self, volume: VolumeId, token: Token, *, lost: bool = False) -> None:
         self.id = volume
         self.token = token
+        self.lost = lost
+        """Extents were here and are gone: see `Claim.lost`."""
         self.extents: dict[int, Extent] = {}
 
     def extent(self, index: int) -> Extent:
@@ -163,16 +168,22 @@ def decode_extent(volume: VolumeId, index: int, record: bytes) -> Extent:
     return extent
 
 
-def encode_volume(token: int) -> bytes:
+def encode_volume(token: int, *, lost: bool) -> bytes:
     """A volume's record in the index."""
-    return token.to_bytes(8, "big")
+    return _VOLUME.pack(_VOLUME_VERSION, token, lost)
 
 
 @decodes("the index's record of a volume")
-def decode_volume(record: bytes) -> Token:
-    """The highest token seen; the inverse of `encode_volume`."""
-    require(len(record) == 8, "the index's record of a volume has another length")
-    return Token(int.from_bytes(record, "big"))
+def decode_volume(record: bytes) -> tuple[Token, bool]:
+    """(highest token seen, lost); the inverse of `encode_volume`.
+
+    Version 1 was the token alone, and eight bytes long.
+    """
+    if len(record) == _VOLUME_1_BYTES:
+        return Token(int.from_bytes(record, "big")), False
+    require_version("index: the record of a volume", record[0], _VOLUME_VERSION, oldest=2)
+    _, token, lost = _VOLUME.unpack(record)
+    return Token(token), lost
 
 
 def encode_write(

@@ -186,14 +186,17 @@ class Care:
 
     # Resynchronising
 
-    async def resync(self, lane: Lane, dirty: list[int]) -> None:
-        """Bring a joining member up to date and flush it; Unavailable when it was lost again."""
+    async def resync(self, lane: Lane, dirty: list[int], *, everything: bool = False) -> None:
+        """Bring a joining member up to date and flush it; Unavailable when it was lost again.
+
+        `everything` is for a device that has lost extents and cannot say which.
+        """
         while self._sequencer.unsettled:
             self._still_joining(lane)
             await self._holder.changed.wait()
         began = self._now()
         copied = 0
-        for extent in await self._lacking(lane, dirty):
+        for extent in await self._lacking(lane, dirty, everything=everything):
             for within in range(0, EXTENT_BYTES, PIECE_BYTES):
                 copied += await self._copy_piece(lane, extent, within)
                 ahead = copied / self._settings.copy_bytes_per_s - (self._now() - began)
@@ -206,7 +209,7 @@ class Care:
             await self._holder.changed.wait()
         self._still_joining(lane)
 
-    async def _lacking(self, lane: Lane, dirty: list[int]) -> list[int]:
+    async def _lacking(self, lane: Lane, dirty: list[int], *, everything: bool) -> list[int]:
         """Extents that the member may lack writes of, in order."""
         lanes = self._sequencer.lanes.values()
         sources = [other for other in lanes if other.standing is Standing.LIVE]
@@ -214,7 +217,7 @@ class Care:
         if not sources or (absent and len(lanes) > self._settings.copies):
             # One source knows every extent only where all extents have the same members.
             raise Unavailable("members that must be asked are away")
-        since = self._holder.since[lane.device]
+        since = 0 if everything else self._holder.since[lane.device]
         lacking = dict.fromkeys(dirty)
         present: set[int] = set()
         for source in sources:

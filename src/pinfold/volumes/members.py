@@ -144,6 +144,10 @@ class Members:
             except PinfoldError:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
+            if claimed.lost:
+                patience = 0.0  # it must be put out and written whole, however well it answers
+                await asyncio.sleep(self._settings.retry_s)
+                continue
             if first:
                 self.dirty.update(dict.fromkeys(index for index, _epoch in claimed.dirty))
             self._opened(lane, claimed, joining=False)
@@ -170,7 +174,11 @@ class Members:
             try:
                 claimed = await self._claim(lane)
                 self._opened(lane, claimed, joining=True)
-                await self.care.resync(lane, [index for index, _epoch in claimed.dirty])
+                dirty = [index for index, _epoch in claimed.dirty]
+                await self.care.resync(lane, dirty, everything=claimed.lost)
+                if claimed.lost:
+                    deadline = self._now() + self._settings.flush_s
+                    await self._client.restored(self.address(lane), deadline=deadline)
                 self._sequencer.take_in(lane)
                 break
             except Fenced:
