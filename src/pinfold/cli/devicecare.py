@@ -188,8 +188,8 @@ def _next_step(report: Report, path: Path) -> str:
     parts = {found.part for found in report.findings}
     if "journal" in parts or "log" in parts:
         return (
-            "the device lost what it had acknowledged and cannot be mended: replace it "
-            '(docs/operating.md, "Replacing a device")'
+            "the device lost what it had acknowledged and cannot be mended; see "
+            'docs/operating.md, "A device is damaged or refused"'
         )
     if "index" in parts:
         return f"pinfold device rebuild-index {path}"

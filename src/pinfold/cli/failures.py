@@ -20,7 +20,7 @@ NEXT_STEP: Final = {
     "full": "free space or add devices; `pinfold status` shows which device is full",
     "unreachable": "start the cluster with `pinfold up`, or name it with --data or --admin",
     "unauthorized": "set PINFOLD_TOKEN to the token in the cluster's cluster.json",
-    "corrupt": 'see docs/operating.md, "A file or checksum is damaged"',
+    "corrupt": 'see docs/operating.md, "A file or checksum is damaged" and the section behind it',
     "system": "look at the path, its owner and mode, and the room on its disk",
 }
 """What to try, by error code, when the message alone does not say it."""
