@@ -93,3 +93,24 @@ def test_nothing_is_asked_of_a_page_of_nothing() -> None:
         assert page.next_position is None
 
     asyncio.run(run())
+
+
+def test_a_name_put_between_two_pages_is_not_skipped() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        for name in ("a", "b/1", "d"):
+            await store.put(bucket, name, b"")
+        first = await store.listings.page(bucket, Query(delimiter=b"/", limit=1))
+        await store.put(bucket, "aa", b"")
+        assert first.next_position is not None
+        query = Query(delimiter=b"/", position=first.next_position, limit=2)
+        second = await store.listings.page(bucket, query)
+        assert [entry.name for entry in second.entries] == [b"aa", b"b/"]
+        await store.put(bucket, "c", b"")
+        assert second.next_position is not None
+        query = Query(delimiter=b"/", position=second.next_position, limit=2)
+        third = await store.listings.page(bucket, query)
+        assert [entry.name for entry in third.entries] == [b"c", b"d"]
+
+    asyncio.run(run())

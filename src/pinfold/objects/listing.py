@@ -26,6 +26,14 @@ class Entry:
     row: Row | None
     key: bytes
 
+    def behind(self) -> bytes | None:
+        """The position right behind all that the entry stands for; None when nothing can follow.
+
+        Not the next entry's: another name may come to stand in between.
+        """
+        position = keys.position(self.key)
+        return position + b"\x00" if self.row is not None else names.successor(position)
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -105,7 +113,7 @@ class Listings:
                 continue
             entries += found
         if len(entries) > query.limit:
-            return Listing(entries[: query.limit], keys.position(entries[query.limit].key))
+            return Listing(entries[: query.limit], entries[query.limit - 1].behind())
         return Listing(entries, None)
 
     async def _part(
@@ -134,6 +142,6 @@ class Listings:
             return entries, None
         rest = keys.prefix_position(shard.end)
         if entries and entries[-1].row is None:  # its names may go on in the next shard
-            behind = names.successor(keys.position(entries[-1].key))
+            behind = entries[-1].behind()
             return entries, None if behind is None else max(rest, behind)
         return entries, rest
