@@ -246,3 +246,46 @@ def test_parts_that_never_stand_still_are_given_up_on() -> None:
             await upload.complete(part)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("ended", ["completed", "aborted"])
+def test_a_complete_that_finds_the_parts_gone_says_how_the_upload_ended(ended: str) -> None:
+    async def run() -> None:
+        upload = await Uploading.begin()
+        part = await upload.part(1, b"a" * 5000)
+        honest, raced = upload.store.rows.scan, False
+
+        async def scan(*arguments: object, **named: object) -> object:
+            nonlocal raced
+            if not raced:
+                raced = True
+                if ended == "completed":
+                    await upload.complete(part)
+                else:
+                    await upload.store.multipart.abort(upload.bucket, NAME, upload.id)
+            return await honest(*arguments, **named)  # type: ignore[arg-type]
+
+        upload.store.rows.scan = scan  # type: ignore[method-assign,assignment]
+        if ended == "completed":
+            assert (await upload.complete(part)).size == 5000
+        else:
+            with pytest.raises(NoSuchUpload):
+                await upload.complete(part)
+
+    asyncio.run(run())
+
+
+def test_a_complete_that_is_refused_keeps_no_blobs_of_its_own() -> None:
+    """Small parts are inline; an object of several gets blobs made of them."""
+
+    async def run() -> None:
+        upload = await Uploading.begin()
+        parts = [await upload.part(number, bytes([number]) * 100) for number in (1, 2)]
+        await upload.store.put(upload.bucket, "o", b"there")
+        with pytest.raises(PreconditionFailed):
+            await upload.complete(*parts, conditions=Conditions(if_none_match=ANY))
+        assert upload.store.blobs.payloads == {}
+        await upload.complete(*parts)
+        assert len(upload.store.blobs.payloads) == 2
+
+    asyncio.run(run())

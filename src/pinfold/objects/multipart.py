@@ -223,8 +223,12 @@ class Multipart:
 
         async def attempt(shard: Shard) -> ObjectRecord | None:
             upload = await self._find(shard, name, upload_id)
-            touch, parts = await self._all_parts(shard, upload)
-            chosen = _choose(named, parts, self.part_bytes_min)
+            try:
+                touch, parts = await self._all_parts(shard, upload)
+                chosen = _choose(named, parts, self.part_bytes_min)
+            except PartMissing:
+                await self._find(shard, name, upload_id)  # else others closed it: all are gone
+                raise
             record, row = await self._assemble(upload, chosen)
             try:
                 verify(record)
