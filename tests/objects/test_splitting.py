@@ -2,10 +2,20 @@
 
 import asyncio
 
-from pinfold.cluster.api import Counter
+import msgspec
+import pytest
+
+from pinfold.cluster.api import Change, Counter, Row
+from pinfold.model.errors import Unavailable
+from pinfold.model.ids import OpId
 from pinfold.objects import keys
 from pinfold.objects.buckets import Bucket
-from pinfold.objects.shards import shards_of
+from pinfold.objects.conditions import ANY, Conditions, NoSuchKey
+from pinfold.objects.listing import Query
+from pinfold.objects.multipart import NamedPart, NoSuchUpload
+from pinfold.objects.objects import Found
+from pinfold.objects.records import BoundRecord, BucketRecord, ObjectRecord, UploadRecord, decode
+from pinfold.objects.shards import bound_of, bound_row, shards_of
 from pinfold.objects.splitting import EVERYTHING, Step
 from tests.twins.store import MemoryStore
 
@@ -121,5 +131,221 @@ def test_a_shard_between_two_others_splits_too() -> None:
         current = await store.buckets.get("bucket")
         assert [name for name, _ in current.shards] == [b"", b"k03", b"k06", b"k09"]
         await demand_whole(store, NAMES)
+
+    asyncio.run(run())
+
+
+CHANGES = 15
+"""Changes that giving six of the twelve names takes: two ranges of seal, three copies, hide, open
+and clean, and then finish."""
+
+
+class Crash(Unavailable):
+    """The process dies here."""
+
+
+def die_at(store: MemoryStore, step: int, *, after: bool) -> None:
+    """Die at the step-th change from now, before or after it happened."""
+    left = step
+
+    def hook(change: Change) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Crash("crash")
+
+    if after:
+        store.rows.after_change = hook
+    else:
+        store.rows.before_change = hook
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("change", range(CHANGES))
+def test_a_splitter_that_dies_at_any_change_loses_and_doubles_nothing(
+    change: int, *, after: bool
+) -> None:
+    async def run() -> None:
+        store, _ = await filled()
+        await begin(store, rows=6)
+        die_at(store, change, after=after)
+        with pytest.raises(Crash):
+            await finish(store)
+        store.rows.before_change = store.rows.after_change = None
+        other = other_gateway(store)
+        await finish(other)
+        assert [first for first, _ in (await other.buckets.get("bucket")).shards] == [b"", b"k06"]
+        await demand_whole(other, NAMES)
+
+    asyncio.run(run())
+
+
+async def at_step(steps: int) -> tuple[MemoryStore, MemoryStore, Bucket]:
+    """(store, a gateway that knows only how the bucket was before, as it knows it) at a step."""
+    store, _ = await filled()
+    stale = other_gateway(store)
+    known = await stale.buckets.get("bucket")
+    await begin(store, rows=6)
+    for _ in range(steps):
+        await store.buckets.mover.step("bucket")
+    return store, stale, known
+
+
+@pytest.mark.parametrize("steps", range(CHANGES + 1))
+def test_a_gateway_with_an_old_map_is_never_answered_wrongly(steps: int) -> None:
+    async def run() -> None:
+        store, stale, known = await at_step(steps)
+        fresh = await store.buckets.get("bucket")
+        await store.put(fresh, "k11", b"new")
+        assert await stale.read(known, "k11") == b"new"
+        await store.objects.delete(fresh, b"k10")
+        with pytest.raises(NoSuchKey):
+            await stale.objects.find(known, b"k10")
+        await stale.put(known, "k09", b"from the stale one")
+        assert await store.read(fresh, "k09") == b"from the stale one"
+        await stale.objects.delete(known, b"k08", Conditions(if_match=ANY))
+        with pytest.raises(NoSuchKey):
+            await store.objects.find(fresh, b"k08")
+        assert await stale.names(known) == [name for name in NAMES if name not in ("k08", "k10")]
+        shown = await stale.listings.page(known, Query(delimiter=b"0", limit=10))
+        assert [entry.name for entry in shown.entries] == [b"k0", b"k11"]
+        await finish(store)
+        assert (await store.buckets.usage(fresh)).rows == 10
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(CHANGES + 1))
+def test_a_version_read_in_one_shard_is_not_compared_in_another(steps: int) -> None:
+    """Versions are each group's own: another's may be equal by chance."""
+
+    async def run() -> None:
+        store, stale, known = await at_step(steps)
+
+        def edit(found: Found) -> ObjectRecord:
+            return msgspec.structs.replace(
+                found.record, acl="public", modified_ms=found.modified_ms
+            )
+
+        before = (await store.objects.find(known, b"k11")).modified_ms
+        store.clock.advance(10)
+        await stale.objects.rewrite(known, b"k11", edit)
+        await finish(store)
+        found = await store.objects.find(await store.buckets.get("bucket"), b"k11")
+        assert (found.record.acl, found.modified_ms) == ("public", before)
+        await demand_whole(store, NAMES)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(CHANGES + 1))
+def test_an_upload_goes_on_where_its_name_goes(steps: int) -> None:
+    async def run() -> None:
+        store, _ = await filled()
+        store.multipart.part_bytes_min = 1
+        stale = other_gateway(store)
+        stale.multipart.part_bytes_min = 1
+        known = await stale.buckets.get("bucket")
+        upload = await store.multipart.open(known, b"k11", UploadRecord("alice"))
+        found = await stale.multipart.find(known, b"k11", upload)
+        parts = []
+        for number, content in enumerate((b"a" * BIG, b"bb"), start=1):
+            staged = await stale.stage(content, (found.algorithm,))
+            parts.append(await stale.multipart.put_part(known, found, number, staged))
+        store.clock.advance(100)
+        await begin(store, rows=6)
+        for _ in range(steps):
+            await store.buckets.mover.step("bucket")
+        again = await stale.multipart.find(known, b"k11", upload)
+        assert again.begun_ms == found.begun_ms
+        listed, more = await stale.multipart.parts(known, again, limit=10)
+        assert ([part.modified_ms for part in listed], more) == (
+            [part.modified_ms for part in parts],
+            False,
+        )
+        staged = await stale.stage(b"c" * BIG, (found.algorithm,))
+        parts.append(await stale.multipart.put_part(known, found, 3, staged))
+        named = [NamedPart(part.number, part.etag, {}) for part in parts]
+        await stale.multipart.complete(known, b"k11", upload, named)
+        await finish(store)
+        current = await store.buckets.get("bucket")
+        assert await store.read(current, "k11") == b"a" * BIG + b"bb" + b"c" * BIG
+        with pytest.raises(NoSuchUpload):
+            await stale.multipart.abort(known, b"k11", upload)
+
+    asyncio.run(run())
+
+
+def test_rows_that_were_given_away_keep_no_empty_bucket_from_being_deleted() -> None:
+    async def run() -> None:
+        store, _ = await filled()
+        await begin(store, until="k09")
+        while await store.buckets.mover.step("bucket") is not Step.OPEN:
+            pass
+        current = await store.buckets.get("bucket")
+        for name in NAMES:
+            await store.objects.delete(current, name.encode())
+        start, end = keys.shard_range(current.life)
+        assert any(start <= key < end for key in store.rows), "what clean has not yet deleted"
+        await store.buckets.delete("bucket")
+        store.clock.advance(100)
+        store.blobs.freed([])
+        assert store.blobs.payloads == {}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("body", [b"", None])
+def test_a_seal_that_a_dead_attempt_left_is_lifted_by_the_next_writer(body: bytes | None) -> None:
+    """The seal of one who sealed late: the attempt it belongs to has been refused meanwhile."""
+
+    async def run() -> None:
+        store, bucket = await filled()
+        await begin(store, until="k09")
+        await finish(store)
+        key = keys.bound_key(bucket.life)
+        limit = bound_of(await store.rows.get(b"", key)).limit
+        assert limit == b"k09"
+        seal = bound_row(bucket.life, BoundRecord(limit, b"an attempt"))
+        if body is not None:  # as buckets of one shard used to be sealed
+            seal, limit = Row(body), b""
+        await store.rows.change(b"", Change(OpId(bytes(16)), puts=((key, seal),)))
+        await store.put(await store.buckets.get("bucket"), "k00", content("k00"))
+        assert bound_of(await store.rows.get(b"", key)) == BoundRecord(limit)
+
+    asyncio.run(run())
+
+
+def test_a_bucket_row_as_it_used_to_be_still_reads() -> None:
+    former = b"\x01" + msgspec.msgpack.encode(("alice", 1, "here", "private", ((b"", b"s" * 16),)))
+    record = decode(BucketRecord, former)
+    assert (record.shards, record.split, record.deleting) == (((b"", b"s" * 16),), None, b"")
+
+
+def test_nothing_is_split_that_is_gone_being_deleted_or_splitting() -> None:
+    async def run() -> None:
+        store, bucket = await filled()
+        mover = store.buckets.mover
+        assert not await mover.begin("other", bucket.life, until=b"", rows=1)
+        assert not await mover.begin("bucket", b"o" * 16, until=b"", rows=1)
+        await begin(store)
+        assert not await mover.begin("bucket", bucket.life, until=b"", rows=1)
+
+    asyncio.run(run())
+
+
+def test_a_split_of_six_names_takes_the_changes_that_are_died_at() -> None:
+    async def run() -> None:
+        store, _ = await filled()
+        await begin(store, rows=6)
+        changes = 0
+
+        def count(change: Change) -> None:
+            nonlocal changes
+            changes += 1
+
+        store.rows.before_change = count
+        await finish(store)
+        assert changes == CHANGES
 
     asyncio.run(run())

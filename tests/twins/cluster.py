@@ -60,6 +60,10 @@ class MemoryRows:
         """The row keys, in order."""
         return iter(list(self._rows))
 
+    def blobs_of(self, key: bytes) -> list[bytes]:
+        """The blobs that a row names."""
+        return [blob.id for blob in self._rows[key].blobs]
+
     async def get(self, place: bytes, key: bytes, *, checks: tuple[Check, ...] = ()) -> Row | None:
         await self._turn()
         self._demand(checks)

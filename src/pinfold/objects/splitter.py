@@ -18,9 +18,9 @@ from pinfold.cluster.api import Counter
 from pinfold.env.api import Clock
 from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import ObjectSettings
-from pinfold.objects.buckets import Bucket, Buckets, NoSuchBucket
+from pinfold.objects.buckets import Buckets, NoSuchBucket
 from pinfold.objects.shards import Shard, shards_of
-from pinfold.objects.splitting import EVERYTHING, Overtaken, Step
+from pinfold.objects.splitting import EVERYTHING, Overtaken
 
 _log: Final = structlog.get_logger("pinfold.objects")
 
@@ -29,9 +29,6 @@ SAMPLES: Final = 63
 
 SHARDS_MAX: Final = 10_000
 """Shards whose changes are counted between two looks; of more some wait for the next."""
-
-FUTILE_S: Final = 600.0
-"""A shard that could give nothing (one name has all the traffic) is left alone for so long."""
 
 
 @dataclass(slots=True)
@@ -107,8 +104,6 @@ class Splitter:
         self._loads = loads
         self._settings = settings
         self._looked_at = clock.monotonic()
-        self._futile: dict[bytes, float] = {}
-        """Shards that could give nothing, and until when they are left alone."""
 
     async def run(self) -> None:
         """Look, split, pause, for ever."""
@@ -121,7 +116,6 @@ class Splitter:
         now = self._clock.monotonic()
         elapsed_s = max(now - self._looked_at, self._settings.split_interval_s)
         self._looked_at = now
-        self._futile = {shard: until for shard, until in self._futile.items() if until > now}
         steps = 0
         for shard, load in self._loads.take().items():
             try:
@@ -141,8 +135,6 @@ class Splitter:
 
     async def _look(self, shard: bytes, load: Load, elapsed_s: float) -> None:
         """Begin to split a shard if it needs to be."""
-        if shard in self._futile:
-            return
         bucket = await self._buckets.get(load.bucket)
         known = [one for one in shards_of(bucket.name, bucket.shards) if one.id == shard]
         if not known or bucket.split is not None or bucket.deleting:
@@ -158,21 +150,10 @@ class Splitter:
 
     async def _go_on(self, name: str) -> int:
         """Take the steps of a bucket's split until it is done; how many. Overtaken."""
-        before = await self._buckets.get(name)
-        split = before.split
         steps = 0
-        while split is not None:
-            step = await self._buckets.mover.step(name)
-            if step is None or step is Step.FINISH:
-                break
+        while await self._buckets.mover.step(name) is not None:
             steps += 1
-        self._report(before, await self._buckets.get(name))
+        bucket = await self._buckets.get(name)
+        if steps:
+            _log.info("split done", bucket=name, shards=len(bucket.shards), steps=steps)
         return steps
-
-    def _report(self, before: Bucket, after: Bucket) -> None:
-        if before.split is None or after.split is not None:
-            return
-        shards = len(after.shards)
-        if all(shard != before.split.child for _, shard in after.shards):
-            self._futile[before.split.parent] = self._clock.monotonic() + FUTILE_S
-        _log.info("split done", bucket=after.name, shards=shards)

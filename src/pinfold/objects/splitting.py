@@ -74,11 +74,12 @@ from pinfold.objects.records import (
 )
 from pinfold.objects.shards import Shard, ShardMap, bound_of, bound_row, shards_of, unchanged
 
-COPY_ROWS: Final = 250
-"""Rows in one copy: with keys of 1,024 zero bytes and a page's 3 MiB still below CHANGE_BYTES."""
-
 RANGE_ROWS_MAX: Final = 1000
 """Rows looked at to choose a range: one page."""
+
+COPIES_PER_RANGE: Final = 4
+"""A range is copied in so many changes or more: 250 rows with keys of 1,024 zero bytes and a page's
+3 MiB of values are still below CHANGE_BYTES."""
 
 EVERYTHING: Final = 1 << 60
 """As `SplitRecord.rows`: only the name says when it is enough."""
@@ -158,9 +159,8 @@ def first_of_range(rows: Sequence[bytes], parent: Shard, split: SplitRecord) -> 
 
     None when nothing can be given: a shard keeps its first name.
     """
-    if not rows:
-        return None
-    first = max(keys.object_name(rows[-1]), split.until)
+    lowest = keys.object_name(rows[-1]) if rows else b""
+    first = max(lowest, split.until)
     below = parent.end is None or first < parent.end
     return first if below and first > parent.first else None
 
@@ -172,6 +172,7 @@ class Mover:
         self._rng = env.rng
         self._rows = rows
         self._range_rows = min(range_rows, RANGE_ROWS_MAX)
+        self._copy_rows = -(-self._range_rows // COPIES_PER_RANGE)
 
     async def begin(self, name: str, parent: bytes, *, until: bytes, rows: int) -> bool:
         """Decide that a shard is split; False when the bucket is gone, changing or splitting.
@@ -298,7 +299,7 @@ class Mover:
         if given is not None and given.floor == floor:
             start = max(start, keys.at_position(parent.id, given.through))
         _, end = parent.key_range()
-        page = await self._rows.scan(parent.place, start, end, COPY_ROWS, payloads=True)
+        page = await self._rows.scan(parent.place, start, end, self._copy_rows, payloads=True)
         rows = [(key, row) for key, row in page.items if row is not None]
         through = b"" if page.next_start is None else keys.position(page.next_start)
         counted = sum(row.size >= 0 for _, row in rows) + (given.rows if given else 0)
