@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from tests.fuzz import nbd_targets, rpc_targets, s3_targets
+from tests.fuzz import http_targets, nbd_targets, rpc_targets, s3_targets
 from tests.fuzz.harness import Target
 
 TARGETS: Final[tuple[Target, ...]] = (
     *rpc_targets.TARGETS,
     *nbd_targets.TARGETS,
     *s3_targets.TARGETS,
+    *http_targets.TARGETS,
 )

@@ -6,12 +6,14 @@ does. Errors are `{"error": {"code", "message"}}` with the code of `model.errors
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import FilteringBoundLogger
 
 from pinfold.admin import requests as wanted
@@ -97,13 +99,7 @@ class AdminService:
 
     async def start(self, host: str, port: int) -> None:
         """Listen; OSError when the port is taken."""
-        self._runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=2.0,
-            keepalive_timeout=KEEP_ALIVE_S,
-        )
+        self._runner = self.runner()
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, host, port)
@@ -118,6 +114,19 @@ class AdminService:
             if (goes := next(idle, None)) is not None:
                 goes.force_close()
         return server()
+
+    def runner(self) -> web.AppRunner:
+        """The server without an address: what `start` listens with."""
+        logger = logging.getLogger("pinfold.admin.http")
+        logger.addFilter(_not_the_clients_fault)
+        return web.AppRunner(
+            self._application(),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEP_ALIVE_S,
+            logger=logger,
+            shutdown_timeout=2.0,
+        )
 
     @property
     def port(self) -> int:
@@ -243,12 +252,18 @@ class AdminService:
 
 async def _body(request: web.Request, kind: type[T]) -> T:
     """The decoded JSON body; Invalid names the field."""
-    async with asyncio.timeout(BODY_S):
-        content = await request.read()
     try:
+        async with asyncio.timeout(BODY_S):
+            content = await request.read()
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, web.RequestPayloadError) as error:
         raise Invalid(f"request body: {error}") from error
+
+
+def _not_the_clients_fault(record: logging.LogRecord) -> bool:
+    """Drop what is logged, with its stack, of bytes that are no HTTP: passers-by send those."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
 
 
 def _forced(request: web.Request) -> bool:

@@ -1,0 +1,69 @@
+"""Clients of the admin port that are none: they cost neither log lines nor connections for ever."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from pinfold.admin.service import BODY_S, KEEP_ALIVE_S
+from tests.fuzz.http_targets import admin_service
+from tests.fuzz.wires import MemoryWire
+from tests.twins.virtual import run_virtual
+
+Connect = Callable[[], MemoryWire]
+HEAD = b"POST /v1/users HTTP/1.1\r\nhost: h\r\nauthorization: Bearer t0ken\r\ncontent-length: 9\r\n"
+
+
+def stage(story: Callable[[Connect], Awaitable[None]]) -> None:
+    async def run() -> None:
+        runner = admin_service().runner()
+        await runner.setup()
+        wires: list[MemoryWire] = []
+
+        def connect() -> MemoryWire:
+            assert runner.server is not None
+            wires.append(MemoryWire(runner.server()))
+            return wires[-1]
+
+        await story(connect)
+        for wire in wires:
+            wire.end()
+        await runner.cleanup()
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /v1/sta", b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n"])
+def test_a_connection_on_which_nothing_is_asked_ends(said: bytes) -> None:
+    async def story(connect: Connect) -> None:
+        wire = connect()
+        wire.feed(said)
+        await asyncio.sleep(2 * KEEP_ALIVE_S)
+        assert wire.closing
+
+    stage(story)
+
+
+def test_a_body_that_does_not_come_is_not_awaited_for_ever() -> None:
+    async def story(connect: Connect) -> None:
+        wire = connect()
+        wire.feed(HEAD + b"\r\n{")
+        await asyncio.sleep(BODY_S + 1)
+        assert bytes(wire.sent).startswith(b"HTTP/1.1 408 ")
+
+    stage(story)
+
+
+def test_bytes_that_are_no_http_leave_no_stack_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story(connect: Connect) -> None:
+        wire = connect()
+        with caplog.at_level(logging.DEBUG):
+            wire.feed(b"\x16\x03\x01\x02\r\n\r\n")
+            await asyncio.sleep(1)
+        assert bytes(wire.sent).startswith(b"HTTP/1.0 400 ") or b" 400 " in wire.sent[:20]
+        assert not [record for record in caplog.records if record.name != "asyncio"]
+
+    stage(story)
