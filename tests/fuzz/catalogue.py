@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.fuzz import http_targets, nbd_targets, rpc_targets, s3_targets
+from tests.fuzz import http_targets, nbd_targets, operation_targets, rpc_targets, s3_targets
 from tests.fuzz.harness import Target
 
 TARGETS: Final[tuple[Target, ...]] = (
@@ -10,4 +10,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     *nbd_targets.TARGETS,
     *s3_targets.TARGETS,
     *http_targets.TARGETS,
+    *operation_targets.TARGETS,
 )

@@ -15,8 +15,11 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Annotated, Any, Final, NamedTuple
 
+import msgspec
+
+from pinfold.cluster.bodies import Id, Number, Short, taken
 from pinfold.device.api import Claim, Device, ExtentOp, ExtentStore
 from pinfold.env.api import Buffer
 from pinfold.model.errors import (
@@ -40,9 +43,6 @@ SPAN: Final = struct.Struct("<III")
 _TAKEN: Final = Reply()
 """The answer to every accepted write: shared, for nobody changes a reply."""
 
-_ADDRESS_FIELDS: Final = 5
-"""Device, boot, volume, token and stream begin the body of every message of a stream."""
-
 _BUSY_S: Final = 0.005
 """Pause before a busy device is tried again: some flushes of its journal."""
 
@@ -51,6 +51,24 @@ PARKED_MAX: Final = 4_096
 
 _ALLOCATED_EXTENTS_MAX: Final = 4096
 """Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
+
+_CLAIM: Final = tuple[Short, Id, Number, Number]
+_FORMS: Final[dict[str, Any]] = {
+    "extent.write": tuple[Short, Short, Id, Number, Number, Number, Number, Number, Number, bytes],
+    "extent.read": tuple[Short, Short, Id, Number, Number, Number, bytes],
+    "extent.flush": tuple[Short, Short, Id, Number, Number, Number],
+    "extent.stable": tuple[Short, Short, Id, Number, Number, Number],
+    "extent.marks": tuple[Short, Short, Id, Number, Number],
+    "extent.allocated": tuple[
+        Short,
+        Short,
+        Id,
+        Number,
+        Number,
+        Annotated[list[Short], msgspec.Meta(max_length=_ALLOCATED_EXTENTS_MAX)],
+    ],
+}
+"""Bodies of a stream's messages: device, boot, volume, token, stream, and what is asked."""
 
 
 class Address(NamedTuple):
@@ -231,10 +249,7 @@ class ExtentHost:
 
         Conflict when it must not be obeyed.
         """
-        body = request.body
-        if not isinstance(body, list | tuple) or len(body) < _ADDRESS_FIELDS:
-            raise Invalid(f"{request.operation} names no stream")
-        device, boot, volume, token, stream, *fields = body
+        device, boot, volume, token, stream, *fields = request.body
         found = self._device(device)
         if found.boot != boot:
             raise Conflict(f"device {device} is at boot {found.boot}", detail=found.boot)
@@ -244,7 +259,7 @@ class ExtentHost:
         return found.extents, opened, fields
 
     async def _claim(self, request: Request) -> Reply:
-        device, volume, token, stream = _fields(request, 4)
+        device, volume, token, stream = taken("extent.claim", request.body, _CLAIM)
         found = self._device(device)
         key = (device, volume)
         opened = self._streams.get(key)
@@ -267,6 +282,7 @@ class ExtentHost:
 
     def _ordered(self, request: Request, act: Act) -> Reply | asyncio.Future[Reply]:
         """Act now, or in turn behind what waits for a busy device."""
+        taken(request.operation, request.body, _FORMS[request.operation])
         store, opened, fields = self._enter(request)
         if len(opened.parked) >= PARKED_MAX:
             raise Busy(f"{len(opened.parked)} requests wait for device {request.body[0]}")
@@ -326,14 +342,14 @@ class ExtentHost:
         return self._ordered(request, _act_restored)
 
     async def _drop(self, request: Request) -> Reply:
-        device, volume = _fields(request, 2)
+        device, volume = taken("extent.drop", request.body, tuple[Short, Id])
         await self._device(device).extents.drop(VolumeId(volume))
         self._streams.pop((device, volume), None)
         return _TAKEN
 
 
 def _act_write(store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]) -> Reply:
-    number, epoch, sequence, stable, packed = _exactly(request, fields, 5)
+    number, epoch, sequence, stable, packed = fields
     _check_next(opened, number)
     volume, token = request.body[2], request.body[3]
     try:
@@ -351,7 +367,7 @@ def _act_write(store: ExtentStore, opened: _Stream, request: Request, fields: li
 def _act_read(
     store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]
 ) -> Reply | asyncio.Future[Reply]:
-    number, packed = _exactly(request, fields, 2)
+    number, packed = fields
     _check_next(opened, number)
     try:
         spans = list(SPAN.iter_unpack(packed))
@@ -367,21 +383,20 @@ def _act_read(
 def _act_flush(
     store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]
 ) -> asyncio.Future[Reply]:
-    (number,) = _exactly(request, fields, 1)
+    (number,) = fields
     _check_next(opened, number)
     return _later(store.flush(request.body[2], request.body[3]), lambda _done: _TAKEN)
 
 
 def _act_stable(store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]) -> Reply:
-    (sequence,) = _exactly(request, fields, 1)
+    (sequence,) = fields
     if sequence > opened.stable:
         opened.stable = sequence
         store.stable(request.body[2], request.body[3], sequence)
     return _TAKEN
 
 
-def _act_marks(store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]) -> Reply:
-    _exactly(request, fields, 0)
+def _act_marks(store: ExtentStore, _opened: _Stream, request: Request, _fields: list[Any]) -> Reply:
     return Reply(store.marks(request.body[2], request.body[3]))
 
 
@@ -395,9 +410,7 @@ def _act_restored(
 def _act_allocated(
     store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]
 ) -> Reply:
-    (indexes,) = _exactly(request, fields, 1)
-    if not isinstance(indexes, list) or len(indexes) > _ALLOCATED_EXTENTS_MAX:
-        raise Invalid("too many extents in one request")
+    (indexes,) = fields
     volume, token = request.body[2], request.body[3]
     return Reply([store.allocated(volume, token, index) for index in indexes])
 
@@ -405,20 +418,6 @@ def _act_allocated(
 def _check_next(opened: _Stream, number: int) -> None:
     if number != opened.next:
         raise Conflict(f"came behind message {number}, {opened.next} is next")
-
-
-def _exactly(request: Request, fields: list[Any], count: int) -> list[Any]:
-    if len(fields) != count:
-        raise Invalid(f"{request.operation} takes {count} fields behind its address")
-    return fields
-
-
-def _fields(request: Request, count: int) -> list[Any]:
-    """The positional fields of a body; Invalid when there are not exactly `count`."""
-    body = request.body
-    if not isinstance(body, list | tuple) or len(body) != count:
-        raise Invalid(f"{request.operation} takes {count} fields")
-    return cast(list[Any], body)
 
 
 def _later(found: asyncio.Future[Any], wrap: Callable[[Any], Reply]) -> asyncio.Future[Reply]:

@@ -41,6 +41,9 @@ OBJECT_BYTES: Final = 5 * 1024 * GIB
 PUT_BYTES: Final = 5 * GIB
 """Largest single PUT or part, S3's own limit."""
 
+BLOB_ID_BYTES: Final = 16
+"""A blob's id: when it was made, and randomness."""
+
 PART_NUMBER_MAX: Final = 10_000
 PART_BYTES_MIN: Final = 5 * MIB
 """Multipart rules of S3: parts 1 to 10,000, each but the last at least 5 MiB."""

@@ -5,11 +5,17 @@ The rule of this file: decode, call the device, encode; what is durable is the d
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import Final
 
+from pinfold.cluster.bodies import Check, Id, Number, Short, taken
 from pinfold.device.api import Device
 from pinfold.model.errors import Invalid, NotFound
 from pinfold.model.ids import BlobId, DeviceId
 from pinfold.rpc.api import Dispatcher, HandlerResult, Reply, Request
+
+_PUT: Final = tuple[Short, Id, Number, list[Check]]
+_READ: Final = tuple[Short, Id, Number, Number]
+_DELETE: Final = tuple[Short, list[Id]]
 
 
 class BlobServer:
@@ -29,13 +35,13 @@ class BlobServer:
             raise NotFound(f"device {device} is not served here") from None
 
     def _put(self, request: Request) -> HandlerResult:
-        device, blob, length, checks = request.body
+        device, blob, length, checks = taken("blob.put", request.body, _PUT)
         if length != len(request.payload):
             raise Invalid(f"blob of {length} bytes came with {len(request.payload)}")
         return self._device(device).blobs.put(BlobId(blob), request.payload, checks)
 
     def _read(self, request: Request) -> HandlerResult:
-        device, blob, offset, length = request.body
+        device, blob, offset, length = taken("blob.read", request.body, _READ)
         buffers = self._device(device).blobs.read(
             BlobId(blob), offset, length, deadline=request.deadline
         )
@@ -55,11 +61,11 @@ class BlobServer:
         return reply
 
     def _delete(self, request: Request) -> HandlerResult:
-        device, blobs = request.body
-        return self._device(device).blobs.delete(blobs)
+        device, blobs = taken("blob.delete", request.body, _DELETE)
+        return self._device(device).blobs.delete([BlobId(blob) for blob in blobs])
 
     async def _stream(self, request: Request, chunks: AsyncIterator[memoryview]) -> Reply:
-        device, blob, length, checks = request.body
+        device, blob, length, checks = taken("blob.stream", request.body, _PUT)
         writer = self._device(device).blobs.begin(BlobId(blob), length, checks)
         try:
             async for chunk in chunks:

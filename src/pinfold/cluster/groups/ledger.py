@@ -36,10 +36,12 @@ from pinfold.cluster.groups.scan import RowIterator
 from pinfold.model.errors import Invalid
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import (
+    BLOB_ID_BYTES,
     CHANGE_BYTES,
     DELETE_RANGE_ROWS,
     ENTRY_BYTES,
     ENTRY_CHANGES,
+    OBJECT_BYTES,
     ROW_BYTES,
     ROW_KEY_BYTES,
 )
@@ -58,6 +60,9 @@ _Pending = tuple[int, Row | None]
 
 _encode = msgspec.msgpack.Encoder().encode
 _counter_decoder = msgspec.msgpack.Decoder(Counter)
+
+_COUNTED_MAX: Final = 1 << 62
+"""Beyond it a sum could not be encoded any more."""
 
 
 class Ledger:
@@ -233,6 +238,8 @@ class Batch:
         if index >= 0:
             check = change.checks[index]
             raise failure(index, check, self._row(check.key))
+        if change.counter and change.counter not in self._deltas:
+            self._counter(change.counter)
         version = (self.op << VERSION_SHIFT) + len(self._op_ids)
         effects, values = self._effects(change, version)
         self._judge_names(effects, carried=change.carried)
@@ -274,6 +281,13 @@ class Batch:
         for key in keys:
             if key[:1] == RESERVED or not 0 < len(key) <= ROW_KEY_BYTES:
                 raise Invalid(f"a row key has 1 to {ROW_KEY_BYTES} bytes and starts above 00")
+        if change.counter and change.counter in keys[:-1]:
+            raise Invalid("a change does not both count in a row and replace it")
+        for _, row in change.puts:
+            if not -1 <= row.size <= OBJECT_BYTES:
+                raise Invalid(f"a row counts {row.size} bytes")
+            if any(len(blob.id) != BLOB_ID_BYTES for blob in row.blobs):
+                raise Invalid(f"a blob's id has {BLOB_ID_BYTES} bytes")
 
     def _row(self, key: bytes) -> Row | None:
         if key in self._deltas:
@@ -387,13 +401,25 @@ class Batch:
     def _settle_counter(self, key: bytes) -> None:
         """Write a counter row; it waits until somebody looks or the entry ends."""
         delta = self._deltas.pop(key)
-        old = self._ledger.row(key)
-        total = Counter(0, 0) if old is None else _counter_decoder.decode(old.body)
+        total = self._counter(key)
         body = _encode(Counter(total.rows + delta.rows, total.size + delta.size))
         version = (self.op << VERSION_SHIFT) + max(len(self._op_ids) - 1, 0)
         row = Row(body, version=version, stamp_ms=self.stamp_ms)
         self._ledger.put_pending(self.op, {key: row}, self._before)
         self._writes[key] = encode_row(row)
+
+    def _counter(self, key: bytes) -> Counter:
+        """What a counter row says; Invalid when it is another kind of row."""
+        row = self._ledger.row(key)
+        if row is None:
+            return Counter(0, 0)
+        try:
+            counter = _counter_decoder.decode(row.body)
+        except msgspec.MsgspecError:
+            raise Invalid("the row to count in is no counter") from None
+        if max(abs(counter.rows), abs(counter.size)) > _COUNTED_MAX:
+            raise Invalid("the row to count in is no counter: nothing is that many")
+        return counter
 
     def _failed_check(self, checks: Sequence[Check]) -> int:
         for index, check in enumerate(checks):

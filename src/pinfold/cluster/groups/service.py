@@ -6,13 +6,14 @@ question confirms all its reads.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
 import msgspec
 import structlog
 
 from pinfold.cluster.api import Change, Collapse
+from pinfold.cluster.bodies import Number, Short, taken
 from pinfold.cluster.groups import wire
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.checks import demand
@@ -63,6 +64,25 @@ _MESSAGES_S: Final = 2.0
 
 _PAGE_MAX: Final = LISTING_PAGE_MAX + 1
 """Items in one page of a scan: a listing's page and the row that says there is more."""
+
+_PING: Final = tuple[list[Short], list[tuple[Short, Short, Number, Number]]]
+_GET: Final = tuple[Short, Short, bytes, list[Any]]
+
+
+class _Scan(msgspec.Struct, array_like=True, frozen=True):
+    """The body of a scan; see `Rows.scan`."""
+
+    device: Short
+    group: Short
+    start: bytes
+    end: bytes | None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=_PAGE_MAX)]
+    collapse: tuple[Number, bytes] | None
+    kinds: bytes | None
+    reverse: bool
+    payloads: bool
+    checks: list[Any]
+
 
 _change_decoder = msgspec.msgpack.Decoder(Change)
 _collapse_decoder = msgspec.msgpack.Decoder(Collapse)
@@ -187,9 +207,11 @@ class GroupService:
     def _run(self) -> None:
         """End of a tick: entries out of waiting changes, then everything leaves in batches."""
         ready, self._ready = self._ready, []
-        for serving in ready:
-            serving.pump()
-        self._run_scheduled = False
+        try:
+            for serving in ready:
+                serving.pump()
+        finally:  # whatever fails in one group, the next tick runs
+            self._run_scheduled = False
         self.confirmer.flush()
         outbox, self._outbox = self._outbox, {}
         for node, (heads, payload) in outbox.items():
@@ -298,16 +320,16 @@ class GroupService:
 
     def _on_ping(self, request: Request) -> HandlerResult:
         self._liveness.heard(request.peer)
-        failed, told = request.body
-        self._failed_elsewhere[request.peer] = frozenset(failed)
+        failed, told = taken(PING, request.body, _PING)
+        self._failed_elsewhere[request.peer] = frozenset(map(DeviceId, failed))
         for device, group, view, commit_op in told:
-            bound = self._groups.get((device, group))
+            bound = self._groups.get((DeviceId(device), GroupId(group)))
             if bound is not None:
                 bound.act(bound.replica.on_commit_news, view, commit_op)
         return _DONE
 
     def _on_confirm(self, request: Request) -> HandlerResult:
-        body: Sequence[int] = request.body
+        body = taken(CONFIRM, request.body, list[Number])
         refused: list[int] = []
         groups = self._groups
         for position in range(len(body) // 3):
@@ -328,8 +350,8 @@ class GroupService:
         return bound, bound.serving
 
     def _on_get(self, request: Request) -> HandlerResult:
-        device, group, key, checks = request.body
-        bound, serving = self._serving(device, group)
+        device, group, key, checks = taken(GET, request.body, _GET)
+        bound, serving = self._serving(DeviceId(device), GroupId(group))
         get = bound.get
 
         def look() -> Reply:
@@ -341,32 +363,30 @@ class GroupService:
         return serving.read(look, request.deadline)
 
     def _on_scan(self, request: Request) -> HandlerResult:
-        device, group, start, end, limit, collapse, kinds, reverse, payloads, checks = request.body
-        bound, serving = self._serving(device, group)
-        if not 0 < limit <= _PAGE_MAX:
-            raise Invalid(f"a page has 1 to {_PAGE_MAX} items")
-        rolled = None if collapse is None else Collapse(*collapse)
+        asked = taken(SCAN, request.body, _Scan)
+        bound, serving = self._serving(DeviceId(asked.device), GroupId(asked.group))
+        collapse = None if asked.collapse is None else Collapse(*asked.collapse)
 
         def look() -> Reply:
-            if checks:
-                demand(checks, bound.get)
+            if asked.checks:
+                demand(asked.checks, bound.get)
             items, next_start = scan_page(
                 bound.scan,
-                start,
-                end,
-                limit,
-                collapse=rolled,
-                kinds=kinds,
-                reverse=reverse,
-                payloads=payloads,
+                asked.start,
+                asked.end,
+                asked.limit,
+                collapse=collapse,
+                kinds=asked.kinds,
+                reverse=asked.reverse,
+                payloads=asked.payloads,
             )
             return Reply(next_start, (msgspec.msgpack.encode(items),))
 
         return serving.read(look, request.deadline)
 
     def _on_change(self, request: Request) -> HandlerResult:
-        device, group = request.body
-        _, serving = self._serving(device, group)
+        device, group = taken(CHANGE, request.body, tuple[Short, Short])
+        _, serving = self._serving(DeviceId(device), GroupId(group))
         try:
             change = _change_decoder.decode(request.payload)
         except msgspec.MsgspecError as error:

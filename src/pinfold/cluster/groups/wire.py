@@ -6,10 +6,11 @@ Many heads to one node share a frame, their payloads one behind the other.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
+from pinfold.cluster.bodies import Number, Short, taken
 from pinfold.cluster.groups.messages import (
     Ack,
     CopyAck,
@@ -43,6 +44,24 @@ _KINDS: Final[tuple[type[Any], ...]] = (
 
 _KIND_OF: Final = {cls: kind for kind, cls in enumerate(_KINDS)}
 
+_OPS = list[Number]
+_FIELDS: Final[tuple[Any, ...]] = (
+    tuple[Number, Number, Annotated[int, msgspec.Meta(ge=-1)], Number, Number, _OPS],
+    tuple[Number, Number, Number, bool],
+    tuple[Number, Number, Number],
+    tuple[Number, Number],
+    tuple[Number],
+    tuple[Number, Number, Number, Number],
+    tuple[Number, Number, Number, Number],
+    tuple[Number, Number, bool, _OPS],
+    tuple[Number, Number, Number, Number, Number, Number, bool, Number],
+    tuple[Number, Number, Number],
+)
+"""The fields of each kind as they travel: what their messages say, sizes in place of contents."""
+
+_ADDRESS: Final = tuple[Short, Short, Short, Short]
+"""Kind, group, to, from."""
+
 _rows_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
 Arrived = tuple[GroupId, DeviceId, DeviceId, Message]
@@ -66,29 +85,34 @@ def encode(
     return head, []
 
 
-def decode(heads: Sequence[Sequence[Any]], payload: memoryview) -> Iterator[Arrived]:
+def decode(heads: Any, payload: memoryview) -> Iterator[Arrived]:
     """The messages of one frame, in order. Raises Invalid for what no member sends."""
     at = 0
-    for head in heads:
+    for head in taken("group.messages", heads, list[list[Any]]):
         try:
-            kind, group, to, sender, *fields = head
+            kind, group, to, sender = taken("group.messages", head[:4], _ADDRESS)
             cls = _KINDS[kind]
+            fields: list[Any] = list(taken("group.messages", head[4:], _FIELDS[kind]))
             if cls is Prepare or cls is Fetched:
                 fields[-1], at = _entries(fields[1], fields[-1], payload, at)
             elif cls is CopyPage:
                 end = at + fields[-1]
+                if end > len(payload):
+                    raise ValueError("a payload shorter than its rows")
                 fields[-1] = _rows_decoder.decode(payload[at:end])
                 at = end
             message = cls(*fields)
         except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
             raise Invalid(f"a group message that does not decode: {error}") from error
-        yield group, to, sender, message
+        yield GroupId(group), DeviceId(to), DeviceId(sender), message
 
 
 def _entries(
     prev_op: int, sizes: Sequence[int], payload: memoryview, at: int
 ) -> tuple[list[Entry], int]:
     entries: list[Entry] = []
+    if len(sizes) % 2:
+        raise ValueError("an entry without its size")
     for index in range(0, len(sizes), 2):
         end = at + sizes[index + 1]
         if end > len(payload):

@@ -1,0 +1,35 @@
+"""Bodies of operations, judged where they arrive: by type and by range.
+
+A member has proved the cluster secret, which does not make it right: one of another version, or
+with bad memory, may send anything. What a handler takes out of a body has been through here, so
+that nothing it does not expect reaches a journal or a replica's state.
+"""
+
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+from pinfold.model.errors import Invalid
+
+T = TypeVar("T")
+
+_NUMBER_MAX: Final = 1 << 62
+"""Views, ops, tokens, sequences, offsets: stored in 64 bits, with room for what is added."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=_NUMBER_MAX)]
+Short = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+"""Ids of devices and groups, boots, and what is inside an extent."""
+
+Check = Annotated[int, msgspec.Meta(ge=0)]
+"""A checksum: any 64 bits."""
+
+Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+"""Of a blob or of a volume."""
+
+
+def taken(operation: str, body: Any, kind: type[T]) -> T:
+    """The body as `kind`; Invalid when it is something else."""
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"{operation}: {error}") from None
