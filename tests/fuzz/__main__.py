@@ -50,6 +50,7 @@ class Tally:
             deadline=None,
             database=None,
             phases=(Phase.generate, Phase.shrink),
+            report_multiple_bugs=False,
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
         )

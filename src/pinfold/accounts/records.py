@@ -5,6 +5,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from pinfold.codec import names
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Corrupt
 
 VERSION: Final = b"\x01"
@@ -71,5 +72,5 @@ def decode(kind: type[T], body: bytes) -> T:
         raise Corrupt(f"a {kind.__name__} of unknown version {body[:1].hex()}")
     try:
         return msgspec.msgpack.decode(memoryview(body)[1:], type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"not a {kind.__name__}: {error}") from error

@@ -23,6 +23,7 @@ from pinfold.admin.gauges import cluster_gauges
 from pinfold.admin.merge import merge
 from pinfold.admin.report import Report, report, waiting_for
 from pinfold.cluster.map import MapStore
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import (
     Busy,
     Conflict,
@@ -256,7 +257,7 @@ async def _body(request: web.Request, kind: type[T]) -> T:
         async with asyncio.timeout(BODY_S):
             content = await request.read()
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, web.RequestPayloadError) as error:
+    except (*UNREADABLE, web.RequestPayloadError) as error:
         raise Invalid(f"request body: {error}") from error
 
 

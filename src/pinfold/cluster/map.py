@@ -11,6 +11,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from pinfold.codec.sealed import seal, unseal
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Corrupt, Invalid, NotFound
 from pinfold.model.ids import NodeName
 
@@ -169,7 +170,7 @@ def decode_map(record: bytes) -> ClusterMap:
         raise Corrupt(f"cluster map of format {version}, this version reads {_FORMAT}")
     try:
         return _DECODER.decode(payload)
-    except (msgspec.MsgspecError, Invalid) as error:
+    except (*UNREADABLE, Invalid) as error:
         raise Corrupt(f"cluster map does not decode: {error}") from error
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from pinfold.codec.sealed import seal, unseal
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Disk, Lock
 from pinfold.model.errors import Conflict, Corrupt, NotFound, Unavailable
 from pinfold.model.ids import Boot, DeviceUuid
@@ -63,7 +64,7 @@ def read_superblock(disk: Disk, path: str) -> Superblock:
         )
     try:
         found = msgspec.msgpack.decode(packed, type=Superblock)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"{name} makes no sense: {error}") from error
     if found.format != FORMAT:
         raise Corrupt(f"{path} has layout {found.format}, this program knows {FORMAT}")

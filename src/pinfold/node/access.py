@@ -7,6 +7,7 @@ import random
 
 import msgspec
 
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Disk
 from pinfold.model.errors import Corrupt, NotFound
 from pinfold.node.layout import Layout
@@ -55,7 +56,7 @@ def read_access(disk: Disk, layout: Layout) -> Access:
         raise NotFound(_absence(disk, layout)) from None
     try:
         return msgspec.json.decode(content, type=Access)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"{path}: {error}; restore it from a copy") from error
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from pinfold.cluster.embedded_map import create_map
 from pinfold.cluster.map import ClusterMap, DeviceEntry, NodeEntry
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Env, Lock
 from pinfold.model.errors import Conflict, Corrupt
 from pinfold.model.ids import NodeName
@@ -119,7 +120,7 @@ def _read_marker(env: Env, layout: Layout) -> Marker | None:
         return None
     try:
         marker = msgspec.json.decode(env.disk.read_file(path), type=Marker)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"{path}: {error}") from error
     if marker.format != FORMAT:
         raise Conflict(f"{path} is of format {marker.format}, this version knows {FORMAT}")

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Invalid, NotFound
 from pinfold.model.ids import NodeName
 from pinfold.model.limits import CHANGE_BYTES, SEGMENT_BYTES
@@ -78,7 +79,7 @@ def read_settings(layout: Layout, node: NodeName) -> NodeSettings:
         raise NotFound(f"{path} does not exist: the node {node!r} was never set up here") from None
     try:
         settings = msgspec.toml.decode(content, type=NodeSettings)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise Invalid(f"{path}: {error}") from error
     for holds, rule in _rules(settings):
         if not holds:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 from typing import Final
 
-import msgspec
-
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Clock
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Unavailable
@@ -196,7 +195,7 @@ class Supervisor:
         while line := await reader.readline():
             try:
                 report = decode_report(line)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 continue  # not from our code: its exit status will tell
             child.state, child.message = report.state, report.message
             self._on_event(report.state, child.spec.name, report.message)

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Corrupt
 
 VERSION: Final = b"\x01"
@@ -169,6 +170,6 @@ def decode(kind: type[T], body: bytes) -> T:
         raise Corrupt(f"a {kind.__name__} of unknown version {body[:1].hex()}")
     try:
         record: T = _decoders[kind].decode(memoryview(body)[1:])  # type: ignore[index,assignment]
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"not a {kind.__name__}: {error}") from error
     return record

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from xxhash import xxh3_64_intdigest
 
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Invalid
 from pinfold.rpc.limits import BATCH_HEAD_BYTES
 
@@ -226,5 +227,5 @@ def decode_head(head: memoryview, header: Header) -> list[Message]:
         raise Invalid(f"frame: a head of {len(head)} bytes for more than one message")
     try:
         return _decoder.decode(head)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Invalid(f"frame: {error}") from None

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from pinfold.codec import names
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Corrupt
 
 INDEX_PLACE: Final = b"vl/"
@@ -98,7 +99,7 @@ def decode_volume(body: bytes) -> VolumeRow:
     """A volume row's body; Corrupt when it is none."""
     try:
         return _volume_decoder.decode(_payload(body))
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"malformed volume row: {error}") from error
 
 
@@ -106,7 +107,7 @@ def decode_index(body: bytes) -> IndexRow:
     """An index row's body; Corrupt when it is none."""
     try:
         return _index_decoder.decode(_payload(body))
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"malformed index row: {error}") from error
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from pinfold.cluster.api import BlobRef, Row
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Corrupt
 
@@ -68,7 +69,7 @@ def decode_body(body: bytes) -> list[Write]:
     """The writes of an entry's body. Raises Corrupt."""
     try:
         form, puts, deletes = _body_decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"entry does not decode: {error}") from error
     if form != _BODY_FORMAT:
         raise Corrupt(f"entry of unknown format {form}")
@@ -144,7 +145,7 @@ def _head_end(value: bytes | memoryview) -> int:
 def _decode_head(head: memoryview) -> Row:
     try:
         return _row_decoder.decode(head)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Corrupt(f"row does not decode: {error}") from error
 
 

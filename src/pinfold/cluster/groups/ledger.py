@@ -33,6 +33,7 @@ from pinfold.cluster.groups.entries import (
     results_op,
 )
 from pinfold.cluster.groups.scan import RowIterator
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Invalid
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import (
@@ -415,7 +416,7 @@ class Batch:
             return Counter(0, 0)
         try:
             counter = _counter_decoder.decode(row.body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             raise Invalid("the row to count in is no counter") from None
         if max(abs(counter.rows), abs(counter.size)) > _COUNTED_MAX:
             raise Invalid("the row to count in is no counter: nothing is that many")

@@ -25,6 +25,7 @@ from pinfold.cluster.groups.scan import scan_page
 from pinfold.cluster.groups.serving import Serving
 from pinfold.cluster.groups.state import Limits
 from pinfold.cluster.groups.status import GroupStatus, describe
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.device.api import LogStore, RowStore
 from pinfold.env.api import Env
 from pinfold.model.errors import Invalid, NotFound, NotPrimary, PinfoldError, Unavailable
@@ -389,7 +390,7 @@ class GroupService:
         _, serving = self._serving(DeviceId(device), GroupId(group))
         try:
             change = _change_decoder.decode(request.payload)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise Invalid(f"a change that does not decode: {error}") from error
         return serving.change(change, len(request.payload), request.deadline)
 

@@ -24,6 +24,7 @@ from pinfold.cluster.groups.messages import (
     Refuse,
     Vote,
 )
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.device.api import Entry
 from pinfold.model.errors import Invalid
 from pinfold.model.ids import DeviceId, GroupId
@@ -102,7 +103,7 @@ def decode(heads: Any, payload: memoryview) -> Iterator[Arrived]:
                 fields[-1] = _rows_decoder.decode(payload[at:end])
                 at = end
             message = cls(*fields)
-        except (ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
+        except (ValueError, TypeError, IndexError, *UNREADABLE) as error:
             raise Invalid(f"a group message that does not decode: {error}") from error
         yield GroupId(group), DeviceId(to), DeviceId(sender), message
 
