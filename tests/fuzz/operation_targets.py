@@ -84,6 +84,7 @@ VALID: list[tuple[str, Any, bytes]] = [
     ("extent.flush", [*STREAM, 1], b""),
     ("extent.stable", [*STREAM, 1], b""),
     ("extent.marks", STREAM, b""),
+    ("extent.restored", STREAM, b""),
     ("extent.allocated", [*STREAM, [3, 4]], b""),
     ("extent.drop", [1, VOLUME], b""),
     *_messages(),

@@ -59,6 +59,7 @@ _FORMS: Final[dict[str, Any]] = {
     "extent.flush": tuple[Short, Short, Id, Number, Number, Number],
     "extent.stable": tuple[Short, Short, Id, Number, Number, Number],
     "extent.marks": tuple[Short, Short, Id, Number, Number],
+    "extent.restored": tuple[Short, Short, Id, Number, Number],
     "extent.allocated": tuple[
         Short,
         Short,
@@ -401,9 +402,8 @@ def _act_marks(store: ExtentStore, _opened: _Stream, request: Request, _fields: 
 
 
 def _act_restored(
-    store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]
+    store: ExtentStore, _opened: _Stream, request: Request, _fields: list[Any]
 ) -> asyncio.Future[Reply]:
-    _exactly(request, fields, 0)
     return _later(store.restored(request.body[2], request.body[3]), lambda _done: _TAKEN)
 
 
