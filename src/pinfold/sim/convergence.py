@@ -12,13 +12,18 @@ from typing import Any, Final
 from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import Reply, Request
+from pinfold.sim.checkers.convergence import Inspection, check
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
 from pinfold.sim.faults.stage import Stage
+from pinfold.sim.inspection import inspect_groups, inspect_volume
 from pinfold.sim.workloads.bench import Bench, until
 from pinfold.sim.workloads.volumes import read_blocks, release
 
 _LOOK_S: Final = 0.25
 """Between two looks."""
+
+_REST_S: Final = 0.03
+"""Between two looks for an instant at which nothing is on its way."""
 
 _READ_S: Final = 10.0
 """Patience of a read that takes a volume over."""
@@ -37,7 +42,31 @@ async def converge(bench: Bench, stage: Stage) -> None:
     await _until(bench, lambda: members_behind(cluster, targets))
     for volume in bench.volumes:
         await _volume_in_sync(bench, volume)
+        found = await inspect_volume(cluster, volume)
+        _judge(bench, Inspection(volumes={volume: found}))
+    _judge(bench, await _groups_at_rest(bench))
     stage.account.tell("world", "everything is whole")
+
+
+async def _groups_at_rest(bench: Bench) -> Inspection:
+    """Every group at an instant at which its members are equally far; leases are always beating."""
+    while True:
+        seen = inspect_groups(bench.cluster)
+        uneven = [
+            f"group {group}: members are at {sorted(ops)}"
+            for group, members in sorted(seen.groups.items())
+            if len(ops := {op for m in members.values() for op in (m.last_op, m.applied_op)}) > 1
+        ]
+        if not uneven:
+            bench.waiting.pop(CLIENT, None)
+            return seen
+        bench.waiting[CLIENT] = "; ".join(uneven[:6])
+        await asyncio.sleep(_REST_S)
+
+
+def _judge(bench: Bench, seen: Inspection) -> None:
+    for finding in check(seen):
+        bench.account.violated(finding.checker, str(finding))
 
 
 async def _until(bench: Bench, missing: Callable[[], list[str]]) -> None:

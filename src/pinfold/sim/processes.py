@@ -17,7 +17,7 @@ from pinfold.env.tasks import TaskScope
 from pinfold.model.ids import NodeName
 from pinfold.node.access import Access
 from pinfold.node.boot import next_boot
-from pinfold.node.context import NodeContext, Role
+from pinfold.node.context import NodeContext
 from pinfold.node.gateway import Gateway
 from pinfold.node.joining import join_peers, register
 from pinfold.node.layout import Layout
@@ -59,7 +59,7 @@ class StorageProcess:
     """A running storage node."""
 
     context: NodeContext
-    role: Role
+    role: storage.StorageRole
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,12 +14,12 @@ from pinfold.device.api import Device, DeviceStatus
 from pinfold.env.tasks import TaskScope
 from pinfold.model.ids import DeviceId
 from pinfold.node.caretaking import new_care
-from pinfold.node.context import NodeContext, Role
+from pinfold.node.context import NodeContext
 from pinfold.node.devices import DeviceTable
 from pinfold.node.gateway import Gateway
 
 
-async def start(context: NodeContext) -> Role:
+async def start(context: NodeContext) -> "StorageRole":
     """Open the devices, recover them, and bind everything that is asked of them.
 
     A device that cannot be opened is left out and told in the status; the others serve.
@@ -33,7 +33,9 @@ async def start(context: NodeContext) -> Role:
         raise
 
 
-async def _start_services(context: NodeContext, gateway: Gateway, table: DeviceTable) -> Role:
+async def _start_services(
+    context: NodeContext, gateway: Gateway, table: DeviceTable
+) -> "StorageRole":
     BlobServer(table.devices, context.dispatcher)
     ExtentHost(context.dispatcher, table.devices)
     groups = GroupService(
@@ -50,10 +52,12 @@ async def _start_services(context: NodeContext, gateway: Gateway, table: DeviceT
         await groups.add_device(identity, device.log, device.rows, on_device)
     care = new_care(context, gateway, groups, table.devices)
     groups.start()
-    return _StorageRole(context, table, groups, gateway, care)
+    return StorageRole(context, table, groups, gateway, care)
 
 
-class _StorageRole:
+class StorageRole:
+    """See `Role`."""
+
     def __init__(
         self,
         context: NodeContext,
@@ -73,7 +77,13 @@ class _StorageRole:
         self._scope.start(freeing.run(), name="frees")
         care.start(self._scope)
 
+    @property
+    def devices(self) -> Mapping[DeviceId, Device]:
+        """The devices that are served, by number."""
+        return self._table.devices
+
     def status(self) -> dict[str, Any]:
+        """See `Role`."""
         led = [_group(status) for status in self._groups.status() if status.role == "serving"]
         return {
             "devices": _devices(self._table.devices, self._table.refused),
@@ -86,6 +96,7 @@ class _StorageRole:
         return self._settings.free_delay(one.free_bytes / max(one.total_bytes, 1) for one in shown)
 
     async def stop(self) -> None:
+        """See `Role`."""
         await self._scope.close()
         await self._groups.close()
         await self._table.close()

@@ -52,8 +52,8 @@ class Volume:
 class Inspection:
     """A cluster at rest."""
 
-    now_ms: int
-    grace_ms: int
+    now_ms: int = 0
+    grace_ms: int = 0
     """Age from which on a blob that no row names should be gone."""
     groups: Mapping[str, Mapping[str, Member]] = field(default_factory=dict)
     """By group and device; every member, those that cannot be asked are a finding of others."""

@@ -1,0 +1,124 @@
+"""Looking into every device of a cluster at rest, as no client could: what `checkers.convergence`
+judges. Reads only, through what the devices offer to their own node.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+import xxhash
+
+from pinfold.cluster.api import Row
+from pinfold.cluster.groups.entries import RESERVED, decode_row
+from pinfold.cluster.map import BLOBS
+from pinfold.device.api import Device
+from pinfold.env.api import Buffer
+from pinfold.model.errors import PinfoldError
+from pinfold.model.ids import DeviceId, ExtentIndex, GroupId, Token, VolumeId
+from pinfold.model.limits import BLOCK_BYTES
+from pinfold.sim.checkers.convergence import Blob, Inspection, Member, Volume
+from pinfold.sim.cluster import SimCluster
+from pinfold.volumes.row import VolumeRow, decode_volume, key_of
+
+_ZEROES: Final = bytes(BLOCK_BYTES)
+
+
+def inspect_groups(cluster: SimCluster) -> Inspection:
+    """Every member of every group, and who acknowledged the blobs that rows name."""
+    groups: dict[str, dict[str, Member]] = {}
+    for device, group, store in _groups(cluster):
+        state = store.log.state(group)
+        member = Member(
+            last_op=state.last_op, applied_op=state.applied_op, digest=_digest(store, group)
+        )
+        groups.setdefault(str(group), {})[str(device)] = member
+    quorum = cluster.map.policies[BLOBS].write_quorum
+    blobs = {
+        ref.id.hex(): Blob(copies=quorum, holders=frozenset(map(str, ref.devices)))
+        for _, row in _rows(cluster)
+        for ref in row.blobs
+    }
+    return Inspection(now_ms=0, grace_ms=0, groups=groups, blobs=blobs)
+
+
+async def inspect_volume(cluster: SimCluster, name: str) -> Volume:
+    """What the row says of a volume, and the members' contents of each extent."""
+    row = _volume_row(cluster, name)
+    volume, token = VolumeId(row.id), Token(row.token)
+    extents: dict[int, dict[str, int]] = {}
+    gateway = next(iter(cluster.gateways.values()))
+    devices = dict(_devices(cluster))
+    present: set[int] = set()
+    for device, store in devices.items():
+        if device not in row.out:
+            present.update(_present(store, volume, token))
+    for index in sorted(present):
+        for device in gateway.clients.extent_placement.members(volume, index):
+            if device in row.out or device not in devices:
+                continue
+            check = await _content(devices[device], volume, token, ExtentIndex(index))
+            if check is not None:
+                extents.setdefault(index, {})[str(device)] = check
+    return Volume(out=frozenset(map(str, row.out)), extents=extents)
+
+
+def _devices(cluster: SimCluster) -> Iterator[tuple[DeviceId, Device]]:
+    for process in cluster.storage.values():
+        yield from process.role.devices.items()
+
+
+def _groups(cluster: SimCluster) -> Iterator[tuple[DeviceId, GroupId, Device]]:
+    for device, store in _devices(cluster):
+        for group in store.log.groups():
+            yield device, group, store
+
+
+def _digest(store: Device, group: GroupId) -> bytes:
+    digest = xxhash.xxh3_128()
+    for key, value in store.rows.scan(group, b"", None):
+        digest.update(len(key).to_bytes(4, "big") + key)
+        digest.update(len(value).to_bytes(4, "big") + value)
+    return digest.digest()
+
+
+def _rows(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
+    """Every row, as one member of its group has it."""
+    seen: set[GroupId] = set()
+    for _, group, store in _groups(cluster):
+        if group not in seen:
+            seen.add(group)
+            for key, value in store.rows.scan(group, b"", None):
+                if key[:1] != RESERVED:
+                    yield key, decode_row(value)
+
+
+def _volume_row(cluster: SimCluster, name: str) -> VolumeRow:
+    return next(decode_volume(row.body) for key, row in _rows(cluster) if key == key_of(name))
+
+
+def _present(store: Device, volume: VolumeId, token: Token) -> list[int]:
+    try:
+        return [index for index, _, _ in store.extents.marks(volume, token)]
+    except PinfoldError:
+        return []  # it has no claim of this holder, so nothing was ever asked of it
+
+
+async def _content(store: Device, volume: VolumeId, token: Token, index: ExtentIndex) -> int | None:
+    """A checksum of an extent without its holes; None when it fails verification."""
+    digest = xxhash.xxh3_64()
+    try:
+        for offset, length in store.extents.allocated(volume, token, index):
+            found = store.extents.read(volume, token, [(index, offset, length)])
+            buffers = await found if isinstance(found, asyncio.Future) else found
+            for at, block in _blocks(buffers):
+                if block != _ZEROES:
+                    digest.update((offset + at).to_bytes(4, "big") + block)
+    except PinfoldError:
+        return None  # rotten on this device: the next read of it will repair it
+    return digest.intdigest()
+
+
+def _blocks(buffers: list[Buffer]) -> Iterator[tuple[int, bytes]]:
+    content = b"".join(bytes(buffer) for buffer in buffers)
+    for at in range(0, len(content), BLOCK_BYTES):
+        yield at, content[at : at + BLOCK_BYTES]
