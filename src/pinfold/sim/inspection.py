@@ -82,14 +82,16 @@ def _digest(store: Device, group: GroupId) -> bytes:
 
 
 def _rows(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
-    """Every row, as one member of its group has it."""
-    seen: set[GroupId] = set()
+    """Every row, as the member of its group that has applied most has it."""
+    newest: dict[GroupId, tuple[int, Device]] = {}
     for _, group, store in _groups(cluster):
-        if group not in seen:
-            seen.add(group)
-            for key, value in store.rows.scan(group, b"", None):
-                if key[:1] != RESERVED:
-                    yield key, decode_row(value)
+        applied_op = store.log.state(group).applied_op
+        if group not in newest or applied_op > newest[group][0]:
+            newest[group] = applied_op, store
+    for group, (_, store) in newest.items():
+        for key, value in store.rows.scan(group, b"", None):
+            if key[:1] != RESERVED:
+                yield key, decode_row(value)
 
 
 def _volume_row(cluster: SimCluster, name: str) -> VolumeRow:
