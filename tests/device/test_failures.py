@@ -112,6 +112,27 @@ def test_a_full_device_refuses_early_and_still_reads_and_deletes() -> None:
     lives(start, fill, between=limit)
 
 
+def test_a_full_device_that_is_left_alone_serves_again_once_others_made_room() -> None:
+    nodes: list[SimNode] = []
+
+    async def start(device: Device) -> None:
+        await put(device, A, SMALL)
+
+    async def wait(device: Device) -> None:
+        await asyncio.sleep(5)
+        assert device.status().state == "full"
+        nodes[0].disk.faults.capacity_bytes = 64 * MIB
+        await asyncio.sleep(5)
+        assert device.status().state == "serving"
+        await put(device, BlobId(b"b" * 16), SMALL)
+
+    def limit(node: SimNode) -> None:
+        node.disk.faults.capacity_bytes = node.disk.used_bytes() + 64 * 1024
+        nodes.append(node)
+
+    lives(start, wait, between=limit)
+
+
 def flushed_then_lost(place: str) -> None:
     """Damage one flushed journal record that is not applied; the next opening must refuse."""
 

@@ -30,6 +30,9 @@ from pinfold.model.settings import DeviceSettings
 APPLIED: Final = b"ma"
 """Index key of how far the index and the files have come."""
 
+FULL_LOOK_S: Final = 1.0
+"""A full device that nothing is written to looks so often whether there is room again."""
+
 _APPLIED: Final = struct.Struct(">QQQ")
 
 
@@ -107,6 +110,8 @@ class Applier:
 
     async def _wait(self) -> None:
         """Sleep while nothing happens, then let changes gather for the interval."""
+        while self._space.full and not await self._active_within(FULL_LOOK_S):
+            await self._measure(self._space.taken_bytes)
         await self._journal.activity.wait()
         if self._closing:
             return
@@ -115,6 +120,19 @@ class Applier:
                 await self._journal.urgent.wait()
         except TimeoutError:
             return
+
+    async def _active_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._journal.activity.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _measure(self, on_disk_bytes: int) -> None:
+        """Look at the file system; of what was taken so much is in its files by now."""
+        free, total = await self._lane(measure, self._disk, self._path)
+        self._space.measured(free, total, self._space.taken_bytes - on_disk_bytes)
 
     async def _pass(self) -> None:
         journal = self._journal
@@ -141,8 +159,7 @@ class Applier:
         journal.release(kept_from)
         await self._plan_release(sealed)
         await self._tidy()
-        free, total = await self._lane(measure, self._disk, self._path)
-        self._space.measured(free, total, self._space.taken_bytes - taken_bytes)
+        await self._measure(taken_bytes)
         journal.keep_spare()
         if self._log.purging:
             journal.activity.set()
