@@ -164,6 +164,9 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Silence after which another gateway may take the volume: above trust_s by any clock drift."""
     linger_s: SecondsOrZero = 5.0
     """How long the lease is kept when the last connection has gone."""
+    piece_bytes: Bytes = 1 << 20
+    """Copied behind one fence, in whole blocks and a whole part of an extent: a guest's write to
+    them waits about a millisecond per copy. At most a device's largest record."""
     copy_bytes_per_s: Bytes = 200 << 20
     """Pace of resynchronisation, so that guests keep most of the devices."""
 

@@ -11,7 +11,7 @@ import msgspec
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Invalid, NotFound
 from pinfold.model.ids import NodeName
-from pinfold.model.limits import CHANGE_BYTES, SEGMENT_BYTES
+from pinfold.model.limits import BLOCK_BYTES, CHANGE_BYTES, EXTENT_BYTES, SEGMENT_BYTES
 from pinfold.model.settings import (
     BlobSettings,
     CareSettings,
@@ -111,6 +111,13 @@ def _rules(settings: NodeSettings) -> list[tuple[bool, str]]:
             settings.care.orphan_grace_s >= ORPHAN_GRACE_MIN_S,
             f"care.orphan_grace_s is at least {ORPHAN_GRACE_MIN_S}: with a clock that is wrong by "
             "12 h a blob could be collected before it is named",
+        ),
+        (
+            volumes.piece_bytes % BLOCK_BYTES == 0
+            and EXTENT_BYTES % volumes.piece_bytes == 0
+            and volumes.piece_bytes < settings.device.record_bytes,
+            f"volumes.piece_bytes is a multiple of {BLOCK_BYTES}, divides {EXTENT_BYTES} and is "
+            "less than half of device.segment_bytes",
         ),
         (
             volumes.beat_s < volumes.trust_s < volumes.takeover_s,

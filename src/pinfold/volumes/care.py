@@ -20,7 +20,7 @@ from pinfold.env.api import Buffer
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Corrupt, PinfoldError, Unavailable
 from pinfold.model.ids import Boot, DeviceId
-from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES, MIB
+from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.rpc.api import Answer
 from pinfold.volumes.io import TRIM, WRITE
@@ -29,16 +29,13 @@ from pinfold.volumes.pulse import Pulse
 from pinfold.volumes.sequencer import Sequencer
 from pinfold.volumes.spans import blocks
 
-PIECE_BYTES: Final = 1 * MIB
-"""Bytes copied behind one fence: a guest's write to them waits about a millisecond per copy."""
-
 SETTLED_TOGETHER: Final = 8
 """Extents settled under one flush."""
 
 REPAIRS_MAX: Final = 256
 """Corrupt ranges remembered for repair; more will be found again by later reads."""
 
-_ZEROES: Final = bytes(PIECE_BYTES)
+_ZEROES: Final = bytes(EXTENT_BYTES)
 
 
 class Holder(Protocol):
@@ -79,6 +76,7 @@ class Care:
         self._sequencer = sequencer
         self._client = client
         self._settings = settings
+        self._piece_bytes = settings.piece_bytes
         self._now = now
         self._wanted: dict[int, None] = {}
         self._trusted: dict[DeviceId, Boot] | None = None
@@ -138,7 +136,7 @@ class Care:
         """Make one extent equal on its members; no request touches it meanwhile."""
         lanes = self._live_members(extent)
         lanes.sort(key=self.trusts, reverse=True)
-        for within in range(0, EXTENT_BYTES, PIECE_BYTES):
+        for within in range(0, EXTENT_BYTES, self._piece_bytes):
             async with self._copying:
                 await self._settle_piece(lanes, extent, within)
         self._sequencer.copy(lanes, [(WRITE, extent, 0, 0)], [])
@@ -153,7 +151,7 @@ class Care:
 
     async def _settle_piece(self, lanes: list[Lane], extent: int, within: int) -> None:
         # All are asked before any is awaited, and all are awaited whatever one of them says.
-        reading = [(lane, self._read(lane, extent, within, PIECE_BYTES)) for lane in lanes]
+        reading = [(lane, self._read(lane, extent, within, self._piece_bytes)) for lane in lanes]
         found: list[tuple[Lane, memoryview | None]] = []
         failure: PinfoldError | None = None
         for lane, answer in reading:
@@ -197,7 +195,7 @@ class Care:
         began = self._now()
         copied = 0
         for extent in await self._lacking(lane, dirty, everything=everything):
-            for within in range(0, EXTENT_BYTES, PIECE_BYTES):
+            for within in range(0, EXTENT_BYTES, self._piece_bytes):
                 copied += await self._copy_piece(lane, extent, within)
                 ahead = copied / self._settings.copy_bytes_per_s - (self._now() - began)
                 if ahead > 0:
@@ -238,9 +236,9 @@ class Care:
     async def _copy_piece(self, lane: Lane, extent: int, within: int) -> int:
         """Copy one piece to a joining member; the bytes that travelled."""
         async with self._copying:
-            self._sequencer.fence(extent, blocks(within, PIECE_BYTES))
+            self._sequencer.fence(extent, blocks(within, self._piece_bytes))
             try:
-                payload = await self._read_any(extent, within, PIECE_BYTES, lane)
+                payload = await self._read_any(extent, within, self._piece_bytes, lane)
                 self._still_joining(lane)
                 return self._send([lane], extent, within, payload)
             finally:
