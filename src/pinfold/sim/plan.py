@@ -30,22 +30,22 @@ PART_BYTES_MIN: Final = 8
 """Parts of uploads are as small as everything else."""
 
 FAULT_RATES: Final = {
-    "crash": (1.5, 6.0),
-    "power-loss": (3.0, 9.0),
-    "power-cut": (4.0, 12.0),
-    "freeze": (2.0, 8.0),
-    "cut": (1.0, 5.0),
-    "isolate": (2.0, 8.0),
-    "reset": (0.5, 3.0),
-    "slow-net": (2.0, 6.0),
-    "clock-jump": (1.0, 5.0),
-    "slow-disk": (2.0, 6.0),
-    "failing-flush": (2.0, 8.0),
-    "io-error": (3.0, 10.0),
-    "full-disk": (3.0, 8.0),
-    "crash-in-write": (1.0, 4.0),
-    "rot": (1.0, 4.0),
-    "swap": (4.0, 12.0),
+    "crash": (0.5, 3.0),
+    "power-loss": (1.0, 4.0),
+    "power-cut": (1.5, 5.0),
+    "freeze": (1.0, 4.0),
+    "cut": (0.5, 3.0),
+    "isolate": (1.0, 4.0),
+    "reset": (0.2, 1.5),
+    "slow-net": (1.0, 4.0),
+    "clock-jump": (0.5, 3.0),
+    "slow-disk": (1.0, 4.0),
+    "failing-flush": (1.0, 4.0),
+    "io-error": (1.0, 4.0),
+    "full-disk": (1.0, 4.0),
+    "crash-in-write": (0.5, 3.0),
+    "rot": (0.3, 2.0),
+    "swap": (1.5, 5.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -113,11 +113,11 @@ def make_plan(seed: int) -> Plan:
         groups_power=rng.choice((0, 1, 2)),
         settings=_settings(rng),
         limits=_limits(rng),
-        safety_s=rng.choice((3.0, 5.0, 8.0)),
+        safety_s=rng.choice((4.0, 6.0, 10.0)),
         faults={name: rng.uniform(*FAULT_RATES[name]) for name in chosen},
         drift=rng.choice((0.0, 0.01, 0.04)),
         object_clients=rng.choice((1, 2, 3)),
-        volume_clients=rng.choice((0, 1, 2)),
+        volume_clients=rng.choice((0, 1, 1, 2)),
         volumes=1,
         volume_bytes=rng.choice((256 * KIB, 8 << 20)),
         buckets=rng.choice((1, 2)),
@@ -151,7 +151,7 @@ def _limits(rng: random.Random) -> Limits:
 
 
 def _settings(rng: random.Random) -> NodeSettings:
-    segment = rng.choice((256 * KIB, 512 * KIB))
+    segment = rng.choice((320 * KIB, 640 * KIB, 2560 * KIB))
     device = DeviceSettings(
         index_engine="ordered",
         segment_bytes=segment,
@@ -186,6 +186,7 @@ def _settings(rng: random.Random) -> NodeSettings:
         claim_s=1.0,
         flush_s=2.0,
         rejoin_s=0.3,
+        piece_bytes=rng.choice((64 * KIB, 128 * KIB)) if segment < 2560 * KIB else 1024 * KIB,
         retained_bytes=rng.choice((32 * KIB, 256 * KIB)),
         retained_s=rng.choice((0.2, 2.0)),
         window_bytes=rng.choice((16 * KIB, 64 * KIB)),

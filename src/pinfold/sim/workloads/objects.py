@@ -6,7 +6,8 @@ import random
 from functools import partial
 from typing import Final
 
-from pinfold.model.errors import PinfoldError
+from pinfold.model.errors import Invalid, PinfoldError
+from pinfold.objects.buckets import NoSuchBucket
 from pinfold.objects.conditions import NONE, Conditions
 from pinfold.objects.digests import CRC64NVME, MD5
 from pinfold.objects.listing import Query
@@ -79,9 +80,12 @@ async def delete(gateway: GatewayProcess, bucket: str, name: str, conditions: Co
 
 
 async def copy(gateway: GatewayProcess, source: tuple[str, str], target: tuple[str, str]) -> bytes:
-    """CopyObject: what was copied."""
+    """CopyObject: what was copied. A NotFound is about the source."""
     content = await get(gateway, *source)
-    await put(gateway, *target, content)
+    try:
+        await put(gateway, *target, content)
+    except NoSuchBucket as error:
+        raise Invalid("there is no bucket to copy to") from error
     return content
 
 
@@ -107,7 +111,7 @@ class _ObjectClient:
             self._copy: 1,
             self._upload: 1,
             self._list: 2,
-            self._life_of_bucket: 0.3,
+            self._life_of_bucket: 0.5,
         }
         while not self._bench.stopping:
             await asyncio.sleep(self._rng.expovariate(1 / _PAUSE_S))
@@ -208,7 +212,7 @@ class _ObjectClient:
     async def _life_of_bucket(self) -> None:
         bench, rng = self._bench, self._rng
         bucket = rng.choice(bench.buckets)
-        if rng.random() < 0.5:
+        if rng.random() < 0.35:
             call = bench.recorder.begin(self._client, "delete-bucket", bucket=bucket)
             work = bench.ask(
                 self._client,
@@ -341,7 +345,7 @@ async def list_bucket(
     delimiter: str = "",
     limit: int = 1000,
 ) -> bool:
-    """All pages of a listing, recorded; whether it came to its end."""
+    """All pages of a listing, recorded; whether it came to its end or there is no bucket."""
     after, position = "", b""
     while True:
         query = Query(
@@ -355,6 +359,8 @@ async def list_bucket(
                 f"list {bucket}",
                 partial(_page, bucket=bucket, query=query),
             )
+        except NoSuchBucket:
+            return True
         except (PinfoldError, Down, ProcessDied, TimeoutError):
             bench.account.count("list failed")
             return False
