@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -205,9 +205,11 @@ def hunt_all(
     control: Control,
     besides: tuple[str, ...],
 ) -> Iterator[Verdict]:
-    """Verdicts in the order of the names."""
+    """Verdicts as they come."""
     with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(lambda mutant: hunt(mutant, control, first, count, besides), chosen)
+        hunts = [pool.submit(hunt, mutant, control, first, count, besides) for mutant in chosen]
+        for ended in as_completed(hunts):
+            yield ended.result()
 
 
 def row(verdict: Verdict) -> str:

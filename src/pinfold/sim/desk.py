@@ -87,6 +87,15 @@ class VolumeDesk:
         if session is not None:
             await self._end(volume, session)
 
+    async def seize(self, volume: str) -> None:
+        """Take the volume from whoever holds it, without asking, as an operator may command."""
+        await self.release(volume)
+        self._incarnations += 1
+        holder = Holder(self._name, self._boot, self._incarnations)
+        lease = Lease(self._env, self._gateway.rows, volume, holder, self._settings)
+        # Its own past holds the volume then, which the next session here need not wait for.
+        await lease.acquire(force=True)
+
     async def _session(self, volume: str) -> Session:
         while (ending := self._ending.get(volume)) is not None:
             await ending.wait()

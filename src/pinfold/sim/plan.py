@@ -46,6 +46,7 @@ FAULT_RATES: Final = {
     "crash-in-write": (0.5, 3.0),
     "rot": (0.3, 2.0),
     "swap": (1.5, 5.0),
+    "strand": (1.0, 4.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 

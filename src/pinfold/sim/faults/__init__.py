@@ -22,5 +22,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "full-disk": disks.fill,
     "rot": disks.rot,
     "swap": disks.swap,
+    "strand": network.strand,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

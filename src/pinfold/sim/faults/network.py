@@ -28,6 +28,25 @@ async def isolate(stage: Stage) -> None:
     stage.account.tell("net", f"joined {', '.join(part)}")
 
 
+async def strand(stage: Stage) -> None:
+    """A node that leads groups is cut off together with a gateway: who asks there asks the past."""
+    leaders = [
+        name for name, process in stage.cluster.storage.items() if process.role.status()["groups"]
+    ]
+    if not leaders:
+        return
+    part = [stage.rng.choice(sorted(leaders)), stage.rng.choice(stage.cluster.plan.front)]
+    stage.account.tell("net", f"stranded {', '.join(part)}")
+    for name in part:
+        others = [other for other in stage.cluster.names if other not in part]
+        stage.world.net.isolate(name, others)
+    await stage.wait(1.0, 6.0)
+    for name in part:
+        for other in stage.cluster.names:
+            stage.world.net.mend(name, other)
+    stage.account.tell("net", f"joined {', '.join(part)}")
+
+
 async def reset(stage: Stage) -> None:
     """Connections break, wherever in a frame they are."""
     one, other = stage.pair()

@@ -107,11 +107,17 @@ class _VolumeClient:
         await self._do(call, FLUSH, 0)
 
     async def _move(self) -> None:
-        """Go on at another gateway; sometimes the one before gives the volume back."""
-        if self._rng.random() < 0.7:
-            await release(self._bench, self._client, self._gateway, self._volume)
-        self._gateway = self._rng.choice(self._bench.plan.front)
-        self._bench.account.tell(self._client, f"goes to {self._gateway}")
+        """Go on at another gateway: the one before gives the volume back, keeps it, or loses it.
+
+        Where it is lost, other clients may still be using it.
+        """
+        bench, how = self._bench, self._rng.random()
+        if how < 0.5:
+            await release(bench, self._client, self._gateway, self._volume)
+        self._gateway = self._rng.choice(bench.plan.front)
+        bench.account.tell(self._client, f"goes to {self._gateway}")
+        if how > 0.75:
+            await seize(bench, self._client, self._gateway, self._volume)
 
     def _begin(self, kind: Any, block: int, tokens: list[str], *, fua: bool = False) -> DiskCall:
         return self._bench.recorder.begin_disk(
@@ -208,5 +214,17 @@ async def release(bench: Bench, client: str, gateway: str, volume: str) -> None:
 
     try:
         await bench.ask(client, gateway, f"release {volume}", request)
+    except (Down, ProcessDied, TimeoutError, PinfoldError):
+        return
+
+
+async def seize(bench: Bench, client: str, gateway: str, volume: str) -> None:
+    """Have a gateway take a volume by force, if it can."""
+
+    async def request(process: GatewayProcess) -> None:
+        await process.desk.seize(volume)
+
+    try:
+        await bench.ask(client, gateway, f"seize {volume}", request, _PATIENCE_S)
     except (Down, ProcessDied, TimeoutError, PinfoldError):
         return
