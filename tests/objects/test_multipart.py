@@ -289,3 +289,24 @@ def test_a_complete_that_is_refused_keeps_no_blobs_of_its_own() -> None:
         assert len(upload.store.blobs.payloads) == 2
 
     asyncio.run(run())
+
+
+def test_a_complete_that_has_to_look_again_keeps_no_blobs_of_its_first_look() -> None:
+    async def run() -> None:
+        upload = await Uploading.begin()
+        parts = [await upload.part(number, bytes([number]) * 100) for number in (1, 2)]
+        honest, raced = upload.store.rows.scan, False
+
+        async def scan(*arguments: object, **named: object) -> object:
+            nonlocal raced
+            page = await honest(*arguments, **named)  # type: ignore[arg-type]
+            if not raced:
+                raced = True
+                await upload.part(3, b"not named")
+            return page
+
+        upload.store.rows.scan = scan  # type: ignore[method-assign,assignment]
+        await upload.complete(*parts)
+        assert len(upload.store.blobs.payloads) == 2
+
+    asyncio.run(run())

@@ -1,23 +1,24 @@
 """Splits step by step: what each step leaves, who may take it again, and what must not get lost."""
 
-import asyncio
+import contextlib
 
 import msgspec
 import pytest
 
-from pinfold.cluster.api import Change, Counter, Row
+from pinfold.cluster.api import Change, Changed, Counter, Row
 from pinfold.model.errors import Unavailable
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
-from pinfold.objects.buckets import Bucket
+from pinfold.objects.buckets import Bucket, BucketNotEmpty, NoSuchBucket
 from pinfold.objects.conditions import ANY, Conditions, NoSuchKey
 from pinfold.objects.listing import Query
 from pinfold.objects.multipart import NamedPart, NoSuchUpload
 from pinfold.objects.objects import Found
 from pinfold.objects.records import BoundRecord, BucketRecord, ObjectRecord, UploadRecord, decode
 from pinfold.objects.shards import bound_of, bound_row, shards_of
-from pinfold.objects.splitting import EVERYTHING, Step
+from pinfold.objects.splitting import EVERYTHING, Overtaken, Step
 from tests.twins.store import MemoryStore
+from tests.twins.virtual import run_virtual
 
 NAMES = [f"k{number:02}" for number in range(12)]
 BIG = 5000
@@ -97,7 +98,7 @@ def test_a_split_moves_rows_counters_and_blobs_exactly() -> None:
         for name in NAMES[1:]:
             assert (await store.objects.find(current, name.encode())).modified_ms == times[name]
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 def test_a_split_at_a_name_gives_all_names_from_there_on() -> None:
@@ -115,7 +116,7 @@ def test_a_split_at_a_name_gives_all_names_from_there_on() -> None:
         assert [first for first, _ in current.shards] == [b"", b"k10a", b"k11"]
         await demand_whole(store, NAMES)
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 def test_a_shard_between_two_others_splits_too() -> None:
@@ -132,7 +133,7 @@ def test_a_shard_between_two_others_splits_too() -> None:
         assert [name for name, _ in current.shards] == [b"", b"k03", b"k06", b"k09"]
         await demand_whole(store, NAMES)
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 CHANGES = 15
@@ -177,7 +178,7 @@ def test_a_splitter_that_dies_at_any_change_loses_and_doubles_nothing(
         assert [first for first, _ in (await other.buckets.get("bucket")).shards] == [b"", b"k06"]
         await demand_whole(other, NAMES)
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 async def at_step(steps: int) -> tuple[MemoryStore, MemoryStore, Bucket]:
@@ -212,7 +213,7 @@ def test_a_gateway_with_an_old_map_is_never_answered_wrongly(steps: int) -> None
         await finish(store)
         assert (await store.buckets.usage(fresh)).rows == 10
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 @pytest.mark.parametrize("steps", range(CHANGES + 1))
@@ -235,7 +236,7 @@ def test_a_version_read_in_one_shard_is_not_compared_in_another(steps: int) -> N
         assert (found.record.acl, found.modified_ms) == ("public", before)
         await demand_whole(store, NAMES)
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 @pytest.mark.parametrize("steps", range(CHANGES + 1))
@@ -273,7 +274,7 @@ def test_an_upload_goes_on_where_its_name_goes(steps: int) -> None:
         with pytest.raises(NoSuchUpload):
             await stale.multipart.abort(known, b"k11", upload)
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 def test_rows_that_were_given_away_keep_no_empty_bucket_from_being_deleted() -> None:
@@ -292,7 +293,7 @@ def test_rows_that_were_given_away_keep_no_empty_bucket_from_being_deleted() -> 
         store.blobs.freed([])
         assert store.blobs.payloads == {}
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 @pytest.mark.parametrize("body", [b"", None])
@@ -313,7 +314,7 @@ def test_a_seal_that_a_dead_attempt_left_is_lifted_by_the_next_writer(body: byte
         await store.put(await store.buckets.get("bucket"), "k00", content("k00"))
         assert bound_of(await store.rows.get(b"", key)) == BoundRecord(limit)
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 def test_a_bucket_row_as_it_used_to_be_still_reads() -> None:
@@ -331,7 +332,7 @@ def test_nothing_is_split_that_is_gone_being_deleted_or_splitting() -> None:
         await begin(store)
         assert not await mover.begin("bucket", bucket.life, until=b"", rows=1)
 
-    asyncio.run(run())
+    run_virtual(run)
 
 
 def test_a_split_of_six_names_takes_the_changes_that_are_died_at() -> None:
@@ -348,4 +349,82 @@ def test_a_split_of_six_names_takes_the_changes_that_are_died_at() -> None:
         await finish(store)
         assert changes == CHANGES
 
-    asyncio.run(run())
+    run_virtual(run)
+
+
+@pytest.mark.parametrize("looked", range(CHANGES))
+def test_a_step_taken_late_changes_nothing_however_far_others_have_come(looked: int) -> None:
+    async def late(taken: int) -> None:
+        store, stale, known = await at_step(looked)
+        state = await stale.buckets.mover.look("bucket")
+        assert state is not None
+        for _ in range(taken - looked):
+            await store.buckets.mover.step("bucket")
+        fresh = await store.buckets.get("bucket")
+        await store.objects.delete(fresh, b"k11")
+        await store.put(fresh, "k07", content("k07"))
+        await store.buckets.set_acl("bucket", "public")
+        with contextlib.suppress(Overtaken):
+            await stale.buckets.mover.take(state)
+        assert (await store.buckets.get("bucket")).acl == "public"
+        await finish(store)
+        await demand_whole(store, NAMES[:-1])
+        for name in NAMES[:-1]:
+            assert await stale.read(known, name) == content(name)
+            await stale.put(known, name, content(name))
+        await demand_whole(store, NAMES[:-1])
+
+    async def run() -> None:
+        for taken in range(looked, CHANGES + 1):
+            await late(taken)
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize("looked", range(CHANGES))
+def test_a_step_taken_late_brings_no_deleted_bucket_back(looked: int) -> None:
+    async def run() -> None:
+        store, stale, _ = await at_step(looked)
+        state = await stale.buckets.mover.look("bucket")
+        assert state is not None
+        await finish(store)
+        current = await store.buckets.get("bucket")
+        for name in NAMES:
+            await store.objects.delete(current, name.encode())
+        await store.buckets.delete("bucket")
+        with contextlib.suppress(Overtaken):
+            await stale.buckets.mover.take(state)
+        with pytest.raises(NoSuchBucket):
+            await store.buckets.get("bucket")
+        start, end = b"o", b"p"
+        assert [key for key in store.rows if start <= key < end] == []
+
+    run_virtual(run)
+
+
+def test_a_shard_that_opens_while_its_bucket_is_deleted_is_not_overlooked() -> None:
+    async def run() -> None:
+        store, _ = await filled([])
+        writer = other_gateway(store)
+        await begin(store, until="k04")
+        assert await store.buckets.mover.step("bucket") is Step.SEAL
+        honest, raced = store.rows.change, False
+
+        async def change(place: bytes, wanted: Change) -> Changed:
+            nonlocal raced
+            if not raced and keys.bucket_key(b"bucket") in wanted.deletes:
+                raced = True
+                while await store.buckets.mover.step("bucket") is not Step.OPEN:
+                    pass
+                await writer.put(await writer.buckets.get("bucket"), "k05", content("k05"))
+            return await honest(place, wanted)
+
+        store.rows.change = change  # type: ignore[method-assign]
+        with pytest.raises(BucketNotEmpty):
+            await store.buckets.delete("bucket")
+        assert raced
+        await finish(store)
+        await demand_whole(store, ["k05"])
+        await store.put(await store.buckets.get("bucket"), "k01", content("k01"))
+
+    run_virtual(run)

@@ -195,9 +195,11 @@ class Mover:
 
     async def step(self, name: str) -> Step | None:
         """Take the next step of a bucket's split; None when there is none. Overtaken."""
-        state = await self._look(name)
-        if state is None:
-            return None
+        state = await self.look(name)
+        return None if state is None else await self.take(state)
+
+    async def take(self, state: State) -> Step:
+        """Take the step that a split needed when it was looked at. Overtaken."""
         step = next_step(state)
         try:
             await self._take(step, state)
@@ -241,8 +243,9 @@ class Mover:
             case Step.FINISH:
                 await self._finish(state)
 
-    async def _look(self, name: str) -> State | None:
-        """The order matters: the map first, then what only runs ahead of it."""
+    async def look(self, name: str) -> State | None:
+        """A bucket's split; None when there is none."""
+        # The order matters: the map first, then what only runs ahead of it.
         found = await self._bucket(name)
         if found is None or found[1].split is None:
             return None
