@@ -123,6 +123,16 @@ def test_a_stopped_and_a_full_device_are_told_with_what_to_do() -> None:
     assert all(finding.do for finding in found.findings)
 
 
+def test_a_slow_device_is_named_with_what_it_takes() -> None:
+    up = answers()
+    up["n2"]["devices"][0].update(slow=True, flush_s=0.25)
+    found = judged(up)
+    assert found.state == "degraded"
+    assert "device 1 on n2 is slow: its flushes take 0.250 s" in found.findings[0].what
+    assert 'device_slow{device="1",on="n2"} 1.0' in cluster_gauges(found)
+    assert 'device_slow{device="0",on="n1"} 0.0' in cluster_gauges(found)
+
+
 def test_a_volume_with_devices_out_of_sync_degrades() -> None:
     found = judged(answers(), [{"name": "disk1", "size_bytes": 1, "out": [2]}])
     assert found.state == "degraded"

@@ -22,10 +22,12 @@ def cluster_gauges(found: Report) -> str:
         up.labels(node["name"], node["role"]).set(node["state"] == "up")
     serving = gauge("device_serving", "Whether a device serves reads.", ("device", "on"))
     free = gauge("device_free_bytes", "Room left on a device.", ("device", "on"))
+    slow = gauge("device_slow", "Whether a device is far slower than the others.", ("device", "on"))
     total = gauge("device_total_bytes", "Size of a device's file system.", ("device", "on"))
     for device in found.devices:
         labels = (str(device["id"]), device["node"])
         serving.labels(*labels).set(device["state"] in ("serving", "full"))
+        slow.labels(*labels).set(bool(device.get("slow")))
         free.labels(*labels).set(device.get("free_bytes", 0))
         total.labels(*labels).set(device.get("total_bytes", 0))
     gauge("groups", "Row groups.").set(found.groups["total"])

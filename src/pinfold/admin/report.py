@@ -193,6 +193,15 @@ def _device_findings(devices: Sequence[dict[str, Any]]) -> list[Finding]:
                     do="delete data or add devices: a full one refuses writes (507, ENOSPC)",
                 )
             )
+        if device.get("slow"):
+            found.append(
+                Finding(
+                    severity="warning",
+                    what=f"{name} is slow: its flushes take {device.get('flush_s') or 0:.3f} s, "
+                    "far longer than the others'",
+                    do="it leads nothing and holds nobody up; look at the disk (iostat, smartctl)",
+                )
+            )
         if device.get("quarantined"):
             found.append(
                 Finding(

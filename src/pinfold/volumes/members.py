@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pinfold.cluster.extents import Address, Claimed, ExtentClient
+from pinfold.cluster.slowness import VOLUMES, SlowWatch
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Busy, Corrupt, Fenced, PinfoldError
 from pinfold.model.ids import DeviceId, Token, VolumeId
@@ -52,6 +53,9 @@ class Members:
         self._token = Token(lease.row.token)
         self._streams = 0
         self._addresses: dict[DeviceId, Address] = {}
+        self.writes = SlowWatch(VOLUMES, now)
+        self.flushes = SlowWatch(VOLUMES, now)
+        """How soon members take writes, and how soon they have flushed them: all get the same."""
         self._broken = {device: asyncio.Event() for device in sequencer.lanes}
         self.dirty: dict[int, None] = {}
         """Extents that a former holder left dirty, as members told when they were claimed."""
@@ -89,6 +93,24 @@ class Members:
         self._broken[lane.device].set()
         self._schedule()
 
+    def relieve(self) -> None:
+        """Stop waiting for members that are far slower than the others, if they can be spared."""
+        self.writes.look()
+        self.flushes.look()
+        for lane in self._sequencer.lanes.values():
+            if (
+                lane.standing is Standing.LIVE
+                and self.slow(lane)
+                and self._spared(lane, self._lease.row)
+            ):
+                self._sequencer.lost(lane)
+                self._broken[lane.device].set()
+                self._schedule()
+
+    def slow(self, lane: Lane) -> bool:
+        """Whether a member holds the others up."""
+        return self.writes.slow(lane.device) or self.flushes.slow(lane.device)
+
     async def _tend(self, lane: Lane) -> None:
         broken = self._broken[lane.device]
         try:
@@ -124,7 +146,7 @@ class Members:
         """Open a new stream to a member in sync, or put it out when it does not answer."""
         if lane.full_at:
             await asyncio.sleep(self._settings.retry_s)  # when all are full, the write fails
-        hopeless = lane.full_at or lane.failures >= FLAPPING
+        hopeless = lane.full_at or lane.failures >= FLAPPING or self.slow(lane)
         patience = 0.0 if hopeless else self._now() + self._settings.recover_s
         first = lane.stream == 0
         spared = partial(self._spared, lane)
@@ -159,6 +181,8 @@ class Members:
 
     def _opened(self, lane: Lane, claimed: Claimed, *, joining: bool) -> None:
         stream = self._addresses[lane.device].stream
+        for watch in (self.writes, self.flushes):
+            watch.forget(lane.device)  # it may have been hung; that is what failures are for
         self._sequencer.opened(lane, stream, claimed.boot, joining=joining)
         self._schedule()
 
@@ -167,9 +191,28 @@ class Members:
         out = {*row.out, lane.device}
         return spares(self._placement.member_sets(), out, row.min_in_sync)
 
+    async def _probe(self, lane: Lane) -> None:
+        """See whether a slow member has recovered: a claim waits for a flush as writes do."""
+        await asyncio.sleep(self._settings.rejoin_s)
+        began = self._now()
+        try:
+            await self._claim(lane)
+        except Fenced:
+            raise
+        except PinfoldError:
+            took_s = self._settings.claim_s
+        else:
+            took_s = self._now() - began
+        for watch in (self.writes, self.flushes):
+            if watch.slow(lane.device):
+                watch.observed(lane.device, took_s)
+                watch.look()
+
     async def _rejoin(self, lane: Lane) -> None:
         """Bring a member that is out of sync up to date, however often that takes."""
         assert self.care is not None
+        while self.slow(lane):
+            await self._probe(lane)
         while True:
             try:
                 claimed = await self._claim(lane)

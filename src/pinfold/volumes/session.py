@@ -229,15 +229,23 @@ class Session:
             ops,
             payload,
             deadline=self._deadline(),
-        ).add_done_callback(partial(self._wrote, lane, lane.stream, batch))
+        ).add_done_callback(partial(self._wrote, lane, lane.stream, batch, self._now()))
 
-    def _wrote(self, lane: Lane, stream: int, batch: Batch, answer: asyncio.Future[Answer]) -> None:
+    def _wrote(
+        self,
+        lane: Lane,
+        stream: int,
+        batch: Batch,
+        began: float,
+        answer: asyncio.Future[Answer],
+    ) -> None:
         error = _error_of(answer)
         if self._dead is not None or stream != lane.stream or not lane.open:
             return
         assert self._sequencer is not None
         assert self._members is not None
         if error is None:
+            self._members.writes.observed(lane.device, self._now() - began)
             self._sequencer.taken(lane, batch)
             self._schedule()
             return
@@ -275,9 +283,11 @@ class Session:
             self._members.address(lane),
             lane.number,
             deadline=self._now() + self._settings.flush_s,
-        ).add_done_callback(partial(self._flushed, lane, lane.stream, upto))
+        ).add_done_callback(partial(self._flushed, lane, lane.stream, upto, self._now()))
 
-    def _flushed(self, lane: Lane, stream: int, upto: int, answer: asyncio.Future[Answer]) -> None:
+    def _flushed(
+        self, lane: Lane, stream: int, upto: int, began: float, answer: asyncio.Future[Answer]
+    ) -> None:
         error = _error_of(answer)
         if self._dead is not None or stream != lane.stream or not lane.open:
             return
@@ -286,6 +296,7 @@ class Session:
         if error is not None:
             self._members.failed(lane, stream, error)
             return
+        self._members.flushes.observed(lane.device, self._now() - began)
         self._sequencer.flushed(lane, upto)
         self._changed.beat()
         self._schedule()
@@ -370,6 +381,7 @@ class Session:
     async def _tick(self) -> None:
         sequencer, settings = self._sequencer, self._settings
         assert sequencer is not None
+        assert self._members is not None
         while True:
             await asyncio.sleep(TICK_S)
             now = self._now()
@@ -381,6 +393,7 @@ class Session:
                 self._boots_changed.set()
             if sequencer.retained.due(now):
                 sequencer.flush()
+            self._members.relieve()
             sequencer.reads.hedge(now - settings.hedge_s, now + settings.silence_s)
             if not sequencer.retained:
                 self._tell_stable(sequencer)

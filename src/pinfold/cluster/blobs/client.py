@@ -12,6 +12,7 @@ from typing import Final
 from pinfold.cluster.api import BlobRef
 from pinfold.cluster.blobs.tally import Verdict, WriteTally
 from pinfold.cluster.placement import Placement
+from pinfold.cluster.slowness import ROWS, SlowWatch
 from pinfold.codec.checks import payload_checks
 from pinfold.env.api import Buffer, Env
 from pinfold.env.tasks import TaskScope
@@ -45,6 +46,8 @@ class BlobClient:
         self._behind: dict[_Put, None] = {}
         """Answered puts of which a copy is still under way, oldest first."""
         self._behind_bytes = 0
+        self.watch = SlowWatch(ROWS, env.clock.monotonic)
+        """Compares the devices by how soon they have a blob: the same bytes at the same time."""
         self.given_up = 0
         """Copies given up because too many bytes were under way behind their answers."""
 
@@ -67,6 +70,7 @@ class BlobClient:
                     raise
                 await asyncio.sleep(pause)
                 continue
+            self.watch.look()
             return BlobRef(id=blob, length=length, devices=devices)
 
     async def read(self, ref: BlobRef, offset: int, length: int) -> list[Buffer]:
@@ -140,6 +144,8 @@ class _Put:
         """They hold the payload; calls give it to the rpc layer's queue, which has a limit."""
         self._checks = checks
         self._deadline = deadline
+        self._now = client._env.clock.monotonic
+        self._began = self._now()
         primaries = self._placement.primaries(blob)
         self._primaries = primaries
         self._tally = WriteTally.start(
@@ -210,6 +216,7 @@ class _Put:
             self._result.set_exception(error)
 
     def _acknowledged(self, device: DeviceId) -> None:
+        self._client.watch.observed(device, self._now() - self._began)
         if self._tally.on_ack(device) is Verdict.DONE and not self._result.done():
             self._result.set_result(tuple(self._tally.acknowledged))
             if len(self._streams) > 1:  # the one that has just ended is still among them
@@ -255,6 +262,7 @@ class _Read:
 
     def __init__(self, client: BlobClient, ref: BlobRef, offset: int, length: int) -> None:
         self._peers = client._peers
+        self._watch = client.watch
         self._settings = client._settings
         self._deadline = client._env.clock.monotonic() + client._settings.read_timeout_s
         self._placement = client._placement()
@@ -272,6 +280,7 @@ class _Read:
         """Acknowledged primaries first (turned by the id, to spread load), then the others.
 
         Handoffs come last: they are asked only while the copies they stand in for are missing.
+        Behind all that can be reached come the slow devices, then those that cannot.
         """
         primaries = self._placement.primaries(self._ref.id)
         holders = [device for device in self._ref.devices if device in primaries]
@@ -279,12 +288,12 @@ class _Read:
         order = dict.fromkeys(
             (*holders[turn:], *holders[:turn], *primaries, *map(DeviceId, self._ref.devices))
         )
-        live: list[DeviceId] = []
-        rest: list[DeviceId] = []
-        for device in order:
-            node = self._placement.node_of(DeviceId(device))
-            (live if self._peers.connected(node) else rest).append(DeviceId(device))
-        return iter(live + rest)
+        return iter(sorted(map(DeviceId, order), key=self._reluctance))
+
+    def _reluctance(self, device: DeviceId) -> int:
+        if not self._peers.connected(self._placement.node_of(device)):
+            return 2
+        return 1 if self._watch.slow(device) else 0
 
     def start(self) -> asyncio.Future[list[Buffer]]:
         self._next()

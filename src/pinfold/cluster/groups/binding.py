@@ -17,6 +17,7 @@ from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.scan import RowIterator
 from pinfold.cluster.groups.serving import Serving
 from pinfold.cluster.groups.state import Limits
+from pinfold.cluster.groups.tempo import Tempo
 from pinfold.device.api import Entry, LogState, LogStore, RowStore
 from pinfold.env.api import Clock
 from pinfold.model.errors import NotPrimary, PinfoldError, Unavailable
@@ -30,6 +31,7 @@ class Surroundings(Protocol):
 
     clock: Clock
     confirmer: Confirmer
+    tempo: Tempo
 
     def send(self, group: GroupId, to: DeviceId, sender: DeviceId, message: Message) -> None:
         """Send a message with the others of this tick."""
@@ -153,7 +155,8 @@ class BoundGroup:
         except Unavailable as error:
             self._surroundings.device_failed(self.me, error)
             raise
-        future.add_done_callback(partial(self._appended, last.op, last.view))
+        append = self._surroundings.tempo.began(self.me)
+        future.add_done_callback(partial(self._appended, last.op, last.view, append))
 
     def set_view(self, view: int, voted: bytes) -> None:
         """See `ReplicaLog.set_view`."""
@@ -199,7 +202,8 @@ class BoundGroup:
         """Applied rows of a range, in order."""
         return self._rows.scan(self.group, start, end, reverse=reverse)
 
-    def _appended(self, op: int, view: int, future: "asyncio.Future[None]") -> None:
+    def _appended(self, op: int, view: int, append: object, future: "asyncio.Future[None]") -> None:
+        self._surroundings.tempo.ended(self.me, append)
         if self._done(future):
             self.act(self.replica.on_appended, op, view)
 

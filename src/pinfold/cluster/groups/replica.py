@@ -107,6 +107,19 @@ class Replica:
         ready = progress.copy is None and progress.counted_op == state.last_op
         return first if ready else None
 
+    def heirs(self) -> list[DeviceId]:
+        """Who could lead instead of this serving primary, whoever is first: those that follow."""
+        state, leadership = self.state, self.leadership
+        if leadership is None:
+            return []
+        return [
+            member
+            for member in state.members
+            if member != state.me
+            and leadership.followers[member].copy is None
+            and leadership.followers[member].counted_op >= state.commit_op
+        ]
+
     def hand_over(self, heir: DeviceId) -> None:
         """Leave the lead to `heir`. Changes in flight are repeated by their callers."""
         view = self.state.view + 1

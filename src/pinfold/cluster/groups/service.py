@@ -25,6 +25,7 @@ from pinfold.cluster.groups.scan import scan_page
 from pinfold.cluster.groups.serving import Serving
 from pinfold.cluster.groups.state import Limits
 from pinfold.cluster.groups.status import GroupStatus, describe
+from pinfold.cluster.groups.tempo import Tempo
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.device.api import LogStore, RowStore
 from pinfold.env.api import Env
@@ -66,7 +67,9 @@ _MESSAGES_S: Final = 2.0
 _PAGE_MAX: Final = LISTING_PAGE_MAX + 1
 """Items in one page of a scan: a listing's page and the row that says there is more."""
 
-_PING: Final = tuple[list[Short], list[tuple[Short, Short, Number, Number]]]
+_PING: Final = tuple[
+    list[Short], list[tuple[Short, Short, Number, Number]], list[tuple[Short, float]]
+]
 _GET: Final = tuple[Short, Short, bytes, list[Any]]
 
 
@@ -103,6 +106,7 @@ class GroupService:
     ) -> None:
         self.clock = env.clock
         self.confirmer = Confirmer(env.clock, peers, membership)
+        self.tempo = Tempo(env.clock)
         self._node = node
         self._peers = peers
         self._membership = membership
@@ -239,7 +243,20 @@ class GroupService:
             bound.act(self._watch_primary, bound)
 
         if self._ticks % _TICKS_PER_BALANCE == 0:
+            self.tempo.look()
+            self._relieve()
             self._balance()
+
+    def _relieve(self) -> None:
+        """Hand every group over that a slow device leads, if there is a better one."""
+        for bound in self.led():
+            if self.tempo.slow(bound.me):
+                heirs = filter(self._fit, bound.replica.heirs())
+                if (heir := next(heirs, None)) is not None:
+                    bound.act(bound.replica.hand_over, heir)
+
+    def _fit(self, device: DeviceId) -> bool:
+        return self._alive(device) and not self.tempo.slow(device)
 
     def _balance(self) -> None:
         """Hand one group back to the member that leads it when nothing has failed."""
@@ -260,14 +277,14 @@ class GroupService:
         except PinfoldError:
             return False
         steady = node == self._node or self._liveness.steady(node, _STEADY_S)
-        return steady and self._alive(device)
+        return steady and self._fit(device)
 
     def _watch_primary(self, bound: BoundGroup) -> None:
         replica = bound.replica
         impatient = replica.unsettled_ticks > _PATIENCE_TICKS
         if not impatient and (replica.primary == bound.me or self._alive(replica.primary)):
             return
-        view = replica.next_view(self._alive)
+        view = replica.next_view(self._fit) or replica.next_view(self._alive)
         if view is not None:
             replica.change_view(view)
 
@@ -300,8 +317,9 @@ class GroupService:
             if fresh:
                 bound.told_commit_op = state.commit_op
         failed = list(self._failed_devices)
+        flushes = self.tempo.tell()
         for node, told in news.items():
-            self._peers.tell(node, PING, (failed, told))
+            self._peers.tell(node, PING, (failed, told, flushes))
 
     def _on_session(self, node: NodeName, up: bool, boot: int) -> None:
         self._liveness.session(node, up)
@@ -321,7 +339,8 @@ class GroupService:
 
     def _on_ping(self, request: Request) -> HandlerResult:
         self._liveness.heard(request.peer)
-        failed, told = taken(PING, request.body, _PING)
+        failed, told, flushes = taken(PING, request.body, _PING)
+        self.tempo.heard(flushes)
         self._failed_elsewhere[request.peer] = frozenset(map(DeviceId, failed))
         for device, group, view, commit_op in told:
             bound = self._groups.get((DeviceId(device), GroupId(group)))

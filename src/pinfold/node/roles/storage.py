@@ -9,6 +9,7 @@ from pinfold.cluster.extents import ExtentHost
 from pinfold.cluster.groups.frees import FreesWorker
 from pinfold.cluster.groups.service import GroupService
 from pinfold.cluster.groups.status import GroupStatus
+from pinfold.cluster.groups.tempo import Tempo
 from pinfold.cluster.map import METADATA
 from pinfold.device.api import Device, DeviceStatus
 from pinfold.env.tasks import TaskScope
@@ -86,7 +87,7 @@ class StorageRole:
         """See `Role`."""
         led = [_group(status) for status in self._groups.status() if status.role == "serving"]
         return {
-            "devices": _devices(self._table.devices, self._table.refused),
+            "devices": _devices(self._table.devices, self._table.refused, self._groups.tempo),
             "groups": led,
             "care": self._care.status(),
         }
@@ -103,16 +104,16 @@ class StorageRole:
 
 
 def _devices(
-    devices: Mapping[DeviceId, Device], refused: Mapping[DeviceId, str]
+    devices: Mapping[DeviceId, Device], refused: Mapping[DeviceId, str], tempo: Tempo
 ) -> list[dict[str, Any]]:
-    shown = [_device(identity, device.status()) for identity, device in devices.items()]
+    shown = [_device(identity, device.status(), tempo) for identity, device in devices.items()]
     return shown + [
         {"id": identity, "state": "stopped", "reason": reason}
         for identity, reason in refused.items()
     ]
 
 
-def _device(identity: DeviceId, status: DeviceStatus) -> dict[str, Any]:
+def _device(identity: DeviceId, status: DeviceStatus, tempo: Tempo) -> dict[str, Any]:
     return {
         "id": identity,
         "boot": status.boot,
@@ -125,6 +126,8 @@ def _device(identity: DeviceId, status: DeviceStatus) -> dict[str, Any]:
         "blob_bytes": status.blob_bytes,
         "extent_bytes": status.extent_bytes,
         "quarantined": status.quarantined,
+        "slow": tempo.slow(identity),
+        "flush_s": tempo.typical_s(identity),
     }
 
 
