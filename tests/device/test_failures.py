@@ -9,6 +9,7 @@ import pytest
 from pinfold.codec.packs import checks_of
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.device import Device
+from pinfold.device.log import ROWLESS_BYTES
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, Full, Unavailable
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
@@ -74,6 +75,20 @@ def test_a_read_error_stops_the_device() -> None:
 async def put_many(device: Device, payload: bytes, mark: bytes) -> None:
     for number in range(1000):
         await put(device, mark + number.to_bytes(2, "big") + bytes(13), payload)
+
+
+def test_a_device_full_to_the_last_row_still_takes_what_a_primary_needs_to_begin() -> None:
+    """Else a cluster whose devices are all full could not be read after a restart."""
+
+    async def begin(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.set_view(G, 3, b"voted")
+        await device.log.append(G, [Entry(1, 3, b"none")])
+        with pytest.raises(Full):
+            device.log.append(G, [Entry(2, 3, bytes(ROWLESS_BYTES + 1))])
+        assert device.log.state(G).last_op == 1
+
+    lives(begin, reserve_bytes=1 << 40)
 
 
 def test_a_full_device_refuses_early_and_still_reads_and_deletes() -> None:

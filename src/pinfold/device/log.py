@@ -45,6 +45,11 @@ _SWEEP_MIN: Final = 1024
 """Entries that may be gone and still be remembered, at least."""
 
 
+ROWLESS_BYTES: Final = 32
+"""Entries up to this change no row. They are taken even when rows are refused for lack of room: a
+group whose devices are all full needs one to have a primary, hence to be read."""
+
+
 class Log:
     """The device's `LogStore`. See the module."""
 
@@ -268,7 +273,8 @@ class Log:
         self._journal.admit(size)
         if self._tail_bytes > 2 * self._settings.log_tail_bytes:
             raise Busy(f"{self._tail_bytes} bytes of log entries wait to be applied")
-        self._space.take_row(size)
+        if any(len(entry.body) > ROWLESS_BYTES for entry in entries):
+            self._space.take_row(size)
 
     def _parts(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
         """The entries in runs that fit in a record."""
