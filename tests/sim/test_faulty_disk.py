@@ -192,3 +192,54 @@ def test_cached_reads_are_sometimes_there() -> None:
     file = view.open(f"{ROOT}/f", create=True)
     file.pwritev([b"x" * 10], 0)
     assert {file.pread_cached(10, 0) for _ in range(50)} == {None, b"x" * 10}
+
+
+def test_a_bad_sector_is_read_by_nobody_until_it_is_written() -> None:
+    disk, view, _process = fresh(1)
+    file = view.open(f"{ROOT}/f", create=True)
+    file.pwritev([bytes(4 * PAGE)], 0)
+    disk.faults.cached_chance = 1.0
+    disk.break_range(f"{ROOT}/f", PAGE + 100, 10)
+    assert file.pread(PAGE, 0) == bytes(PAGE)
+    assert file.pread(PAGE, 2 * PAGE) == bytes(PAGE)
+    assert file.pread_cached(PAGE, PAGE) is None
+    with pytest.raises(OSError) as caught:
+        file.pread(PAGE, PAGE)
+    assert caught.value.errno == errno.EIO
+    file.pwritev([b"x" * 5], PAGE + 100)  # half of it: what is left is bad still
+    with pytest.raises(OSError):
+        file.pread(PAGE, PAGE)
+    file.pwritev([b"x" * PAGE], PAGE)
+    assert file.pread(PAGE, PAGE) == b"x" * PAGE
+
+
+def test_room_ends_at_the_call_that_was_armed_and_comes_back() -> None:
+    disk, view, _process = fresh(1)
+    file = view.open(f"{ROOT}/f", create=True)
+    disk.faults.room_after, disk.faults.room_failures = 1, 2
+    file.pwritev([bytes(PAGE)], 0)
+    for _ in range(2):
+        with pytest.raises(OSError) as caught:
+            file.allocate(PAGE, PAGE)
+        assert caught.value.errno == errno.ENOSPC
+        file.pwritev([b"y" * PAGE], 0)  # takes no space: always goes
+    file.allocate(PAGE, PAGE)
+
+
+@pytest.mark.parametrize("failures", [1, -1])
+def test_the_armed_call_fails_and_a_failed_flush_loses_what_it_covered(failures: int) -> None:
+    disk, view, process = fresh(3)
+    file = view.open(f"{ROOT}/f", create=True)
+    file.datasync()
+    view.sync_dir(ROOT)
+    disk.faults.changes_after, disk.faults.failures = 1, failures
+    file.pwritev([b"x" * 64 * PAGE], 0)
+    with pytest.raises(OSError) as caught:
+        file.datasync()
+    assert caught.value.errno == errno.EIO
+    if failures == 1:
+        file.datasync()  # says ok, and is not to be believed
+        assert restart(disk, process).open(f"{ROOT}/f").pread(64 * PAGE, 0) != b"x" * 64 * PAGE
+    else:
+        with pytest.raises(OSError):
+            file.datasync()

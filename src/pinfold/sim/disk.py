@@ -45,6 +45,17 @@ class DiskFaults:
     """What any other call costs."""
     crash_after: int = -1
     """Changing calls until the node crashes; below 0: never."""
+    room_after: int = -1
+    """Calls that take space until some find none (ENOSPC); below 0: never."""
+    room_failures: int = -1
+    """How many find none, before there is room again; below 0: all from then on."""
+    reads_after: int = -1
+    """Reading calls until some fail with EIO; below 0: never."""
+    changes_after: int = -1
+    """Changing calls until some fail with EIO, flushes as under `lost_flush_chance`; below 0:
+    never."""
+    failures: int = -1
+    """How many reading or changing calls fail then; below 0: all from then on."""
 
 
 _Entry = Inode | None
@@ -63,6 +74,8 @@ class SimDisk:
         self._synced: dict[str, _Entry] = {"/": None}
         self._changes: list[str] = []
         """Paths whose entries changed since their directory was synced, in order."""
+        self.bad: list[tuple[str, int, int]] = []
+        """(path, start, end) of sectors that cannot be read until they are written."""
         self.locks: dict[str, None] = {}
         self.cost_s = 0.0
         """Seconds that the calls since the last `take_cost` took."""
@@ -95,6 +108,27 @@ class SimDisk:
         page = bytearray(inode.pages.get(number, ZERO))
         page[within] ^= 1 << bit
         inode.pages[number] = bytes(page)
+
+    def break_range(self, path: str, offset: int, length: int) -> None:
+        """Sectors of a file go bad: a read that touches them is EIO, a write makes them good."""
+        self.bad.append((path, offset, offset + length))
+
+    def is_bad(self, path: str, offset: int, length: int) -> bool:
+        """Whether a read touches a bad sector."""
+        return any(
+            path == name and offset < end and start < offset + length
+            for name, start, end in self.bad
+        )
+
+    def mend_range(self, path: str, offset: int, length: int) -> None:
+        """A write replaces the bad sectors that it covers."""
+        if self.bad:
+            covered = (offset, offset + length)
+            self.bad = [
+                (name, start, end)
+                for name, start, end in self.bad
+                if name != path or start < covered[0] or end > covered[1]
+            ]
 
     def wipe(self) -> None:
         """Everything is gone: another, empty disk."""
@@ -171,6 +205,38 @@ class SimDisk:
         missing = sum(1 for number in numbers if number not in inode.pages)
         if missing and self.used_bytes() + missing * PAGE > self.faults.capacity_bytes:
             raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+        faults = self.faults
+        if missing and faults.room_after >= 0:
+            faults.room_after -= 1
+            if faults.room_after < 0 and faults.room_failures:
+                faults.room_after = 0
+                faults.room_failures -= 1
+                raise OSError(errno.ENOSPC, "no space left on the simulated disk, for now")
+
+    def read_fails(self) -> bool:
+        """Count a reading call; whether it is one of those that fail."""
+        faults = self.faults
+        if faults.reads_after < 0:
+            return False
+        faults.reads_after, fails = self._due(faults.reads_after)
+        return fails
+
+    def change_fails(self) -> bool:
+        """Count a changing call; whether it is one of those that fail."""
+        faults = self.faults
+        if faults.changes_after < 0:
+            return False
+        faults.changes_after, fails = self._due(faults.changes_after)
+        return fails
+
+    def _due(self, after: int) -> tuple[int, bool]:
+        """(calls until the next failure, whether this call fails)."""
+        if after > 0:
+            return after - 1, False
+        if not self.faults.failures:
+            return -1, False
+        self.faults.failures -= 1
+        return 0, True
 
     def count_change(self) -> bool:
         """Count a changing call; whether the armed crash is due with it."""
@@ -202,24 +268,37 @@ class ProcessDisk:
         self.disk = disk
         self._process = process
 
-    def reading(self, path: str) -> SimDisk:
-        """Before a call that changes nothing."""
+    def reading(self, path: str, offset: int = 0, length: int = 0) -> SimDisk:
+        """Before a call that changes nothing, but may read a range."""
         if not self._process.alive:
             raise NodeCrashed
         disk = self.disk
         disk.charge(disk.faults.call_s)
+        if disk.read_fails() or (disk.bad and disk.is_bad(path, offset, length)):
+            raise OSError(errno.EIO, "simulated read error")
         if disk.faults.read_error and path.startswith(disk.faults.under):
             raise OSError(disk.faults.read_error, "simulated read error")
         return disk
 
-    def changing(self, path: str, change: Callable[[SimDisk], None]) -> None:
-        """Make a change, dying before or behind it if that is due."""
+    def changing(
+        self,
+        path: str,
+        change: Callable[[SimDisk], None],
+        failing: Callable[[SimDisk], None] = lambda disk: None,
+    ) -> None:
+        """Make a change, dying before or behind it if that is due.
+
+        `failing` is what a call that fails does to the file all the same.
+        """
         if not self._process.alive:
             raise NodeCrashed
         disk = self.disk
         dies = disk.count_change()
         if dies and disk.rng.random() < 0.5:
             disk.die()
+        if disk.change_fails():
+            failing(disk)
+            raise OSError(errno.EIO, "simulated error of a changing call")
         if disk.faults.write_error and path.startswith(disk.faults.under):
             raise OSError(disk.faults.write_error, "simulated write error")
         change(disk)
@@ -348,12 +427,15 @@ class SimFile:
     def pread(self, length: int, offset: int) -> bytes:
         """See `File.pread`."""
         self._open()
-        self._owner.reading(self._path)
+        self._owner.reading(self._path, offset, length)
         return self._inode.read(length, offset)
 
     def pread_cached(self, length: int, offset: int) -> bytes | None:
         """See `File.pread_cached`."""
         self._open()
+        disk = self._owner.disk
+        if disk.bad and disk.is_bad(self._path, offset, length):
+            return None  # what cannot be read is in no memory
         disk = self._owner.reading(self._path)
         if disk.rng.random() >= disk.faults.cached_chance:
             return None
@@ -368,8 +450,13 @@ class SimFile:
         def write(disk: SimDisk) -> None:
             disk.require_room(self._inode, offset, len(content))
             self._inode.write(content, offset)
+            disk.mend_range(self._path, offset, len(content))
 
-        self._owner.changing(self._path, write)
+        def write_some(disk: SimDisk) -> None:
+            if disk.rng.random() < 0.5:
+                self._inode.write(content[: len(content) // 2 // PAGE * PAGE], offset)
+
+        self._owner.changing(self._path, write, write_some)
         return len(content)
 
     def datasync(self) -> None:
@@ -386,7 +473,8 @@ class SimFile:
                 raise OSError(errno.EIO, "simulated flush error")
             self._inode.flush()
 
-        self._owner.changing(self._path, flush)
+        # The kernel reports once and forgets: what it could not write is gone.
+        self._owner.changing(self._path, flush, lambda disk: self._inode.crash(disk.rng))
 
     def allocate(self, offset: int, length: int) -> None:
         """See `File.allocate`."""
