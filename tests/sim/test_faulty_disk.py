@@ -199,7 +199,7 @@ def test_a_bad_sector_is_read_by_nobody_until_it_is_written() -> None:
     file = view.open(f"{ROOT}/f", create=True)
     file.pwritev([bytes(4 * PAGE)], 0)
     disk.faults.cached_chance = 1.0
-    disk.break_range(f"{ROOT}/f", PAGE + 100, 10)
+    disk.bad.add(f"{ROOT}/f", PAGE + 100, 10)
     assert file.pread(PAGE, 0) == bytes(PAGE)
     assert file.pread(PAGE, 2 * PAGE) == bytes(PAGE)
     assert file.pread_cached(PAGE, PAGE) is None

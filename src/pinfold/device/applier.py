@@ -22,9 +22,10 @@ from pinfold.device.journal import Journal
 from pinfold.device.log import Log
 from pinfold.device.memory import Memory, encode_memory
 from pinfold.device.packs import Packs
+from pinfold.device.room import RETRY_S, NoRoom
 from pinfold.device.segments import Recovered
 from pinfold.env.api import Disk, Offload
-from pinfold.model.errors import Corrupt, PinfoldError
+from pinfold.model.errors import Corrupt, Full, PinfoldError
 from pinfold.model.settings import DeviceSettings
 
 APPLIED: Final = b"ma"
@@ -54,7 +55,7 @@ class Applier:
         space: Space,
         health: Health,
         settings: DeviceSettings,
-        kept_from: int,
+        applied: "Applied",
     ) -> None:
         self._disk = disk
         self._path = path
@@ -69,7 +70,9 @@ class Applier:
         self._space = space
         self._health = health
         self._settings = settings
-        self._keep_from = kept_from
+        self._sealed = applied.sealed
+        """Journal records up to here have their effect in files and index."""
+        self._keep_from = applied.kept_from
         """Journal records that the next committed pass still promises to keep start here."""
         self._closing = False
         health.on_stop(lambda _: journal.activity.set())
@@ -143,7 +146,10 @@ class Applier:
         self._blobs.seal()
         self._extents.seal()
         await journal.flush()
-        await self._lane(self._write)
+        if not await self._written():
+            # Nothing new is in its place, so nothing more of the journal counts as applied. The
+            # rest of the pass goes on: what was deleted must become durable to give room.
+            sealed, sealed_bytes = self._sealed, journal.applied_bytes
         self._blobs.settle()
         self._extents.settle()
         self._log.settle()
@@ -152,8 +158,8 @@ class Applier:
         self._index.put(APPLIED, encode_applied(Applied(sealed, journal.appended, kept_from)))
         self._index.seal()
         await journal.flush()
-        await self._index.commit(self._lane)
-        journal.applied_bytes = sealed_bytes
+        await self._commit()
+        journal.applied_bytes, self._sealed = sealed_bytes, sealed
         self._log.committed()
         self._packs.committed()
         journal.release(kept_from)
@@ -163,6 +169,34 @@ class Applier:
         journal.keep_spare()
         if self._log.purging:
             journal.activity.set()
+        if self._space.exhausted:
+            journal.activity.set()
+            await asyncio.sleep(RETRY_S)
+
+    async def _written(self) -> bool:
+        """Write what was sealed; False, and it waits on, when there is no room for all of it."""
+        try:
+            await self._lane(self._write)
+        except NoRoom:
+            self._space.exhausted = True
+            self._blobs.unseal()
+            self._extents.unseal()
+            return False
+        self._space.exhausted = False
+        return True
+
+    async def _commit(self) -> None:
+        """Commit the index, however long it takes until there is room for it."""
+        while True:
+            try:
+                await self._index.commit(self._lane)
+            except NoRoom as error:
+                self._space.exhausted = True
+                if self._closing:
+                    raise Full(f"closed before there was room for the index: {error}") from error
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     def _write(self) -> None:
         self._blobs.write()

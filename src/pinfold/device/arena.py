@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import xxhash
 
+from pinfold.device.room import room
 from pinfold.env.api import Buffer, Disk
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 
@@ -66,10 +67,12 @@ class Arena:
     def write(self, slot: int, blocks: dict[int, Buffer | None], *, fresh: bool) -> None:
         """Put whole blocks in place (None: a hole), neighbours in one write. No flush.
 
-        A fresh slot is allocated and forgets what it held before.
+        A fresh slot is allocated and forgets what it held before. Raises NoRoom: some blocks may be
+        in place then, and the same call again is all it takes.
         """
         if fresh:
-            self._slots.allocate(slot * EXTENT_BYTES, EXTENT_BYTES)
+            with room():
+                self._slots.allocate(slot * EXTENT_BYTES, EXTENT_BYTES)
             stripe = bytearray(_STRIPE_BYTES)
         else:
             found = self._sums.pread(_STRIPE_BYTES, slot * _STRIPE_BYTES)
@@ -79,10 +82,12 @@ class Arena:
             if buffers[0] is None:
                 self._slots.punch(base + first * BLOCK_BYTES, len(buffers) * BLOCK_BYTES)
             else:
-                self._slots.pwritev(buffers, base + first * BLOCK_BYTES)
+                with room():
+                    self._slots.pwritev(buffers, base + first * BLOCK_BYTES)
         for block, buffer in blocks.items():
             _SUM.pack_into(stripe, block * _SUM_BYTES, 0 if buffer is None else _sum_of(buffer))
-        self._sums.pwritev([stripe], slot * _STRIPE_BYTES)
+        with room():
+            self._sums.pwritev([stripe], slot * _STRIPE_BYTES)
 
     def flush(self) -> None:
         """Make every write so far durable, blocks and sums."""

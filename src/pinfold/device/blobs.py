@@ -36,6 +36,7 @@ from pinfold.device.index import Index
 from pinfold.device.journal import Journal
 from pinfold.device.packs import Pack, Packs
 from pinfold.device.readers import Readers
+from pinfold.device.room import room
 from pinfold.device.streams import Stream, Streams
 from pinfold.env.api import Buffer, File, Offload
 from pinfold.model.errors import Corrupt, Invalid, NotFound
@@ -253,7 +254,7 @@ class Blobs:
             self._moving.append(_Move(blob, pending, *reserve(size, stream=False)))
 
     def write(self) -> None:
-        """In the applier's lane: write what was sealed and flush it."""
+        """In the applier's lane: write what was sealed and flush it. Raises NoRoom, OSError."""
         moves = self._moving
         start = 0
         while start < len(moves):
@@ -264,9 +265,17 @@ class Blobs:
                 buffers.extend(_record(moves[end]))
                 end += 1
             file = self._packs.created(pack)
-            file.pwritev(buffers, moves[start].start)
+            with room():
+                file.pwritev(buffers, moves[start].start)
             file.datasync()
             start = end
+
+    def unseal(self) -> None:
+        """What was sealed could not be written: it waits on."""
+        for _, pending, pack, start in self._moving:
+            size = record_bytes(len(pending.payload), len(pending.checks))
+            self._packs.give_back(pack, start, size)
+        self._moving = []
 
     def settle(self) -> None:
         """Name in the index what was written, just before it is sealed."""

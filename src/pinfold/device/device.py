@@ -14,7 +14,7 @@ import msgspec
 from pinfold.codec.records import Record
 from pinfold.device import kinds
 from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, RowStore
-from pinfold.device.applier import APPLIED, Applier, check_memory, decode_applied, measure
+from pinfold.device.applier import APPLIED, Applied, Applier, check_memory, decode_applied, measure
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
 from pinfold.device.engines import open_engine
@@ -27,6 +27,7 @@ from pinfold.device.log import Log, drop_rows, load_groups
 from pinfold.device.logredo import LogRedo
 from pinfold.device.packs import Packs
 from pinfold.device.readers import Readers
+from pinfold.device.room import NO_ROOM
 from pinfold.device.rows import Rows
 from pinfold.device.segments import recover
 from pinfold.env.api import Env, Lock, Offload
@@ -165,6 +166,7 @@ class Device:
         if not tasks:
             return
         writer, applier = tasks
+        self._journal.leave()
         self._applier.close()
         await applier
         await self._readers.drain()
@@ -214,7 +216,7 @@ class Device:
         self._closers.append(self._journal.close_files)
         arena = await lane(Arena, disk, f"{self._path}/arena")
         self._closers.append(arena.close)
-        self._build(lane, index, arena, log_redo, applied.kept_from)
+        self._build(lane, index, arena, log_redo, applied)
         self._space.measured(*await lane(measure, disk, self._path), 0)
         await self._redo(waiting)
         await lane(self._packs.remove_strays)
@@ -240,10 +242,12 @@ class Device:
         try:
             await self._lanes[0](write_superblock, self._env.disk, self._path, superblock)
         except OSError as error:
-            self._health.stop(f"superblock: {error}")
+            # Without room the old one stays, which says less and nothing wrong.
+            if error.errno not in NO_ROOM:
+                self._health.stop(f"superblock: {error}")
 
     def _build(
-        self, lane: Offload, index: Index, arena: Arena, log_redo: LogRedo, kept_from: int
+        self, lane: Offload, index: Index, arena: Arena, log_redo: LogRedo, applied: Applied
     ) -> None:
         """Wire the stores; lanes start their threads when first used."""
         disk, settings, health = self._env.disk, self._settings, self._health
@@ -273,7 +277,7 @@ class Device:
             space,
             health,
             settings,
-            kept_from,
+            applied,
         )
 
     async def _redo(self, records: Sequence[Record]) -> None:

@@ -255,8 +255,23 @@ class Extents:
                 self._work.append((extent, extent.slot, extent.applying, extent.fresh))
         self._touched.clear()
 
+    def unseal(self) -> None:
+        """What was sealed could not be written: it waits on, in memory and in the journal."""
+        for extent, slot, blocks, fresh in self._work:
+            extent.active = {**blocks, **extent.active}
+            extent.applying = {}
+            extent.version += 1
+            if fresh and extent.slot == slot:
+                extent.slot, extent.fresh = NO_SLOT, False
+                self._free_slots.append(slot)
+            known = self._volumes.get(extent.volume)
+            if known is not None and known.extents.get(extent.index) is extent:
+                self._touched[extent] = None
+                self._changed[extent] = None
+        self._work = []
+
     def apply(self) -> None:
-        """In the applier's lane: write what was sealed in place and flush it."""
+        """In the applier's lane: write what was sealed and flush it. Raises NoRoom, OSError."""
         for _, slot, blocks, fresh in self._work:
             self._arena.write(slot, blocks, fresh=fresh)
         if self._work:

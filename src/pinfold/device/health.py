@@ -54,6 +54,8 @@ class Space:
         self._taken_bytes = 0
         self.free_bytes = 0
         self.total_bytes = 0
+        self.exhausted = False
+        """Something already acknowledged finds no room for its place: nothing more is taken."""
 
     def measured(self, free_bytes: int, total_bytes: int, still_taken_bytes: int) -> None:
         """A fresh measurement; `still_taken_bytes` were taken and are not on disk yet."""
@@ -69,10 +71,15 @@ class Space:
     @property
     def full(self) -> bool:
         """Whether every payload is refused, the smallest too."""
-        return self.free_bytes - self._taken_bytes - _SMALLEST_BYTES < self._reserve_bytes
+        return (
+            self.exhausted
+            or self.free_bytes - self._taken_bytes - _SMALLEST_BYTES < self._reserve_bytes
+        )
 
     def take(self, payload_bytes: int) -> None:
         """Count room for blobs and extents; Full leaves at least the reserve."""
+        if self.exhausted:
+            raise Full("the file system has no room")
         if self.free_bytes - self._taken_bytes - payload_bytes < self._reserve_bytes:
             raise Full(f"less than {self._reserve_bytes} bytes would stay free")
         self._taken_bytes += payload_bytes

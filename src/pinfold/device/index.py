@@ -31,7 +31,10 @@ class Engine(Protocol):
         ...
 
     def commit(self, changes: Sequence[Change]) -> None:
-        """Apply all or nothing, durable on return. Keys ascend. Raises MapFull, OSError."""
+        """Apply all or nothing, durable on return. Keys ascend.
+
+        Raises MapFull and NoRoom, after which the same commit may be tried again, and OSError.
+        """
         ...
 
     def grow(self) -> bool:
@@ -112,7 +115,10 @@ class Index:
         self.pending_bytes = 0
 
     async def commit(self, lane: Offload) -> None:
-        """Write what was sealed as one transaction; durable when done. Raises OSError."""
+        """Write what was sealed as one transaction; durable when done.
+
+        Raises NoRoom, and may be called again, and OSError.
+        """
         assert self._sealed is not None, "seal first"
         changes = self._sealed.changes
         if changes:

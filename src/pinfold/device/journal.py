@@ -10,7 +10,6 @@ order they were asked for.
 """
 
 import asyncio
-import errno
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from pinfold.codec.records import (
     page_end,
 )
 from pinfold.device.health import Health
+from pinfold.device.room import NO_ROOM, RETRY_S
 from pinfold.device.segments import Recovered, Segment, create_segment
 from pinfold.env.api import Buffer, Disk, File, Offload
 from pinfold.model.errors import Busy, Full
@@ -80,6 +80,7 @@ class Journal:
         """Done when `_prepared` has dealt with the segment being made, never before."""
         self._no_room = False
         self._closing = False
+        self._leaving = False
         self.appended = found.next_sequence - 1
         """Sequence of the newest record."""
         self.flushed = self.appended
@@ -181,6 +182,10 @@ class Journal:
         except OSError as error:
             self._health.stop(f"journal: {error}")
 
+    def leave(self) -> None:
+        """From now on stop the device rather than wait for room."""
+        self._leaving = True
+
     def close(self) -> None:
         """Let `run` return once the queue is empty."""
         self._closing = True
@@ -247,7 +252,12 @@ class Journal:
             if self._settings.segment_bytes - segment.position >= length:
                 return segment
         while not self._spares:
-            await self._prepare()
+            try:
+                await self._prepare()
+            except OSError as error:
+                if self._leaving or error.errno not in NO_ROOM:
+                    raise
+                await asyncio.sleep(RETRY_S)  # until somebody frees some, or a segment is let go
         segment = self._spares.popleft()
         segment.number = self._next_number
         segment.first_sequence = self._queue[0].sequence
@@ -285,7 +295,7 @@ class Journal:
             preparing.cancel()
             return
         error = made.exception()
-        self._no_room = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        self._no_room = isinstance(error, OSError) and error.errno in NO_ROOM
         if error is None:
             self._spares.append(made.result())
         elif not self._no_room:

@@ -9,6 +9,7 @@ longer key is always below its marker, so walking in order and descending at mar
 A read transaction lives for one get or one scan. A commit is synchronous: durable on return.
 """
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -16,10 +17,14 @@ from typing import Any, Final
 import lmdb
 
 from pinfold.device.index import Change, MapFull
+from pinfold.device.room import NO_ROOM, NoRoom
 from pinfold.model.errors import Corrupt
 
 DIRECT_BYTES: Final = 510
 """Longest key stored whole; its marker has one byte more, LMDB's 511."""
+
+_NO_ROOM: Final = tuple(os.strerror(number) for number in NO_ROOM)
+"""LMDB tells the system's error by its words only. What it could not write was not committed."""
 
 _NODE: Final = struct.Struct(">Q")
 _NODE_DIRECT_BYTES: Final = DIRECT_BYTES - _NODE.size
@@ -91,6 +96,8 @@ class LmdbEngine:
         except lmdb.MapFullError as error:
             raise MapFull from error
         except lmdb.Error as error:
+            if any(os_error in str(error) for os_error in _NO_ROOM):
+                raise NoRoom(f"index: {error}") from error
             raise OSError(f"index: {error}") from error
 
     def grow(self) -> bool:

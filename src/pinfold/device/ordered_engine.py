@@ -16,6 +16,7 @@ from sortedcontainers import SortedDict
 
 from pinfold.codec.decoding import decodes, require
 from pinfold.device.index import Change
+from pinfold.device.room import NoRoom, room
 from pinfold.env.api import Disk, File
 
 _FRAME: Final = struct.Struct(">4sIQ")
@@ -64,7 +65,8 @@ class OrderedEngine:
     def commit(self, changes: Sequence[Change]) -> None:
         """See `Engine.commit`."""
         frame = _frame(changes)
-        self._file.pwritev([frame], self._position)
+        with room():
+            self._file.pwritev([frame], self._position)
         self._file.datasync()
         self._position += len(frame)
         self._committed.append(changes)
@@ -100,8 +102,12 @@ class OrderedEngine:
         if self._position < max(_REWRITE_BYTES, _REWRITE_RATIO * alive_bytes):
             return
         frame = _frame(list(self._rows.items()))
+        try:
+            with room():
+                self._disk.write_file(self._path, frame)
+        except NoRoom:
+            return  # another time
         self._file.close()
-        self._disk.write_file(self._path, frame)
         self._file = self._disk.open(self._path)
         self._position = len(frame)
 

@@ -21,6 +21,7 @@ from pinfold.device.files import numbered_files
 from pinfold.device.health import Health
 from pinfold.device.index import Index
 from pinfold.device.readers import Readers
+from pinfold.device.room import room
 from pinfold.env.api import Disk, File
 from pinfold.model.errors import Corrupt
 from pinfold.model.settings import DeviceSettings
@@ -34,7 +35,7 @@ NEXT_PACK: Final = b"mp"
 class Pack:
     """One pack file; `file` is opened in a lane when it is first needed."""
 
-    __slots__ = ("changed", "end", "file", "live", "number", "path", "sealed", "writers")
+    __slots__ = ("changed", "end", "file", "live", "made", "number", "path", "sealed", "writers")
 
     def __init__(self, path: str, number: int) -> None:
         self.path = path
@@ -47,6 +48,8 @@ class Pack:
         self.writers = 0
         """Ranges handed out and neither committed nor given back."""
         self.changed = True
+        self.made = True
+        """Its file has a header and a durable name, as far as anybody relies on it."""
         self.file: File | None = None
 
 
@@ -99,6 +102,7 @@ class Packs:
                 self._change(pack)
             pack = self._current[stream] = self._add(self._next_number)
             pack.writers = 0
+            pack.made = False
         start = pack.end
         pack.end += size
         pack.writers += 1
@@ -152,14 +156,29 @@ class Packs:
         return pack.file
 
     def created(self, pack: Pack) -> File:
-        """In the pack's writing lane: its file, made durable with its header if it is new."""
-        if pack.file is None:
+        """In the pack's writing lane: its file, made durable with its header if it is new.
+
+        Raises NoRoom, and may be called again, and OSError.
+        """
+        if pack.made and pack.file is not None:
+            return pack.file
+        with room():
             file = self._disk.open(pack.path, create=True)
-            file.pwritev([encode_pack_header(self._uuid, pack.number)], 0)
-            file.datasync()
-            self._disk.sync_dir(self._directory)
-            pack.file = file
-        return pack.file
+        try:
+            if not pack.made:
+                with room():
+                    file.pwritev([encode_pack_header(self._uuid, pack.number)], 0)
+                file.datasync()
+                self._disk.sync_dir(self._directory)
+        except BaseException:
+            file.close()
+            raise
+        pack.made = True
+        if pack.file is not None:  # opened meanwhile, to free a range of it
+            file.close()
+            return pack.file
+        pack.file = file
+        return file
 
     def note_opened(self, pack: Pack) -> None:
         """A reader may have opened this file: close another if too many are."""

@@ -14,8 +14,9 @@ from pinfold.codec.packs import Location, encode_head, head_bytes, record_bytes
 from pinfold.device.health import Health, Space
 from pinfold.device.journal import Journal
 from pinfold.device.packs import Pack, Packs
+from pinfold.device.room import NoRoom, room
 from pinfold.env.api import Buffer, Offload
-from pinfold.model.errors import Corrupt, Invalid, PinfoldError
+from pinfold.model.errors import Corrupt, Full, Invalid, PinfoldError
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import BLOB_CHECK_BYTES, SEGMENT_BYTES
 
@@ -87,10 +88,14 @@ class Streams:
             self._packs.give_back(stream.pack, stream.start, size)
 
     def _write(self, pack: Pack, buffers: list[Buffer], offset: int) -> None:
-        self._packs.created(pack).pwritev(buffers, offset)
+        file = self._packs.created(pack)
+        with room():
+            file.pwritev(buffers, offset)
 
     def _written(self, future: asyncio.Future[None], done: asyncio.Future[None]) -> None:
         error = None if done.cancelled() else done.exception()
+        if isinstance(error, NoRoom):
+            error = Full(f"pack: {error}")
         if isinstance(error, OSError):
             self._health.stop(f"pack: {error}")
             error = self._health.error()
@@ -117,13 +122,22 @@ class Streams:
         self._flushing = False
         if done.cancelled():
             return
-        if (error := done.exception()) is not None:
+        error = done.exception()
+        if isinstance(error, NoRoom):  # a pack that was to be made for an empty blob
+            for stream in streams:
+                stream.fail(Full(f"pack: {error}"))
+                self.give_back(stream)
+        elif error is not None:
             self._health.stop(f"pack: {error}")
             return
-        for stream in streams:
-            self._name(stream)
+        else:
+            self._name_all(streams)
         if self._waiting:
             self._flush()
+
+    def _name_all(self, streams: "list[Stream]") -> None:
+        for stream in streams:
+            self._name(stream)
 
     def _name(self, stream: "Stream") -> None:
         if self._health.reason:
@@ -155,6 +169,7 @@ class Stream:
         "__weakref__",
         "_committed",
         "_digest",
+        "_failure",
         "_over",
         "_received",
         "_streams",
@@ -185,10 +200,15 @@ class Stream:
         self._sums = 0
         self._digest = xxhash.xxh3_64()
         self._over = False
+        self._failure: PinfoldError | None = None
         self._committed: asyncio.Future[None] | None = None
 
     def write(self, chunk: Buffer) -> asyncio.Future[None]:
-        """See `BlobWriter.write`. Raises Corrupt or Invalid, and then the stream is aborted."""
+        """See `BlobWriter.write`. Raises Corrupt or Invalid, and then the stream is aborted.
+
+        The future fails with Full when there is no room; then abort.
+        """
+        self._check_failure()
         assert not self._over, "a stream that ended takes nothing"
         view = memoryview(chunk)
         if self._received + len(view) > self.length:
@@ -204,6 +224,7 @@ class Stream:
 
     def commit(self) -> asyncio.Future[None]:
         """See `BlobWriter.commit`."""
+        self._check_failure()
         assert not self._over, "a stream ends once"
         if self._received != self.length:
             self.abort()
@@ -232,10 +253,15 @@ class Stream:
             self._committed.set_result(None)
 
     def fail(self, error: PinfoldError) -> None:
-        """The device has stopped."""
-        self._over = True
+        """The device has stopped, or has no room for it."""
+        self._over, self._failure = True, error
         if self._committed is not None and not self._committed.done():
             self._committed.set_exception(error)
+
+    def _check_failure(self) -> None:
+        """Raise what ended the stream between two calls of its writer."""
+        if self._failure is not None:
+            raise self._failure
 
     def _verify(self, view: memoryview) -> None:
         """Take the bytes into the running check; Corrupt as soon as a unit differs."""

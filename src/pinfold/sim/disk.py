@@ -13,50 +13,12 @@ import errno
 import os.path
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pinfold.env.api import Buffer
-from pinfold.model.limits import GIB
+from pinfold.sim.diskfaults import BadSectors, DiskFaults
 from pinfold.sim.inode import PAGE, ZERO, Inode
 from pinfold.sim.loop import NodeCrashed, Process
-
-
-@dataclass(slots=True)
-class DiskFaults:
-    """What the disk does to its users; change it at any time."""
-
-    under: str = ""
-    """Errors and failing flushes concern only paths that start so: one device of several."""
-    slowness: float = 1.0
-    """Every call takes so many times as long."""
-    capacity_bytes: int = 64 * GIB
-    write_error: int = 0
-    """errno of every write, allocate and datasync from now on; 0: none."""
-    read_error: int = 0
-    """errno of every read from now on; 0: none."""
-    lost_flush_chance: float = 0.0
-    """That a datasync fails with EIO; what it covered then counts as clean, as on Linux."""
-    cached_chance: float = 0.7
-    """That `pread_cached` finds its bytes in memory."""
-    sync_s: tuple[float, float] = (0.0002, 0.002)
-    """What a flush costs."""
-    call_s: tuple[float, float] = (0.000005, 0.0001)
-    """What any other call costs."""
-    crash_after: int = -1
-    """Changing calls until the node crashes; below 0: never."""
-    room_after: int = -1
-    """Calls that take space until some find none (ENOSPC); below 0: never."""
-    room_failures: int = -1
-    """How many find none, before there is room again; below 0: all from then on."""
-    reads_after: int = -1
-    """Reading calls until some fail with EIO; below 0: never."""
-    changes_after: int = -1
-    """Changing calls until some fail with EIO, flushes as under `lost_flush_chance`; below 0:
-    never."""
-    failures: int = -1
-    """How many reading or changing calls fail then; below 0: all from then on."""
-
 
 _Entry = Inode | None
 """What a path names: a file, or None for a directory."""
@@ -74,8 +36,7 @@ class SimDisk:
         self._synced: dict[str, _Entry] = {"/": None}
         self._changes: list[str] = []
         """Paths whose entries changed since their directory was synced, in order."""
-        self.bad: list[tuple[str, int, int]] = []
-        """(path, start, end) of sectors that cannot be read until they are written."""
+        self.bad = BadSectors()
         self.locks: dict[str, None] = {}
         self.cost_s = 0.0
         """Seconds that the calls since the last `take_cost` took."""
@@ -108,27 +69,6 @@ class SimDisk:
         page = bytearray(inode.pages.get(number, ZERO))
         page[within] ^= 1 << bit
         inode.pages[number] = bytes(page)
-
-    def break_range(self, path: str, offset: int, length: int) -> None:
-        """Sectors of a file go bad: a read that touches them is EIO, a write makes them good."""
-        self.bad.append((path, offset, offset + length))
-
-    def is_bad(self, path: str, offset: int, length: int) -> bool:
-        """Whether a read touches a bad sector."""
-        return any(
-            path == name and offset < end and start < offset + length
-            for name, start, end in self.bad
-        )
-
-    def mend_range(self, path: str, offset: int, length: int) -> None:
-        """A write replaces the bad sectors that it covers."""
-        if self.bad:
-            covered = (offset, offset + length)
-            self.bad = [
-                (name, start, end)
-                for name, start, end in self.bad
-                if name != path or start < covered[0] or end > covered[1]
-            ]
 
     def wipe(self) -> None:
         """Everything is gone: another, empty disk."""
@@ -205,38 +145,8 @@ class SimDisk:
         missing = sum(1 for number in numbers if number not in inode.pages)
         if missing and self.used_bytes() + missing * PAGE > self.faults.capacity_bytes:
             raise OSError(errno.ENOSPC, "no space left on the simulated disk")
-        faults = self.faults
-        if missing and faults.room_after >= 0:
-            faults.room_after -= 1
-            if faults.room_after < 0 and faults.room_failures:
-                faults.room_after = 0
-                faults.room_failures -= 1
-                raise OSError(errno.ENOSPC, "no space left on the simulated disk, for now")
-
-    def read_fails(self) -> bool:
-        """Count a reading call; whether it is one of those that fail."""
-        faults = self.faults
-        if faults.reads_after < 0:
-            return False
-        faults.reads_after, fails = self._due(faults.reads_after)
-        return fails
-
-    def change_fails(self) -> bool:
-        """Count a changing call; whether it is one of those that fail."""
-        faults = self.faults
-        if faults.changes_after < 0:
-            return False
-        faults.changes_after, fails = self._due(faults.changes_after)
-        return fails
-
-    def _due(self, after: int) -> tuple[int, bool]:
-        """(calls until the next failure, whether this call fails)."""
-        if after > 0:
-            return after - 1, False
-        if not self.faults.failures:
-            return -1, False
-        self.faults.failures -= 1
-        return 0, True
+        if missing and self.faults.room_ends():
+            raise OSError(errno.ENOSPC, "no space left on the simulated disk, for now")
 
     def count_change(self) -> bool:
         """Count a changing call; whether the armed crash is due with it."""
@@ -274,7 +184,7 @@ class ProcessDisk:
             raise NodeCrashed
         disk = self.disk
         disk.charge(disk.faults.call_s)
-        if disk.read_fails() or (disk.bad and disk.is_bad(path, offset, length)):
+        if disk.faults.read_fails() or disk.bad.touch(path, offset, length):
             raise OSError(errno.EIO, "simulated read error")
         if disk.faults.read_error and path.startswith(disk.faults.under):
             raise OSError(disk.faults.read_error, "simulated read error")
@@ -296,7 +206,7 @@ class ProcessDisk:
         dies = disk.count_change()
         if dies and disk.rng.random() < 0.5:
             disk.die()
-        if disk.change_fails():
+        if disk.faults.change_fails():
             failing(disk)
             raise OSError(errno.EIO, "simulated error of a changing call")
         if disk.faults.write_error and path.startswith(disk.faults.under):
@@ -434,7 +344,7 @@ class SimFile:
         """See `File.pread_cached`."""
         self._open()
         disk = self._owner.disk
-        if disk.bad and disk.is_bad(self._path, offset, length):
+        if disk.bad.touch(self._path, offset, length):
             return None  # what cannot be read is in no memory
         disk = self._owner.reading(self._path)
         if disk.rng.random() >= disk.faults.cached_chance:
@@ -450,7 +360,7 @@ class SimFile:
         def write(disk: SimDisk) -> None:
             disk.require_room(self._inode, offset, len(content))
             self._inode.write(content, offset)
-            disk.mend_range(self._path, offset, len(content))
+            disk.bad.mend(self._path, offset, len(content))
 
         def write_some(disk: SimDisk) -> None:
             if disk.rng.random() < 0.5:

@@ -2,7 +2,7 @@
 
 import errno
 
-from pinfold.sim.disk import DiskFaults
+from pinfold.sim.diskfaults import DiskFaults
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inode import PAGE
 from pinfold.sim.plan import DISK_BYTES

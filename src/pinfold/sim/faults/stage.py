@@ -20,7 +20,7 @@ from pinfold.env.tasks import TaskScope
 from pinfold.model.ids import NodeName
 from pinfold.sim.account import Account
 from pinfold.sim.cluster import SimCluster
-from pinfold.sim.disk import DiskFaults
+from pinfold.sim.diskfaults import DiskFaults
 from pinfold.sim.net import NetFaults
 from pinfold.sim.plan import DISK_BYTES
 from pinfold.sim.world import SimNode, World
