@@ -4,10 +4,11 @@ import random
 from collections.abc import Sequence
 from itertools import count
 
-from pinfold.cluster.groups.entries import decode_body, encode_body
-from pinfold.cluster.groups.messages import Ack, Message, Standing, Vote
+from pinfold.cluster.groups.configuration import Configuration, decode_configuration
+from pinfold.cluster.groups.entries import MEMBERS_KEY, decode_body, encode_body
+from pinfold.cluster.groups.messages import Ack, Message, Standing, Vote, Voted, decode_voted
 from pinfold.cluster.groups.replica import Replica
-from pinfold.cluster.groups.state import Limits
+from pinfold.cluster.groups.state import Birth, Limits
 from pinfold.device.api import Entry, LogState
 from pinfold.model.ids import DeviceId, GroupId
 from tests.twins.log import MemoryLog
@@ -79,21 +80,30 @@ class Member:
     def __init__(self, world: "World", device: DeviceId) -> None:
         self.world = world
         self.device = device
+        self.up = False
+        self.boot = 0
+        self.swap()
+        self.start()
+
+    def swap(self) -> None:
+        """The device is an empty one from now on."""
+        assert not self.up, "a device is swapped while its node is down"
         self.memory = MemoryLog()
         self.memory.write(GROUP, "create")
         self.memory.flush()
-        self.up = False
-        self.boot = 0
-        self.start()
 
     def start(self) -> None:
         self.up = True
         self.boot += 1
         self.waiting: dict[int, tuple[int, int]] = {}
         self.reads: list[tuple[int, int, set[DeviceId]]] = []
-        self.replica = Replica(
-            GROUP, self.world.members, self.device, GroupLog(self), self, self.world.limits
+        world = self.world
+        birth = Birth(
+            number=next(world.births),
+            founders=world.wish if world.founding and self.device in world.wish else (),
+            wish=world.wish,
         )
+        self.replica = Replica(GROUP, birth, self.device, GroupLog(self), self, world.limits)
         self.replica.start()
 
     def crash(self) -> None:
@@ -117,10 +127,14 @@ class Member:
 class World:
     """Members, network and history. Every operation's place in history is its op in the log."""
 
-    def __init__(self, seed: int, size: int = 3, limits: Limits = TIGHT) -> None:
+    def __init__(self, seed: int, size: int = 3, limits: Limits = TIGHT, spare: int = 0) -> None:
         self.limits = limits
         self.rng = random.Random(seed)
-        self.members = tuple(DeviceId(n) for n in range(1, size + 1))
+        self.members = tuple(DeviceId(n) for n in range(1, size + spare + 1))
+        """All devices there are."""
+        self.wish = self.members[:size]
+        self.founding = True
+        self.births = count(1000)
         self.network: list[tuple[DeviceId, DeviceId, object]] = []
         self.cuts: set[tuple[DeviceId, DeviceId]] = set()
         self.history: dict[int, tuple[int, bytes]] = {}
@@ -132,6 +146,9 @@ class World:
         self.acknowledged = 0
         self.answered = 0
         self.copies = 0
+        self.swaps = 0
+        self.changing = 0.0
+        """How often the wish changes or a device is swapped, in a step."""
         self.loss = 0.0
         self.all = {device: Member(self, device) for device in self.members}
 
@@ -164,7 +181,7 @@ class World:
         if isinstance(message, Ack) and message.counted:
             seen = member.memory.seen(GROUP)
             assert seen.rows == self.rows_at[seen.applied_op], "counted with rows of no instant"
-        if isinstance(message, Vote) and message.standing != Standing.COPYING:
+        if isinstance(message, Vote) and not Standing(message.standing).copying:
             assert (durable.last_view, durable.last_op) == (message.last_view, message.last_op)
 
     def on_committed(self, member: Member, op: int) -> None:
@@ -188,8 +205,8 @@ class World:
         if not member.up or (sender, to) in self.cuts:
             return
         if isinstance(message, tuple) and message[0] == "confirm?":
-            _, view, number = message
-            if member.replica.view == view:
+            _, view, number, birth = message
+            if member.replica.view == view and member.replica.confirms(birth):
                 self.post(to, sender, ("confirm!", view, number))
         elif isinstance(message, tuple) and message[0] == "confirm!":
             self._confirmed(member, sender, message[1], message[2])
@@ -210,16 +227,18 @@ class World:
             return
         number = next(self.values)
         member.reads.append((number, self.floor, {member.device}))
-        for other in self.members:
+        configuration = member.replica.state.configuration
+        for other in configuration.voters:
             if other != member.device:
-                self.post(member.device, other, ("confirm?", member.replica.view, number))
+                birth = configuration.births.get(other, 0)
+                self.post(member.device, other, ("confirm?", member.replica.view, number, birth))
 
     def _confirmed(self, member: Member, sender: DeviceId, view: int, number: int) -> None:
         if member.replica.view != view or member.replica.leadership is None:
             return
         for read in [one for one in member.reads if one[0] == number]:
             read[2].add(sender)
-            if len(read[2]) > len(self.members) // 2:
+            if member.replica.state.configuration.quorum(read[2]):
                 member.reads.remove(read)
                 seen_op = member.memory.state(GROUP).applied_op
                 assert seen_op >= read[1], "a stale read"
@@ -231,12 +250,74 @@ class World:
         if view is not None:
             member.replica.change_view(view)
 
+    def change_wish(self) -> None:
+        """The ring wishes other members."""
+        configuration = self.committed_configuration()
+        lost = [
+            device
+            for device, born in configuration.births.items()
+            if self.stored(self.all[device]).birth != born
+        ]
+        size = self.rng.choice([3, 4, 5] if lost else [1, 2, 3, 3, 3, 4, 5])
+        self.wish = tuple(self.rng.sample(self.members, min(size, len(self.members))))
+        self.founding = False
+
+    def swap(self, member: Member) -> None:
+        """Its device comes back empty, unless that would be one loss more than is promised.
+
+        It is promised that a group survives the loss of one member while all others are whole and
+        are a quorum, also by a configuration that is still on its way.
+        """
+        configuration = self.committed_configuration()
+        others = [one for one in configuration.voters if one != member.device]
+        known = [one.replica.state.configuration for one in self.all.values()]
+        newer = [one for one in known if one.number > configuration.number]
+        wished = Configuration(members=self.wish)
+        leaderships = [one.replica.leadership for one in self.up()]
+        if any(member.device in one.learners for one in leaderships if one is not None):
+            return  # about to be named by the birth it would lose
+        if not configuration.founded or not all(
+            one.quorum(self.remaining(one, member)) for one in (configuration, wished, *newer)
+        ):
+            return
+        for device in others:
+            durable = self.all[device].memory.durable(GROUP)
+            voted = self.stored(self.all[device])
+            whole = voted.standing is Standing.MEMBER and durable.last_op >= len(self.history)
+            if not whole or configuration.births[device] != voted.birth:
+                return
+        if member.up:
+            member.crash()
+        member.swap()
+        self.swaps += 1
+
+    def remaining(self, configuration: Configuration, swapped: Member) -> list[DeviceId]:
+        """The devices that would still be those a configuration names."""
+        return [
+            device
+            for device, member in self.all.items()
+            if member is not swapped and configuration.admits(device, self.stored(member).birth)
+        ]
+
+    def stored(self, member: Member) -> Voted:
+        return decode_voted(member.memory.durable(GROUP).voted)
+
+    def committed_configuration(self) -> Configuration:
+        """The newest one that is committed."""
+        value = self.rows_at[-1].get(MEMBERS_KEY)
+        return Configuration() if value is None else decode_configuration(value)
+
     def up(self) -> list[Member]:
         return [member for member in self.all.values() if member.up]
 
     def step(self) -> None:
         """Something happens."""
         rng = self.rng
+        if self.changing and rng.random() < self.changing:
+            if rng.random() < 0.5:
+                self.change_wish()
+            else:
+                self.swap(rng.choice(list(self.all.values())))
         roll = rng.random()
         member = rng.choice(list(self.all.values()))
         if roll < 0.60 and self.network:
@@ -254,6 +335,7 @@ class World:
             self.read(member)
         elif roll < 0.98:
             member.replica.tick()
+            member.replica.pursue(self.wish)
         elif roll < 0.985:
             self.suspect(member, lambda device: self.all[device].up)
         elif roll < 0.988:
@@ -277,7 +359,8 @@ class World:
             self.settle()
             for member in self.all.values():
                 member.replica.tick()
-                if member.replica.unsettled_ticks > 8:
+                member.replica.pursue(self.wish)
+                if member.replica.impatient:
                     self.suspect(member, lambda device: True)
             self.tell_commits()
         self.settle()
@@ -300,15 +383,21 @@ class World:
                 for other in self.up():
                     if other is not member and (member.device, other.device) not in self.cuts:
                         replica = member.replica
-                        other.replica.on_commit_news(replica.view, replica.state.commit_op)
+                        state = replica.state
+                        number = state.configuration.number
+                        other.replica.on_commit_news(state.view, state.commit_op, number)
 
     def check_agreement(self) -> None:
         serving = [member for member in self.up() if member.replica.leadership is not None]
         assert len(serving) == 1, [
             (one.replica.role, one.replica.view, one.replica.state.standing) for one in self.up()
         ]
-        first = self.all[self.members[0]]
-        for member in self.all.values():
-            assert member.replica.state.applied_op == serving[0].replica.state.commit_op
-            assert member.memory.seen(GROUP).rows == first.memory.seen(GROUP).rows
+        leader = serving[0]
+        configuration = leader.replica.state.configuration
+        assert not configuration.joint
+        assert configuration.members == self.wish, "the members are not those wished"
+        for device in self.wish:
+            member = self.all[device]
+            assert member.replica.state.applied_op == leader.replica.state.commit_op
+            assert member.memory.seen(GROUP).rows == leader.memory.seen(GROUP).rows
             assert member.replica.proved

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pinfold.cluster.api import BlobRef, Row
 from pinfold.cluster.groups import entries, wire
+from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.messages import (
     Ack,
     CopyAck,
@@ -14,12 +15,14 @@ from pinfold.cluster.groups.messages import (
     Fetched,
     Join,
     NeedCopy,
+    Outside,
     Prepare,
     Refuse,
     Standing,
     Vote,
-    decode_standing,
-    encode_standing,
+    Voted,
+    decode_voted,
+    encode_voted,
 )
 from pinfold.device.api import Entry
 from pinfold.model.errors import Corrupt, Invalid
@@ -39,7 +42,7 @@ def test_deleting_many_parts_of_a_long_name_stays_small():
     assert len(entries.encode_body(parts)) < 100_000
 
 
-@pytest.mark.parametrize("broken", [b"", b"\x00", b"\x93\x02\x90\x90", b"\x93\x01\x90"])
+@pytest.mark.parametrize("broken", [b"", b"\x00", b"\x93\x03\x90\x90", b"\x93\x01\x90"])
 def test_a_body_of_another_format_is_refused(broken):
     with pytest.raises(Corrupt):
         entries.decode_body(broken)
@@ -76,26 +79,54 @@ def test_results_remember_op_ids_in_order(stamp, ids):
     assert entries.decode_results(entries.encode_results(stamp, ids)) == (stamp, ids)
 
 
-def test_standing_is_new_until_stored():
-    assert decode_standing(b"") is Standing.NEW
+CONFIGURATION = Configuration(
+    number=7, members=(1, 2, 3), joining=(2, 3, 4), births={1: 11, 2: 12, 3: 1 << 62, 4: 14}
+)
+
+
+def test_what_a_member_stores_with_its_view_is_read_back():
+    assert decode_voted(b"") == Voted(Standing.NEW, 0, 0, None)
     for standing in Standing:
-        assert decode_standing(encode_standing(standing)) is standing
+        for configuration in (None, Configuration(members=(1, 2)), CONFIGURATION):
+            voted = Voted(standing, 1 << 62, 3, configuration)
+            assert decode_voted(encode_voted(voted)) == voted
+
+
+def test_what_earlier_versions_stored_with_a_view_is_read():
+    assert decode_voted(b"\x01\x02") == Voted(Standing.COPYING, 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    "broken", [b"\x01\x09", b"\x03", b"\x02", b"\x02\x94\x01\x02\x03\xc4\x01\x07", b"\x01"]
+)
+def test_a_vote_of_another_format_is_refused(broken):
     with pytest.raises(Corrupt):
-        decode_standing(b"\x01\x09")
+        decode_voted(broken)
+
+
+def test_an_entry_names_the_members_it_puts_in_force():
+    body = entries.configuration_body(CONFIGURATION)
+    assert entries.configuration_in(body) == CONFIGURATION
+    assert entries.decode_body(body) == [(entries.MEMBERS_KEY, CONFIGURATION.encode())]
+    assert entries.configuration_in(entries.encode_body([(b"k", b"v")])) is None
+    assert entries.configuration_in(entries.EMPTY_BODY) is None
+    with pytest.raises(Corrupt):
+        entries.configuration_in(b"\x93\x02\x90\x90")
 
 
 EXAMPLES = [
-    Prepare(3, 7, 2, 6, 1, [Entry(8, 3, b"eight"), Entry(9, 3, b"")]),
-    Prepare(3, 7, -1, 6, 1, []),
-    Ack(3, 7, 6, True),
+    Prepare(3, 7, 2, 6, 1, 4, [Entry(8, 3, b"eight"), Entry(9, 3, b"")]),
+    Prepare(3, 7, -1, 6, 1, 4, []),
+    Ack(3, 7, 6, True, 99),
     Refuse(3, 7, 5),
     NeedCopy(3, 9),
-    Join(3),
-    Vote(3, Standing.MEMBER, 2, 7),
+    Join(3, 4),
+    Vote(3, Standing.MEMBER, 2, 7, 4, 99),
     Fetch(3, 7, 2, 5),
     Fetched(3, 5, False, [Entry(6, 1, b"six")]),
-    CopyPage(3, 9, 0, 5, 1, 6, True, [(b"k", b"v"), (b"l", b"")]),
+    CopyPage(3, 9, 0, 5, 1, 6, 4, True, [(b"k", b"v"), (b"l", b"")]),
     CopyAck(3, 9, 0),
+    Outside(3, 4),
 ]
 
 

@@ -27,7 +27,8 @@ def elect(world, rounds=12):
         for member in world.up():
             member.replica.tick()
         for member in world.up():
-            lost = not world.all[member.replica.primary].up
+            primary = world.all.get(member.replica.primary)
+            lost = primary is None or not primary.up
             if lost or member.replica.unsettled_ticks > 4:
                 world.suspect(member, lambda device: world.all[device].up)
     world.settle()

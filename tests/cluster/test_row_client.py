@@ -32,6 +32,9 @@ class Three:
     def members(self, _group: GroupId) -> tuple[DeviceId, ...]:
         return (DeviceId(1), DeviceId(2), DeviceId(3))
 
+    def founding(self) -> bool:
+        return True
+
     def node_of(self, device: DeviceId) -> NodeName:
         return NodeName(f"n{device}")
 
@@ -39,7 +42,7 @@ class Three:
 BUSY = Busy("too many changes wait")
 FULL = Full("no room")
 SILENT = Unavailable("no answer in time")
-FOLLOWER = NotPrimary("another leads", detail=(5, 2))
+FOLLOWER = NotPrimary("another leads", detail=(5, 2, (1, 2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,7 @@ FOLLOWER = NotPrimary("another leads", detail=(5, 2))
         ([FOLLOWER, FULL], Full),
         ([SILENT, FULL], Unavailable),
         ([BUSY, FULL], Full),
+        ([FOLLOWER], Unavailable),
     ],
 )
 def test_a_change_that_may_have_happened_is_never_called_refused(

@@ -24,6 +24,7 @@ from pinfold.cluster.groups.messages import (
     Fetched,
     Join,
     NeedCopy,
+    Outside,
     Prepare,
     Vote,
 )
@@ -54,14 +55,15 @@ CHANGE = Change(b"o" * 16, (Check("absent", b"k"),), ((b"k", ROW),), (b"d",),
                 ((b"r", b"s"),), b"counter")  # fmt: skip
 ENTRIES = [Entry(1, 3, encode_body([(b"k", b"v"), (b"l", None)]))]
 MESSAGES = [
-    Prepare(4, 0, 0, 1, 0, ENTRIES),
-    Ack(4, 1, 1, True),
+    Prepare(4, 0, 0, 1, 0, 1, ENTRIES),
+    Ack(4, 1, 1, True, 9),
     NeedCopy(4, 0),
-    Join(4),
-    Vote(4, 1, 1, 1),
+    Join(4, 1),
+    Vote(4, 1, 1, 1, 1, 9),
+    Outside(4, 1),
     Fetch(4, 0, 0, 0),
     Fetched(4, 0, False, ENTRIES),
-    CopyPage(4, 1, 0, 1, 1, 1, True, [(b"k", b"v")]),
+    CopyPage(4, 1, 0, 1, 1, 1, 1, True, [(b"k", b"v")]),
 ]
 
 
@@ -88,8 +90,8 @@ VALID: list[tuple[str, Any, bytes]] = [
     ("extent.allocated", [*STREAM, [3, 4]], b""),
     ("extent.drop", [1, VOLUME], b""),
     *_messages(),
-    ("group.ping", [[9], [[1, 1, 4, 1]]], b""),
-    ("group.confirm", [1, 1, 4, 1, 0, 1], b""),
+    ("group.ping", [[9], [[1, 1, 4, 1, 1]]], b""),
+    ("group.confirm", [1, 1, 4, 0, 1, 0, 1, 9], b""),
     ("group.get", [1, 0, b"k", [["absent", b"k", 0, [], b""]]], b""),
     ("group.scan", [1, 0, b"", b"z", 10, [1, b"/"], b"\x01", False, True, []], b""),
     ("group.change", [1, 0], msgspec.msgpack.encode(CHANGE)),
@@ -136,6 +138,9 @@ class Node:
         future = asyncio.get_running_loop().create_future()
         future.set_exception(Unavailable(f"{node} is away"))
         return future
+
+    def founding(self) -> bool:
+        return True
 
     def members(self, group: GroupId) -> tuple[DeviceId, ...]:
         return (ME,) if group == ALONE else (ME, OTHER, THIRD)

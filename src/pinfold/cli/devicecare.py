@@ -12,7 +12,7 @@ import click
 
 from pinfold.cli.cluster import echo, json_option
 from pinfold.cli.sizes import format_size
-from pinfold.cluster.groups.messages import Standing, encode_standing
+from pinfold.cluster.groups.messages import Standing, Voted, encode_voted
 from pinfold.device.check import Finding, Progress, Report
 from pinfold.device.check import check as check_device
 from pinfold.device.checkindex import index_problems
@@ -208,7 +208,7 @@ def rebuild(path: Path, force: bool, as_json: bool) -> None:
     both when the node is started. A device whose journal is not whole is refused: replace it.
     """
     where = str(path.absolute())
-    lost_vote = encode_standing(Standing.COPYING)
+    lost_vote = encode_voted(Voted(Standing.COPYING))
     rebuilt = rebuild_index(real_env().disk, where, DeviceSettings(), lost_vote, force=force)
     document = {
         "whole": rebuilt.whole,

@@ -40,6 +40,11 @@ class RingPlacement:
         """How many partitions the ring has."""
         return self._ring.parts
 
+    @property
+    def epoch(self) -> int:
+        """The ring's number: 1 for a cluster's first."""
+        return self._ring.epoch
+
     def partition(self, key: bytes) -> int:
         """The partition that `key` hashes to; for the metadata policy this is a group."""
         return self._ring.partition(key)

@@ -66,6 +66,10 @@ class RowMembership:
         """See `groups.membership.Membership`."""
         return self._placements.of(METADATA).node_of(device)
 
+    def founding(self) -> bool:
+        """See `groups.membership.Membership`."""
+        return self._placements.of(METADATA).epoch == 1
+
     def group_of(self, place: bytes) -> GroupId:
         """The group that a placement key hashes to."""
         return GroupId(self._placements.of(METADATA).partition(place))

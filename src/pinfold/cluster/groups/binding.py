@@ -16,8 +16,9 @@ from pinfold.cluster.groups.messages import Message
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.scan import RowIterator
 from pinfold.cluster.groups.serving import Serving
-from pinfold.cluster.groups.state import Limits
+from pinfold.cluster.groups.state import Birth, Limits
 from pinfold.cluster.groups.tempo import Tempo
+from pinfold.cluster.groups.views import NOBODY
 from pinfold.device.api import Entry, LogState, LogStore, RowStore
 from pinfold.env.api import Clock
 from pinfold.model.errors import NotPrimary, PinfoldError, Unavailable
@@ -52,7 +53,7 @@ class BoundGroup:
     def __init__(
         self,
         group: GroupId,
-        members: tuple[DeviceId, ...],
+        birth: Birth,
         me: DeviceId,
         log: LogStore,
         rows: RowStore,
@@ -69,14 +70,16 @@ class BoundGroup:
         self.stopped = False
         self.told_commit_op = 0
         """The commit point of the last news to the followers."""
-        self.replica = Replica(group, members, me, self, self, limits)
+        self.replica = Replica(group, birth, me, self, self, limits)
 
     def not_primary(self) -> NotPrimary:
-        """The error that tells a client whom to ask: detail (view, device)."""
+        """The error that tells a client whom to ask: detail (view, device, members)."""
         replica = self.replica
+        named = dict.fromkeys((*replica.state.voters, replica.primary))
+        named.pop(NOBODY, None)
         return NotPrimary(
             f"device {self.me} does not lead group {self.group}",
-            detail=(replica.view, replica.primary),
+            detail=(replica.view, replica.primary, tuple(named)),
         )
 
     def stop(self, error: PinfoldError) -> None:
@@ -131,7 +134,8 @@ class BoundGroup:
 
     def _confirm(self, done: Confirmed) -> None:
         state = self.replica.state
-        self._surroundings.confirmer.ask(self.group, state.view, self.me, state.members, done)
+        asked = (self.group, state.view, self.me)
+        self._surroundings.confirmer.ask(*asked, state.configuration, done)
 
     # The replica's log.
 

@@ -1,7 +1,8 @@
 """`Rows` from any node: find the primary, and try again until the deadline.
 
 A change is repeated with the op id it came with, so it happens once however often it is sent. What
-is remembered per group is only whom to ask first; being wrong costs one more question.
+is remembered per group is only whom to ask first and who its members are said to be, which may
+differ from the ring while members change; being wrong costs one more question.
 """
 
 import asyncio
@@ -63,6 +64,8 @@ class RowClient:
         self._group_of = group_of
         self._deadline_s = deadline_s
         self._primaries: dict[GroupId, tuple[int, DeviceId]] = {}
+        self._told: dict[GroupId, tuple[DeviceId, ...]] = {}
+        """Members that a refusal named, for groups where they are not the ring's."""
 
     async def get(self, place: bytes, key: bytes, *, checks: tuple[Check, ...] = ()) -> Row | None:
         """See `Rows.get`."""
@@ -127,7 +130,7 @@ class RowClient:
         deadline = self._clock.monotonic() + self._deadline_s
         pause_s = _BACKOFF_MIN_S
         while True:
-            members = self._membership.members(group)
+            members = self._members(group)
             known = self._primaries.get(group)
             device = known[1] if known is not None and known[1] in members else members[0]
             body: Body = (device, group, *arguments)
@@ -147,9 +150,16 @@ class RowClient:
             if not moved:
                 now = self._clock.monotonic()
                 if now + pause_s >= deadline:
-                    raise last if refused else _give_up(group, last)
+                    told = refused and not isinstance(last, NotPrimary)
+                    raise last if told else _give_up(group, last)
                 await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
                 pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
+
+    def _members(self, group: GroupId) -> tuple[DeviceId, ...]:
+        """Whom to try: the ring's members, then those the group itself has named."""
+        wished = self._membership.members(group)
+        told = self._told.get(group)
+        return wished if told is None else (*wished, *(one for one in told if one not in wished))
 
     async def _attempt(
         self,
@@ -172,12 +182,19 @@ class RowClient:
     ) -> bool:
         """Take the hint of a refusal. True when it names another member by a later view."""
         detail = refusal.detail
-        if not isinstance(detail, list | tuple) or len(detail) != 2:
+        if not isinstance(detail, list | tuple) or len(detail) != 3:
             self._try_next(group, members, asked)
             return False
-        view, device = detail
+        view, device, named = detail
         known = self._primaries.get(group)
         if known is not None and view < known[0]:
+            self._try_next(group, members, asked)
+            return False
+        if set(named) != set(self._membership.members(group)):
+            self._told[group] = tuple(map(DeviceId, named))
+        else:
+            self._told.pop(group, None)
+        if device not in members and device not in named:
             self._try_next(group, members, asked)
             return False
         self._primaries[group] = (view, device)

@@ -4,15 +4,17 @@ The reads of one tick, of all groups led here, become one round: each other node
 about all the groups it has members of. As few nodes as needed are asked first, the most
 responsive ones; the others follow when an answer is late or bad.
 
-Why it suffices: a write acknowledged by another primary before the round began needed a majority
-that had stored a later view, and any two majorities share a member, which would refuse here.
+Why it suffices: a write acknowledged by another primary before the round began needed a quorum
+that had stored a later view, and any two quorums share a member, which would refuse here. A log
+that does not count (new, or not the one the group knows) has promised nothing and confirms nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.membership import Membership
 from pinfold.env.api import Clock
 from pinfold.model.errors import NotPrimary, PinfoldError, Unavailable
@@ -20,7 +22,11 @@ from pinfold.model.ids import DeviceId, GroupId, NodeName
 from pinfold.rpc.api import Answer, Peers
 
 CONFIRM: Final = "group.confirm"
-"""Body: [device, group, view, …] flat; answer: None, or the positions refused."""
+"""Body: [device, group, view, birth, …] flat; answer: None, or what is not confirmed: a position
+when a later view has begun, ~position when that member cannot tell."""
+
+FIELDS: Final = 4
+"""Numbers in the body for each question; birth 0 is anybody's."""
 
 HEDGE_MIN_S: Final = 0.005
 HEDGE_MAX_S: Final = 0.2
@@ -40,22 +46,44 @@ Confirmed = Callable[[PinfoldError | None], None]
 
 
 class _Question:
-    """One group of a round: is `view` still the latest for a majority?"""
+    """One group of a round: is `view` still the latest for a quorum?"""
 
-    __slots__ = ("done", "group", "missing", "spare", "view", "waiting")
+    __slots__ = ("configuration", "confirmed", "done", "group", "spare", "view", "waiting")
 
     def __init__(
-        self, group: GroupId, view: int, missing: int, spare: list[DeviceId], done: Confirmed
+        self,
+        group: GroupId,
+        view: int,
+        me: DeviceId,
+        configuration: Configuration,
+        spare: list[DeviceId],
+        done: Confirmed,
     ) -> None:
         self.group = group
         self.view = view
-        self.missing = missing
-        """Confirmations still needed."""
+        self.configuration = configuration
+        self.confirmed = [me]
         self.spare = spare
         """Members not asked yet, the best first."""
         self.waiting = 0
         """Members asked that have not answered."""
         self.done: Confirmed | None = done
+
+    @property
+    def missing(self) -> int:
+        """Confirmations still needed, at least; in a joint configuration all are asked at once."""
+        voters = len(self.configuration.voters)
+        enough = voters if self.configuration.joint else voters // 2 + 1
+        return enough - len(self.confirmed)
+
+    def confirm(self, device: DeviceId) -> None:
+        self.confirmed.append(device)
+        if self.configuration.quorum(self.confirmed):
+            self.end(None)
+
+    @property
+    def hopeless(self) -> bool:
+        return not self.spare and not self.waiting
 
     def end(self, error: PinfoldError | None) -> None:
         done, self.done = self.done, None
@@ -78,17 +106,16 @@ class Confirmer:
         group: GroupId,
         view: int,
         me: DeviceId,
-        members: Sequence[DeviceId],
+        configuration: Configuration,
         done: Confirmed,
     ) -> None:
-        """Call `done` once a majority confirms `view`, or with NotPrimary or Unavailable."""
-        missing = len(members) // 2
-        if not missing:
+        """Call `done` once a quorum confirms `view`, or with NotPrimary or Unavailable."""
+        if configuration.quorum((me,)):
             asyncio.get_running_loop().call_soon(done, None)
             return
-        spare = [member for member in members if member != me]
+        spare = [member for member in configuration.voters if member != me]
         spare.sort(key=self._response_time)
-        self._questions.append(_Question(group, view, missing, spare, done))
+        self._questions.append(_Question(group, view, me, configuration, spare, done))
 
     def flush(self) -> None:
         """Ask what has been collected."""
@@ -116,7 +143,7 @@ class Confirmer:
 
     def _send(self, questions: list[_Question], *, beyond: int = 0) -> None:
         """Ask further members: as many as each question still needs, and some beyond that."""
-        asked: dict[NodeName, tuple[list[int], list[_Question]]] = {}
+        asked: dict[NodeName, tuple[list[int], list[tuple[DeviceId, _Question]]]] = {}
         for one in questions:
             while one.done is not None and one.spare and one.waiting < one.missing + beyond:
                 device = one.spare.pop(0)
@@ -124,10 +151,11 @@ class Confirmer:
                 if node is None:
                     continue
                 body, about = asked.setdefault(node, ([], []))
-                body += (device, one.group, one.view)
-                about.append(one)
+                birth = one.configuration.births.get(device, 0)
+                body += (device, one.group, one.view, birth)
+                about.append((device, one))
                 one.waiting += 1
-            if one.done is not None and one.waiting < one.missing:
+            if one.done is not None and one.hopeless:
                 one.end(Unavailable("too few members are reachable to confirm a read"))
         now = self._clock.monotonic()
         for node, (body, about) in asked.items():
@@ -137,7 +165,7 @@ class Confirmer:
     def _answered(
         self,
         node: NodeName,
-        about: list[_Question],
+        about: list[tuple[DeviceId, _Question]],
         began: float,
         future: "asyncio.Future[Answer]",
     ) -> None:
@@ -147,17 +175,15 @@ class Confirmer:
         self._response_s[node] = known_s + (took_s - known_s) * (1 if failed else _NEW_WEIGHT)
         refused = () if failed else future.result().body or ()
         retry: list[_Question] = []
-        for position, one in enumerate(about):
+        for position, (device, one) in enumerate(about):
             one.waiting -= 1
             if one.done is None:
                 continue
-            if failed:
+            if failed or ~position in refused:
                 retry.append(one)
             elif position in refused:
                 one.end(NotPrimary("a later view has begun"))
             else:
-                one.missing -= 1
-                if one.missing == 0:
-                    one.end(None)
+                one.confirm(device)
         if retry:
             self._send(retry)

@@ -46,6 +46,7 @@ class CopyOut:
             self.base_op,
             self._base_view,
             state.applied_op,
+            state.configuration.number,
             self._start is None,
             rows,
         )

@@ -1,15 +1,20 @@
 """The role of a view's primary before it leads: collect votes, then the best log among them.
 
-Why the best log of the votes holds everything committed: an entry commits on a majority of
-members, who keep it, and whoever votes acknowledges nothing older from then on. Any majority of
-full members shares one with that majority. New members never acknowledged anything, so all
-members together will do as well, as long as none of them is copying.
+Why the best log of the votes holds everything committed: an entry commits on a quorum of full
+members, who keep it, and whoever votes acknowledges nothing older from then on. Any quorum of full
+members shares one with that quorum. Which sets are quorums the best log itself says: when what is
+fetched from it names other members, the elect goes on collecting, from them (see `configuration`).
+
+A group that has not begun (configuration 0) may also begin with all its members together: new ones
+never acknowledged anything. Not as long as one of them is copying.
 """
 
 from collections.abc import Callable
 
+from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.messages import Fetch, Fetched, Join, Standing, Vote
 from pinfold.cluster.groups.state import MemberState
+from pinfold.cluster.groups.views import next_view
 from pinfold.model.ids import DeviceId
 
 
@@ -42,20 +47,15 @@ class Election:
         else:
             for member in self._votes:  # they wait for a fetch that may take long
                 if member != self._state.me:
-                    self._state.send(member, Join(self._state.view))
+                    self._join(member)
             self._fetch()
 
     def on_durable(self) -> None:
         """More of the log, or the view, is durable."""
         state = self._state
         state.apply_committed()
-        if (
-            state.me not in self._votes
-            and state.durable_view == state.view
-            and state.durable_op == state.last_op
-        ):
-            own = Vote(state.view, state.durable_standing, state.last_view, state.last_op)
-            self.on_vote(state.me, own)
+        if state.me not in self._votes and state.may_vote:
+            self.on_vote(state.me, state.vote())
 
     def on_vote(self, sender: DeviceId, vote: Vote) -> None:
         """See `Vote`."""
@@ -69,29 +69,46 @@ class Election:
         if sender != self._source or target is None or fetched.prev_op > state.last_op:
             return
         if fetched.trimmed:
-            self._move(self._view_led_by(sender))
+            self._move(next_view(state.view, sender))
             return
-        self.settled = True
+        number, before = state.configuration.number, (state.last_view, state.last_op)
         state.merge(fetched.prev_op, fetched.entries)
-        if (state.last_op, state.last_view) == (target.last_op, target.last_view):
-            self._lead()
-        elif fetched.entries:
+        grown = (state.last_view, state.last_op) != before
+        self.settled = self.settled or grown
+        if self._reaches(target):
+            self._source = self._target = None
+            if state.configuration.number != number:
+                self._summon()
+            self._decide()
+        elif grown:
             self._fetch()
+        else:  # repeated, or it has not what it voted with: its device was swapped meanwhile
+            self._source = self._target = None
+            del self._votes[sender]
+            self._summon()
 
     def _summon(self) -> None:
+        for member in self._state.voters:
+            if member != self._state.me and member not in self._votes:
+                self._join(member)
+
+    def _join(self, member: DeviceId) -> None:
         state = self._state
-        for member in state.members:
-            if member != state.me and member not in self._votes:
-                state.send(member, Join(state.view))
+        state.send(member, Join(state.view, state.configuration.number))
 
     def _electors(self) -> dict[DeviceId, Vote]:
         """Votes that together prove everything committed; none if they do not."""
-        votes = self._votes
-        proofs = {one: vote for one, vote in votes.items() if vote.standing == Standing.MEMBER}
-        if len(proofs) >= self._state.majority:
+        configuration = self._state.configuration
+        votes = {one: self._votes[one] for one in configuration.voters if one in self._votes}
+        proofs = {
+            one: vote
+            for one, vote in votes.items()
+            if configuration.admits(one, vote.birth) and _proves(vote, configuration)
+        }
+        if configuration.quorum(proofs):
             return proofs
-        everybody = len(votes) == len(self._state.members)
-        if everybody and all(vote.standing != Standing.COPYING for vote in votes.values()):
+        everybody = len(votes) == len(configuration.voters) and not configuration.founded
+        if everybody and not any(Standing(vote.standing).copying for vote in votes.values()):
             return votes
         return {}
 
@@ -104,10 +121,10 @@ class Election:
             electors,
             key=lambda one: (electors[one].last_view, electors[one].last_op, one == state.me),
         )
-        if state.standing is Standing.COPYING or (
-            state.standing is Standing.NEW and electors[best].standing == Standing.MEMBER
-        ):
-            self._move(self._view_led_by(best))
+        new = state.standing.new and electors[best].standing == Standing.MEMBER
+        if state.standing.copying or new or not state.votes:
+            if best != state.me:
+                self._move(next_view(state.view, best))
             return
         self._target = electors[best]
         if self._reaches(self._target):
@@ -117,8 +134,9 @@ class Election:
             self._fetch()
 
     def _reaches(self, target: Vote) -> bool:
+        """Whether the own log is as good; better when it came from a voter of an older set."""
         state = self._state
-        return (state.last_view, state.last_op) == (target.last_view, target.last_op)
+        return (state.last_view, state.last_op) >= (target.last_view, target.last_op)
 
     def _fetch(self) -> None:
         state = self._state
@@ -126,11 +144,15 @@ class Election:
         request = Fetch(state.view, state.last_op, state.last_view, state.applied_op)
         state.send(self._source, request)
 
-    def _view_led_by(self, member: DeviceId) -> int:
-        view = self._state.view + 1
-        while self._state.primary_of(view) != member:
-            view += 1
-        return view
+
+def _proves(vote: Vote, configuration: Configuration) -> bool:
+    """Whether a vote tells everything that its voter ever acknowledged.
+
+    A new log that the configuration names by its birth has acknowledged nothing yet. Without its
+    vote a joint entry that it has not received could keep the group from having a primary.
+    """
+    standing = Standing(vote.standing)
+    return standing is Standing.MEMBER or (configuration.founded and standing.new)
 
 
 def answer_fetch(state: MemberState, sender: DeviceId, fetch: Fetch) -> None:

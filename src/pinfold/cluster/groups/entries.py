@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from pinfold.cluster.api import BlobRef, Row
+from pinfold.cluster.groups.configuration import Configuration, decode_configuration
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Corrupt
@@ -19,6 +20,8 @@ Write = tuple[bytes, bytes | None]
 """Put (key, value) or delete (key, None)."""
 
 _BODY_FORMAT: Final = 1
+_CONFIGURATION_FORMAT: Final = 2
+"""As 1, and one of the rows put is the group's configuration."""
 _ROW_FORMAT: Final = b"\x01"
 _PAYLOAD_FORMAT: Final = b"\x02"
 _PAYLOAD_HEAD_BYTES: Final = 5
@@ -34,6 +37,8 @@ RESULTS_RANGE: Final = (_RESULTS, b"\x00s")
 """Keys of rows that remember the results of changes by op id."""
 FREES_RANGE: Final = (_FREES, b"\x00g")
 """Keys of rows that name blobs to give back."""
+MEMBERS_KEY: Final = b"\x00m"
+"""The row that holds the group's configuration."""
 
 _BLOBS_PER_FREE: Final = 4096
 """Blobs in one such row: some 200 KiB."""
@@ -71,7 +76,7 @@ def decode_body(body: bytes) -> list[Write]:
         form, puts, deletes = _body_decoder.decode(body)
     except UNREADABLE as error:
         raise Corrupt(f"entry does not decode: {error}") from error
-    if form != _BODY_FORMAT:
+    if form not in (_BODY_FORMAT, _CONFIGURATION_FORMAT):
         raise Corrupt(f"entry of unknown format {form}")
     writes: list[Write] = [*puts]
     key = b""
@@ -94,6 +99,23 @@ def _shorten(keys: list[bytes]) -> list[tuple[int, bytes]]:
 
 EMPTY_BODY: Final = encode_body(())
 """A new primary's first entry: it commits what earlier views left."""
+
+
+def configuration_body(configuration: Configuration) -> bytes:
+    """The body of an entry that changes the group's members, and nothing else."""
+    puts = [(MEMBERS_KEY, configuration.encode())]
+    return _encode((_CONFIGURATION_FORMAT, puts, ()))
+
+
+def configuration_in(body: bytes) -> Configuration | None:
+    """The configuration that an entry puts in force; one byte tells that there is none."""
+    if body[1:2] != _CONFIGURATION_MARK:
+        return None
+    return decode_configuration(dict(decode_body(body)).get(MEMBERS_KEY) or b"")
+
+
+_CONFIGURATION_MARK: Final = bytes((_CONFIGURATION_FORMAT,))
+"""The format, behind the byte of an array of three."""
 
 
 def _shared_length(a: bytes, b: bytes) -> int:

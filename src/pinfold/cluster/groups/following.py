@@ -5,7 +5,9 @@ are held by a member whose log proves something (`Standing.MEMBER`).
 """
 
 from dataclasses import dataclass
+from typing import Final
 
+from pinfold.cluster.groups.configuration import GENERATION_SHIFT
 from pinfold.cluster.groups.messages import (
     Ack,
     CopyAck,
@@ -14,9 +16,13 @@ from pinfold.cluster.groups.messages import (
     Prepare,
     Refuse,
     Standing,
-    Vote,
 )
 from pinfold.cluster.groups.state import MemberState
+from pinfold.cluster.groups.views import owner
+
+_QUIET_TICKS: Final = 50
+"""Silence (some 10 s) after which a primary is no longer believed to lead, although its node lives:
+its device may have been swapped. It tells of every group it leads every 2 s."""
 
 
 @dataclass(slots=True)
@@ -38,7 +44,7 @@ class Following:
 
     def __init__(self, state: MemberState) -> None:
         self._state = state
-        self._primary = state.primary_of(state.view)
+        self._primary = owner(state.view)
         self._matched_op = state.commit_op
         """The log up to here is known to match the primary's."""
         self._told_commit_op = 0
@@ -47,10 +53,14 @@ class Following:
         self._copy: _CopyIn | None = None
         self.settled = False
         """The primary has spoken in this view; until then this member keeps voting."""
+        self._quiet_ticks = 0
         self._vote()
 
     def tick(self) -> None:
         """Repeat what may have been lost."""
+        self._quiet_ticks += 1
+        if self._quiet_ticks > _QUIET_TICKS:
+            self.settled = False
         self._vote()
 
     def on_durable(self) -> None:
@@ -61,9 +71,9 @@ class Following:
 
     def on_prepare(self, prepare: Prepare) -> None:
         """See `Prepare`."""
-        self.settled = True
+        self._heard()
         state = self._state
-        if self._needs_copy:
+        if self._needs_copy or prepare.number >> GENERATION_SHIFT > state.generation:
             state.send(self._primary, NeedCopy(state.view, 0))
             return
         prev_op = prepare.prev_op
@@ -85,6 +95,7 @@ class Following:
 
     def on_commit_news(self, commit_op: int) -> None:
         """The primary of this view has committed up to here."""
+        self._heard()
         state = self._state
         self._told_commit_op = max(self._told_commit_op, commit_op)
         commit_op = min(self._told_commit_op, self._matched_op)
@@ -94,10 +105,12 @@ class Following:
 
     def on_copy_page(self, page: CopyPage) -> None:
         """See `CopyPage`."""
-        self.settled = True
+        self._heard()
         state, copy = self._state, self._copy
         if copy is None or copy.copy_id != page.copy_id:
-            if not self._needs_copy and page.base_op <= self._matched_op:
+            generation = page.number >> GENERATION_SHIFT
+            enough = not self._needs_copy and generation == state.generation
+            if enough and page.base_op <= self._matched_op:
                 self._ack_owed = True  # the copy was overtaken by what this member has
                 self._acknowledge()
                 return
@@ -132,15 +145,21 @@ class Following:
             self._copy = None
         state.send(self._primary, CopyAck(state.view, page[0], page[1]))
 
+    def _heard(self) -> None:
+        self.settled = True
+        self._quiet_ticks = 0
+
     @property
     def _needs_copy(self) -> bool:
         state = self._state
-        return state.standing is Standing.COPYING and state.catch_up_op is None
+        return state.standing.copying and state.catch_up_op is None
 
     def _begin_copy(self, page: CopyPage) -> _CopyIn:
         """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
         state = self._state
-        state.set_view(state.view, Standing.COPYING)
+        state.generation = max(state.generation, page.number >> GENERATION_SHIFT)
+        copying = Standing.NEW_COPYING if state.standing.new else Standing.COPYING
+        state.set_view(state.view, copying)
         state.restart_at(0, 0)
         self._matched_op = 0
         self._acked_op = -1
@@ -149,10 +168,10 @@ class Following:
 
     def _vote(self) -> None:
         state = self._state
-        if self.settled or state.durable_view != state.view or state.durable_op != state.last_op:
+        if self.settled or not state.may_vote:
             return
-        vote = Vote(state.view, state.durable_standing, state.last_view, state.last_op)
-        state.send(self._primary, vote)
+        if self._primary != state.me:
+            state.send(self._primary, state.vote())
 
     def _acknowledge(self) -> None:
         """Tell the primary how far the log matches, as far as there is news."""
@@ -166,25 +185,32 @@ class Following:
             return
         self._acked_op = op
         self._ack_owed = op < self._matched_op or not counted
-        state.send(self._primary, Ack(state.view, op, state.applied_op, counted))
+        ack = Ack(state.view, op, state.applied_op, counted, state.durable_birth)
+        state.send(self._primary, ack)
 
     def _prove(self) -> None:
         """Become a full member once nothing that was ever committed is missing here.
 
         A new member is there when its log reaches into this view (whose primary began with
-        everything committed before) and up to the primary's commit point; a copying one when the
-        copy is exact.
+        everything committed before) and up to the primary's commit point, a copying one when the
+        copy is exact; one that never counted must also be awaited by the group.
         """
         state = self._state
-        if state.standing is Standing.MEMBER:
+        standing = state.standing
+        if standing is Standing.MEMBER:
             return
-        if state.standing is Standing.COPYING:
+        if standing.copying:
             exact = state.catch_up_op is not None and state.applied_op >= state.catch_up_op
         else:
             durable_op = min(state.durable_op, self._matched_op)
             exact = (
                 durable_op >= self._told_commit_op and state.log.view_at(durable_op) == state.view
             )
-        if exact:
+        if not exact:
+            return
+        if not standing.new or (state.votes and state.durable_birth):
             state.catch_up_op = None
             state.set_view(state.view, Standing.MEMBER)
+        elif standing is Standing.NEW_COPYING:
+            state.catch_up_op = None
+            state.set_view(state.view, Standing.NEW)

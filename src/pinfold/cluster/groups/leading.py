@@ -1,18 +1,24 @@
 """The role of a primary: append, replicate, commit.
 
-Invariant: the commit point is durable here and on a majority of proved members, and is at or
-behind the first entry of this view (which commits everything before it).
+Invariant: the commit point is durable here and on a quorum of proved members, and is at or behind
+the first entry of this view (which commits everything before it). Followers that are no members
+(learners, and members just taken out) get the log and count for nothing.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
+from pinfold.cluster.groups.changing import next_step, way_back
+from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.copying import CopyOut
-from pinfold.cluster.groups.entries import EMPTY_BODY, Write
+from pinfold.cluster.groups.entries import EMPTY_BODY, Write, configuration_body, decode_body
 from pinfold.cluster.groups.messages import Ack, CopyAck, NeedCopy, Prepare, Refuse, Standing
 from pinfold.cluster.groups.state import MemberState
 from pinfold.device.api import Entry
 from pinfold.model.ids import DeviceId
+
+_FAREWELL_TICKS: Final = 50
+"""How long a member taken out is still sent the log, to learn of it (some 10 s)."""
 
 _COPY_PATIENCE_TICKS: Final = 25
 """Silence after which a copy no longer keeps the log from being trimmed (some 5 s)."""
@@ -23,6 +29,7 @@ class Progress:
 
     __slots__ = (
         "applied_op",
+        "birth",
         "copy",
         "counted_op",
         "device",
@@ -42,6 +49,8 @@ class Progress:
         """Where the logs match is not known: one message at a time."""
         self.copy: CopyOut | None = None
         self.silent_ticks = 0
+        self.birth = 0
+        """Of the follower's log, as it told; 0 before."""
 
 
 class Leadership:
@@ -53,14 +62,22 @@ class Leadership:
         if state.standing is not Standing.MEMBER:
             state.set_view(state.view, Standing.MEMBER)
         self._first_op = state.propose(EMPTY_BODY, ()).op
-        self.followers = {
-            member: Progress(member, self._first_op)
-            for member in state.members
-            if member != state.me
-        }
-        self._peers = list(self.followers.values())
+        self.followers: dict[DeviceId, Progress] = {}
+        self._peers: list[Progress] = []
+        self.learners: tuple[DeviceId, ...] = ()
+        self._leaving: dict[DeviceId, int] = {}
+        """Members taken out, and how many ticks they are still told so."""
+        self._follow()
         self.serving = False
         self.settled = True
+
+    def _follow(self) -> None:
+        """Have a follower for everybody who is to get the log, and for nobody else."""
+        state, known = self._state, self.followers
+        wanted = dict.fromkeys((*state.voters, *self.learners, *self._leaving))
+        wanted.pop(state.me, None)
+        self.followers = {one: known.get(one) or Progress(one, state.last_op) for one in wanted}
+        self._peers = list(self.followers.values())
 
     def start(self) -> None:
         """Begin to replicate."""
@@ -78,6 +95,50 @@ class Leadership:
                 self._stream(follower)
         return entry.op
 
+    def pursue(self, wish: tuple[DeviceId, ...]) -> None:
+        """Take the next step towards the members wished, if the last one is committed."""
+        state = self._state
+        births = {one.device: one.birth for one in self._peers if one.birth}
+        births[state.me] = state.durable_birth
+        if state.configuration_op > state.commit_op:
+            given_up = way_back(state.configuration, births)
+            if given_up is not None and state.view_at(state.configuration_op) == state.view:
+                self._change(given_up)
+            return
+        followed = (*state.voters, *self.learners)  # others may have been swapped unnoticed
+        caught_up = [one.device for one in self._peers if self._caught_up(one)]
+        caught_up = [state.me, *(one for one in caught_up if one in followed)]
+        step = next_step(state.configuration, wish, births, caught_up)
+        if step.learners != self.learners:
+            for device in step.learners:
+                if device not in self.learners:
+                    self.followers.pop(device, None)
+            self.learners = step.learners
+            self._follow()
+            for device in step.learners:
+                self.greet(device)
+        if step.propose is not None:
+            self._change(step.propose)
+
+    def _change(self, configuration: Configuration) -> None:
+        """Propose a configuration; it is in force from here on, committed or not."""
+        before = self._state.voters
+        body = configuration_body(configuration)
+        self.propose(body, decode_body(body))
+        for device in before:
+            if device not in configuration.voters:
+                self._leaving[device] = _FAREWELL_TICKS
+        self._follow()
+
+    def _caught_up(self, follower: Progress) -> bool:
+        lacking = self._state.commit_op - follower.match_op
+        return follower.copy is None and lacking <= self._state.limits.window_entries
+
+    def lacks_nothing(self, device: DeviceId) -> bool:
+        """Whether a member has everything and counts."""
+        follower = self.followers[device]
+        return follower.copy is None and follower.counted_op == self._state.last_op
+
     def tick(self) -> None:
         """Repeat what may have been lost, and trim."""
         state = self._state
@@ -90,6 +151,9 @@ class Leadership:
             if follower.silent_ticks > 1:
                 self._retry(follower)
         self._trim(1)
+        if self._leaving:
+            self._leaving = {one: ticks - 1 for one, ticks in self._leaving.items() if ticks}
+            self._follow()
 
     def greet(self, device: DeviceId) -> None:
         """A member asked for the primary of this view: tell it where the log is."""
@@ -111,9 +175,13 @@ class Leadership:
             if ack.op < follower.copy.base_op:
                 return
             follower.copy = None  # it has what the copy would bring
+        if ack.birth and follower.birth not in (0, ack.birth):
+            follower.match_op = follower.counted_op = follower.applied_op = 0  # another log
+        follower.birth = ack.birth or follower.birth
         follower.applied_op = max(follower.applied_op, ack.applied_op)
         follower.match_op = max(follower.match_op, ack.op)
-        if ack.counted and ack.op > follower.counted_op:
+        counted = ack.counted and self._state.configuration.admits(sender, ack.birth)
+        if counted and ack.op > follower.counted_op:
             follower.counted_op = ack.op
         if follower.probing or follower.next_op <= follower.match_op:
             follower.probing = False
@@ -167,10 +235,12 @@ class Leadership:
         """Move the commit point to what a majority holds, this member included."""
         state = self._state
         own_op = state.durable_op if state.proved else 0
-        ops = [follower.counted_op for follower in self._peers]
-        ops.append(own_op)
-        ops.sort()
-        commit_op = min(own_op, ops[-state.majority])
+        followers = self.followers
+
+        def counted_op(device: DeviceId) -> int:
+            return own_op if device == state.me else followers[device].counted_op
+
+        commit_op = min(own_op, state.configuration.reached(counted_op))
         if commit_op < self._first_op or commit_op <= state.commit_op:
             return
         state.commit_op = commit_op
@@ -211,6 +281,7 @@ class Leadership:
                 -1 if prev_view is None else prev_view,
                 state.commit_op,
                 state.first_op,
+                state.configuration.number,
                 entries,
             ),
         )
@@ -243,7 +314,7 @@ class Leadership:
         self._copies += 1
         follower.probing = True
         follower.match_op = follower.counted_op = follower.applied_op = 0
-        follower.copy = CopyOut(state, follower.device, (state.view << 24) + self._copies)
+        follower.copy = CopyOut(state, follower.device, state.view << 8 | self._copies & 0xFF)
         follower.copy.send_page()
 
     def _trim(self, at_least: int) -> None:

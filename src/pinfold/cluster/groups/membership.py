@@ -1,4 +1,4 @@
-"""What the row log needs to know about the cluster: who the members are and where they live."""
+"""What the row log needs to know about the cluster: who should be members and where they live."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -10,7 +10,16 @@ class Membership(Protocol):
     """The metadata ring joined with the cluster map."""
 
     def members(self, group: GroupId) -> tuple[DeviceId, ...]:
-        """The members of a group, in the ring's order; the same everywhere."""
+        """The devices that the ring wishes to be a group's members, in the ring's order.
+
+        A wish: who the members are, the group's log says.
+        """
+        ...
+
+    def founding(self) -> bool:
+        """Whether the ring is the cluster's first: later ones never let empty logs begin a group,
+        which exists already, on the members it had before.
+        """
         ...
 
     def node_of(self, device: DeviceId) -> NodeName:

@@ -2,42 +2,85 @@
 
 Every message is one way and may be lost, repeated or overtaken; every one starts with the sender's
 view. A message of a lower view is answered with `Join` of the higher one and otherwise ignored; a
-message of a higher view makes the receiver flush that view before it answers.
+message of a higher view makes the receiver flush that view before it answers. `number` is that of
+the sender's configuration: see `configuration` for who is obeyed.
 """
 
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+import msgspec
+
+from pinfold.cluster.groups.configuration import Configuration, decode_configuration
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.device.api import Entry
 from pinfold.model.errors import Corrupt
 
+_VOTED_FORMAT: Final = 2
 _STANDING_FORMAT: Final = 1
+"""The earlier format: two bytes, without birth and configuration."""
 
 
 class Standing(IntEnum):
     """What a member's log is worth as evidence; stored with the view."""
 
     NEW = 0
-    """Created empty and never acknowledged anything."""
+    """Created empty and never acknowledged anything that counted."""
     MEMBER = 1
     """Holds everything it ever acknowledged."""
     COPYING = 2
     """Gave its rows up for a copy that is not complete: votes for views, proves nothing."""
+    NEW_COPYING = 3
+    """The same without ever having acknowledged anything that counted."""
+
+    @property
+    def new(self) -> bool:
+        """Whether nothing was ever acknowledged that counted."""
+        return self in (Standing.NEW, Standing.NEW_COPYING)
+
+    @property
+    def copying(self) -> bool:
+        """Whether the rows are not complete."""
+        return self in (Standing.COPYING, Standing.NEW_COPYING)
 
 
-def encode_standing(standing: Standing) -> bytes:
+class Voted(NamedTuple):
+    """What a member stores with its view, in one write."""
+
+    standing: Standing = Standing.NEW
+    birth: int = 0
+    """Of this log; 0: not drawn yet."""
+    generation: int = 0
+    """The highest generation of members whose rows were taken, or are being taken."""
+    configuration: Configuration | None = None
+    """The newest one applied; the rows may hold a newer one. None: never stored."""
+
+
+_voted_decoder = msgspec.msgpack.Decoder(tuple[int, int, int, bytes])
+
+
+def encode_voted(voted: Voted) -> bytes:
     """As stored by `LogStore.set_view`."""
-    return bytes((_STANDING_FORMAT, standing))
+    configuration = b"" if voted.configuration is None else voted.configuration.encode()
+    fields = (int(voted.standing), voted.birth, voted.generation, configuration)
+    return bytes((_VOTED_FORMAT,)) + msgspec.msgpack.encode(fields)
 
 
-def decode_standing(voted: bytes) -> Standing:
-    """Read `encode_standing`; a log that never stored a vote is new. Raises Corrupt."""
-    if not voted:
-        return Standing.NEW
-    if len(voted) != 2 or voted[0] != _STANDING_FORMAT or voted[1] > Standing.COPYING:
-        raise Corrupt(f"a group's vote of unknown format: {voted.hex()}")
-    return Standing(voted[1])
+def decode_voted(stored: bytes) -> Voted:
+    """Read `encode_voted`; a log that never stored a vote is new. Raises Corrupt."""
+    if not stored:
+        return Voted()
+    try:
+        if stored[0] == _STANDING_FORMAT and len(stored) == 2:
+            return Voted(Standing(stored[1]))
+        if stored[0] == _VOTED_FORMAT:
+            standing, birth, generation, known = _voted_decoder.decode(stored[1:])
+            configuration = decode_configuration(known) if known else None
+            return Voted(Standing(standing), birth, generation, configuration)
+    except (ValueError, *UNREADABLE) as error:
+        raise Corrupt(f"a group's vote does not decode: {stored.hex()}") from error
+    raise Corrupt(f"a group's vote of unknown format: {stored.hex()}")
 
 
 class Prepare(NamedTuple):
@@ -50,6 +93,7 @@ class Prepare(NamedTuple):
     commit_op: int
     trim_op: int
     """Entries below this are not needed by any member (or the log grew too long)."""
+    number: int
     entries: Sequence[Entry]
 
 
@@ -61,6 +105,8 @@ class Ack(NamedTuple):
     applied_op: int
     counted: bool
     """Whether the primary may count this towards the commit point."""
+    birth: int
+    """Of the sender's log; 0 while that is not durable."""
 
 
 class Refuse(NamedTuple):
@@ -82,6 +128,7 @@ class Join(NamedTuple):
     """Anyone: there is this view; leave yours and vote."""
 
     view: int
+    number: int
 
 
 class Vote(NamedTuple):
@@ -91,6 +138,22 @@ class Vote(NamedTuple):
     standing: int
     last_view: int
     last_op: int
+    number: int
+    birth: int
+
+
+CANNOT_LEAD: Final = -1
+"""`number` of an Outside by the device that owns the view: it lost its memory, or votes no more."""
+
+
+class Outside(NamedTuple):
+    """Anyone, to one that is no voter here or of an older generation: begin no views.
+
+    Or by the device that owns the view, to whoever waits for it: go on to another.
+    """
+
+    view: int
+    number: int
 
 
 class Fetch(NamedTuple):
@@ -124,6 +187,7 @@ class CopyPage(NamedTuple):
     base_op: int
     base_view: int
     through_op: int
+    number: int
     is_last: bool
     rows: Sequence[tuple[bytes, bytes]]
 
@@ -136,4 +200,6 @@ class CopyAck(NamedTuple):
     page: int
 
 
-Message = Prepare | Ack | Refuse | NeedCopy | Join | Vote | Fetch | Fetched | CopyPage | CopyAck
+Message = (
+    Prepare | Ack | Refuse | NeedCopy | Join | Vote | Fetch | Fetched | CopyPage | CopyAck | Outside
+)

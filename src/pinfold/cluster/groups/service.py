@@ -17,13 +17,13 @@ from pinfold.cluster.bodies import Number, Short, taken
 from pinfold.cluster.groups import wire
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.checks import demand
-from pinfold.cluster.groups.confirm import CONFIRM, Confirmer
+from pinfold.cluster.groups.confirm import CONFIRM, FIELDS, Confirmer
 from pinfold.cluster.groups.liveness import Liveness
 from pinfold.cluster.groups.membership import Membership
 from pinfold.cluster.groups.messages import Message
 from pinfold.cluster.groups.scan import scan_page
 from pinfold.cluster.groups.serving import Serving
-from pinfold.cluster.groups.state import Limits
+from pinfold.cluster.groups.state import Birth, Limits
 from pinfold.cluster.groups.status import GroupStatus, describe
 from pinfold.cluster.groups.tempo import Tempo
 from pinfold.codec.unreadable import UNREADABLE
@@ -49,8 +49,8 @@ TICK_S: Final = 0.1
 _TICKS_PER_PING: Final = 2
 """A ping, and a look at every replica, each 200 ms."""
 
-_PATIENCE_TICKS: Final = 10
-"""Replica ticks (2 s) after which a view that got no primary is given up."""
+_TICKS_PER_NEWS: Final = 20
+"""A ping tells of every group led here, whether or not it has news, each 2 s."""
 
 _TICKS_PER_BALANCE: Final = 10
 """Once a second one group led here may be handed to its first member."""
@@ -68,7 +68,7 @@ _PAGE_MAX: Final = LISTING_PAGE_MAX + 1
 """Items in one page of a scan: a listing's page and the row that says there is more."""
 
 _PING: Final = tuple[
-    list[Short], list[tuple[Short, Short, Number, Number]], list[tuple[Short, float]]
+    list[Short], list[tuple[Short, Short, Number, Number, Number]], list[tuple[Short, float]]
 ]
 _GET: Final = tuple[Short, Short, bytes, list[Any]]
 
@@ -105,12 +105,14 @@ class GroupService:
         limits: Limits | None = None,
     ) -> None:
         self.clock = env.clock
+        self._rng = env.rng
         self.confirmer = Confirmer(env.clock, peers, membership)
         self.tempo = Tempo(env.clock)
         self._node = node
         self._peers = peers
         self._membership = membership
         self._limits = Limits() if limits is None else limits
+        self._stores: dict[DeviceId, tuple[LogStore, RowStore]] = {}
         self._groups: dict[tuple[DeviceId, GroupId], BoundGroup] = {}
         self._failed_devices: dict[DeviceId, PinfoldError] = {}
         self._failed_elsewhere: dict[NodeName, frozenset[DeviceId]] = {}
@@ -134,15 +136,28 @@ class GroupService:
     async def add_device(
         self, device: DeviceId, log: LogStore, rows: RowStore, groups: Iterable[GroupId]
     ) -> None:
-        """Serve these groups from a device, creating empty logs for those it does not have."""
-        groups = sorted(groups)
+        """Serve these groups from a device, and those whose logs it has already.
+
+        Empty logs are created for the others: to begin a group under the first ring, else to learn.
+        """
+        self._stores[device] = (log, rows)
+        await self.take(device, {*groups, *log.groups()})
+
+    async def take(self, device: DeviceId, groups: Iterable[GroupId]) -> None:
+        """Serve these groups too from a device added before: the ring has changed."""
+        log, rows = self._stores[device]
+        groups = sorted(group for group in groups if (device, group) not in self._groups)
         known = set(log.groups())
         created = [log.create(group) for group in groups if group not in known]
         for future in created:
             await future
         for group in groups:
-            members = self._membership.members(group)
-            bound = BoundGroup(group, members, device, log, rows, self, self._limits)
+            if (device, group) in self._groups:
+                continue  # taken meanwhile
+            wish = self._membership.members(group)
+            founders = wish if self._membership.founding() and device in wish else ()
+            birth = Birth(number=self._rng.getrandbits(62) + 1, founders=founders, wish=wish)
+            bound = BoundGroup(group, birth, device, log, rows, self, self._limits)
             self._groups[device, group] = bound
             bound.act(bound.replica.start)
 
@@ -239,6 +254,8 @@ class GroupService:
             self._ping()
             for bound in list(self._groups.values()):
                 bound.act(bound.replica.tick)
+                if bound.serving is not None:
+                    self._pursue(bound)
         for bound in list(self._groups.values()):
             bound.act(self._watch_primary, bound)
 
@@ -271,6 +288,25 @@ class GroupService:
                 bound.act(bound.replica.hand_over, heir)
                 return
 
+    def _pursue(self, bound: BoundGroup) -> None:
+        """Have a group led here follow the ring."""
+        try:
+            wish = self._membership.members(bound.group)
+        except PinfoldError:
+            return
+        state = bound.replica.state
+        before = state.configuration
+        bound.act(bound.replica.pursue, wish)
+        after = state.configuration
+        if after.number > before.number:
+            _log.info(
+                "group members change",
+                group=bound.group,
+                number=after.number,
+                members=after.members,
+                joining=after.joining,
+            )
+
     def _steady(self, device: DeviceId) -> bool:
         try:
             node = self._membership.node_of(device)
@@ -281,8 +317,7 @@ class GroupService:
 
     def _watch_primary(self, bound: BoundGroup) -> None:
         replica = bound.replica
-        impatient = replica.unsettled_ticks > _PATIENCE_TICKS
-        if not impatient and (replica.primary == bound.me or self._alive(replica.primary)):
+        if not replica.impatient and (replica.primary == bound.me or self._alive(replica.primary)):
             return
         view = replica.next_view(self._fit) or replica.next_view(self._alive)
         if view is not None:
@@ -301,19 +336,19 @@ class GroupService:
 
     def _ping(self) -> None:
         """Tell every node of a shared group that this one lives, and what it has committed."""
-        news: dict[NodeName, list[tuple[int, int, int, int]]] = {}
+        news: dict[NodeName, list[tuple[int, int, int, int, int]]] = {}
         for bound in self._groups.values():
             state = bound.replica.state
-            fresh = bound.serving is not None and state.commit_op != bound.told_commit_op
-            for member in state.members:
-                if member == bound.me:
-                    continue
+            news_due = bound.told_commit_op != state.commit_op or not self._ticks % _TICKS_PER_NEWS
+            fresh = bound.serving is not None and news_due
+            for member in bound.replica.audience:
                 try:
                     told = news.setdefault(self._membership.node_of(member), [])
                 except PinfoldError:
                     continue
                 if fresh:
-                    told.append((member, bound.group, state.view, state.commit_op))
+                    number = state.configuration.number
+                    told.append((member, bound.group, state.view, state.commit_op, number))
             if fresh:
                 bound.told_commit_op = state.commit_op
         failed = list(self._failed_devices)
@@ -342,20 +377,22 @@ class GroupService:
         failed, told, flushes = taken(PING, request.body, _PING)
         self.tempo.heard(flushes)
         self._failed_elsewhere[request.peer] = frozenset(map(DeviceId, failed))
-        for device, group, view, commit_op in told:
+        for device, group, view, commit_op, number in told:
             bound = self._groups.get((DeviceId(device), GroupId(group)))
             if bound is not None:
-                bound.act(bound.replica.on_commit_news, view, commit_op)
+                bound.act(bound.replica.on_commit_news, view, commit_op, number)
         return _DONE
 
     def _on_confirm(self, request: Request) -> HandlerResult:
         body = taken(CONFIRM, request.body, list[Number])
         refused: list[int] = []
         groups = self._groups
-        for position in range(len(body) // 3):
-            device, group, view = body[3 * position : 3 * position + 3]
+        for position in range(len(body) // FIELDS):
+            device, group, view, birth = body[FIELDS * position : FIELDS * (position + 1)]
             bound = groups.get((DeviceId(device), GroupId(group)))
-            if bound is None or bound.stopped or bound.replica.state.view != view:
+            if bound is None or bound.stopped or not bound.replica.confirms(birth):
+                refused.append(~position)
+            elif bound.replica.state.view != view:
                 refused.append(position)
         return Reply(refused) if refused else _DONE
 

@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pinfold.cluster.groups.entries import Write, decode_body
+from pinfold.cluster.groups.configuration import Configuration, decode_configuration
+from pinfold.cluster.groups.entries import MEMBERS_KEY, Write, configuration_in, decode_body
 from pinfold.cluster.groups.messages import (
     Message,
     Standing,
-    decode_standing,
-    encode_standing,
+    Vote,
+    Voted,
+    decode_voted,
+    encode_voted,
 )
+from pinfold.cluster.groups.views import OWNER_BITS
 from pinfold.device.api import Entry, LogState
 from pinfold.model.errors import NotFound
 from pinfold.model.ids import DeviceId, GroupId
@@ -42,6 +46,18 @@ class Limits:
     name_within_ms: int = 24 * 3600 * 1000
     """A blob older than this is not named for the first time: what was never named until then
     never will be, so that the orphan collector may take it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """What a log is told when it is created; a log that has begun knows better."""
+
+    number: int
+    """Drawn at random, never 0: tells this log from any other this device had or will have."""
+    founders: tuple[DeviceId, ...]
+    """The members under the first ring; none when the ring has changed since."""
+    wish: tuple[DeviceId, ...] = ()
+    """The members by the ring now, for logs of versions that did not store their members."""
 
 
 class ReplicaLog(Protocol):
@@ -113,23 +129,26 @@ class MemberState:
     def __init__(
         self,
         group: GroupId,
-        members: tuple[DeviceId, ...],
+        birth: Birth,
         me: DeviceId,
         log: ReplicaLog,
         ports: Ports,
         limits: Limits,
     ) -> None:
         found = log.state()
+        voted = decode_voted(found.voted)
         self.group = group
-        self.members = members
         self.me = me
-        self.majority = len(members) // 2 + 1
+        self.birth = voted.birth or birth.number
+        self.durable_birth = voted.birth
+        """0 until the birth is stored: it is not told before."""
+        self.generation = voted.generation
         self.log = log
         self.limits = limits
         self.send = ports.send
         self.ports = ports
         self.view = self.durable_view = found.view
-        self.standing = self.durable_standing = decode_standing(found.voted)
+        self.standing = self.durable_standing = voted.standing
         self.last_op = self.durable_op = found.last_op
         self.last_view = found.last_view
         self.first_op = found.first_op
@@ -141,22 +160,52 @@ class MemberState:
         self._retained_bytes = 0
         self._before = (found.applied_op, found.applied_view)
         """(op, view) of the last entry trimmed, for members that have this one and no later."""
+        blank = not found.voted and not found.last_op and not found.view >> OWNER_BITS
+        first = Configuration(members=birth.founders if blank else birth.wish)
+        self._configurations = [(0, self._stored_configuration(voted.configuration or first))]
+        """(op, configuration): the applied one, then those of entries that are not, in order."""
+        self._find_configurations()
 
-    def primary_of(self, view: int) -> DeviceId:
-        """The member that leads a view."""
-        return self.members[view % len(self.members)]
+    @property
+    def configuration(self) -> Configuration:
+        """The newest configuration this log holds, and what this member goes by."""
+        return self._configurations[-1][1]
+
+    @property
+    def configuration_op(self) -> int:
+        """The op of the entry that put it in force; 0 when that is applied."""
+        return self._configurations[-1][0]
+
+    @property
+    def voters(self) -> tuple[DeviceId, ...]:
+        """Everybody who counts in the present configuration."""
+        return self.configuration.voters
+
+    @property
+    def lost(self) -> bool:
+        """Whether the group knows another log of this device as its member: never vote."""
+        born = self.configuration.births.get(self.me)
+        return born is not None and born != self.birth
+
+    @property
+    def votes(self) -> bool:
+        """Whether this member is one that counts, or will once it holds everything."""
+        return self.me in self.voters and not self.lost
 
     def set_view(self, view: int, standing: Standing) -> None:
         """Remember a view and standing; they count once durable."""
         assert view >= self.view, "views only grow"
         self.view = view
         self.standing = standing
-        self.log.set_view(view, encode_standing(standing))
+        voted = Voted(standing, self.birth, self.generation, self._configurations[0][1])
+        self.log.set_view(view, encode_voted(voted))
 
-    def on_view_durable(self, view: int, voted: bytes) -> None:
-        """A view and standing are durable."""
+    def on_view_durable(self, view: int, stored: bytes) -> None:
+        """A view and what is stored with it are durable."""
+        voted = decode_voted(stored)
         self.durable_view = max(self.durable_view, view)
-        self.durable_standing = decode_standing(voted)
+        self.durable_standing = voted.standing
+        self.durable_birth = voted.birth
 
     @property
     def proved(self) -> bool:
@@ -165,6 +214,24 @@ class MemberState:
             self.durable_view == self.view
             and self.standing is Standing.MEMBER
             and self.durable_standing is Standing.MEMBER
+            and not self.lost
+        )
+
+    @property
+    def may_vote(self) -> bool:
+        """Whether the log and the view that a vote would tell are durable, and begun by anyone."""
+        durable = self.durable_view == self.view and self.durable_op == self.last_op
+        return durable and bool(self.durable_birth) and self.view >> OWNER_BITS > 0
+
+    def vote(self) -> Vote:
+        """This member's vote for its view."""
+        return Vote(
+            self.view,
+            self.durable_standing,
+            self.last_view,
+            self.last_op,
+            self.configuration.number,
+            self.durable_birth,
         )
 
     def propose(self, body: bytes, writes: Sequence[Write]) -> Entry:
@@ -195,15 +262,18 @@ class MemberState:
     def _append(self, entries: Sequence[Entry]) -> None:
         first, last = entries[0], entries[-1]
         assert first.op > self.applied_op, "applied entries stay"
+        named = [(entry.op, configuration_in(entry.body)) for entry in entries]  # may raise
         self.log.append(entries)  # may raise; nothing has changed then
         if first.op <= self.last_op:
             self.durable_op = min(self.durable_op, first.op - 1)
-            self._forget_sizes_from(first.op)
+            self._forget_from(first.op)
         self.last_op, self.last_view = last.op, last.view
         for entry in entries:
             size = len(entry.body)
             self._sizes.append((entry.op, size))
             self._retained_bytes += size
+        for op, configuration in named:
+            self._note_configuration(op, configuration)
 
     def view_at(self, op: int) -> int | None:
         """View of an entry, also of the last one trimmed; None when it is not known."""
@@ -240,6 +310,8 @@ class MemberState:
                     break
                 self.log.apply(entry.op, decode_body(entry.body))
                 self.applied_op = entry.op
+        while len(self._configurations) > 1 and self._configurations[1][0] <= self.applied_op:
+            del self._configurations[0]
 
     def forget_proposals(self) -> None:
         """Drop the decoded writes of entries that another primary may replace."""
@@ -273,7 +345,32 @@ class MemberState:
         self._writes.clear()
         self._sizes.clear()
         self._retained_bytes = 0
+        known = self._configurations[0][1]
+        self._configurations = [(0, self._stored_configuration(known) if op else known)]
 
-    def _forget_sizes_from(self, op: int) -> None:
+    def _forget_from(self, op: int) -> None:
+        """Entries from `op` on are replaced, and with them the configurations they named."""
         while self._sizes and self._sizes[-1][0] >= op:
             self._retained_bytes -= self._sizes.pop()[1]
+        while len(self._configurations) > 1 and self._configurations[-1][0] >= op:
+            self._configurations.pop()
+
+    def _stored_configuration(self, known: Configuration) -> Configuration:
+        """The configuration in the rows, unless `known` is newer."""
+        rows, _ = self.log.rows(MEMBERS_KEY, 1)
+        if rows and rows[0][0] == MEMBERS_KEY:
+            return max(known, decode_configuration(rows[0][1]), key=lambda one: one.number)
+        return known
+
+    def _find_configurations(self) -> None:
+        """Look through the entries that are not applied."""
+        op = self.applied_op + 1
+        while op <= self.last_op:
+            for entry in self.log.tail(op, _APPLY_BYTES):
+                self._note_configuration(entry.op, configuration_in(entry.body))
+                op = entry.op + 1
+
+    def _note_configuration(self, op: int, named: Configuration | None) -> None:
+        """What an entry names is in force, unless the rows of a copy are ahead of it."""
+        if named is not None and named.number > self.configuration.number:
+            self._configurations.append((op, named))

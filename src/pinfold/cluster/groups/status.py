@@ -3,6 +3,7 @@
 import msgspec
 
 from pinfold.cluster.groups.replica import Replica
+from pinfold.cluster.groups.state import MemberState
 
 
 class FollowerStatus(msgspec.Struct, frozen=True):
@@ -23,10 +24,18 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     """serving, starting, electing, following, or waiting (for a primary)."""
     standing: str
-    """new, member or copying (holds no complete copy)."""
+    """new, member, copying (holds no complete copy), lost (the group knows another log of this
+    device), learner or outside (no member, or not yet)."""
     view: int
     primary: int
     members: tuple[int, ...]
+    joining: tuple[int, ...] = ()
+    """The members to be, while a change is under way."""
+    configuration: int = 0
+    birth: int = 0
+    generation: int = 0
+    learners: tuple[int, ...] = ()
+    """Only where it is led."""
     first_op: int
     last_op: int
     commit_op: int
@@ -43,10 +52,15 @@ def describe(replica: Replica) -> GroupStatus:
         group=state.group,
         device=state.me,
         role=replica.role,
-        standing=state.standing.name.lower(),
+        standing=_standing(state),
         view=state.view,
         primary=replica.primary,
-        members=state.members,
+        members=state.configuration.members,
+        joining=state.configuration.joining,
+        configuration=state.configuration.number,
+        birth=state.durable_birth,
+        generation=state.generation,
+        learners=leadership.learners if leadership is not None else (),
         first_op=state.first_op,
         last_op=state.last_op,
         commit_op=state.commit_op,
@@ -61,3 +75,13 @@ def describe(replica: Replica) -> GroupStatus:
             for one in followers
         ),
     )
+
+
+def _standing(state: MemberState) -> str:
+    if state.lost:
+        return "lost"
+    if state.standing.copying:
+        return "copying"
+    if state.me in state.voters:
+        return state.standing.name.lower()
+    return "learner" if state.standing.new else "outside"

@@ -20,8 +20,10 @@ from pinfold.cluster.groups.messages import (
     Join,
     Message,
     NeedCopy,
+    Outside,
     Prepare,
     Refuse,
+    Standing,
     Vote,
 )
 from pinfold.codec.unreadable import UNREADABLE
@@ -40,23 +42,28 @@ _KINDS: Final[tuple[type[Any], ...]] = (
     Fetched,
     CopyPage,
     CopyAck,
+    Outside,
 )
 """The position is the kind on the wire: append only."""
 
 _KIND_OF: Final = {cls: kind for kind, cls in enumerate(_KINDS)}
 
 _OPS = list[Number]
+_Signed = Annotated[int, msgspec.Meta(ge=-1)]
+"""-1 says that there is none."""
+_Worth = Annotated[int, msgspec.Meta(ge=0, le=len(Standing) - 1)]
 _FIELDS: Final[tuple[Any, ...]] = (
-    tuple[Number, Number, Annotated[int, msgspec.Meta(ge=-1)], Number, Number, _OPS],
-    tuple[Number, Number, Number, bool],
+    tuple[Number, Number, _Signed, Number, Number, Number, _OPS],
+    tuple[Number, Number, Number, bool, Number],
     tuple[Number, Number, Number],
     tuple[Number, Number],
-    tuple[Number],
-    tuple[Number, Number, Number, Number],
+    tuple[Number, Number],
+    tuple[Number, _Worth, Number, Number, Number, Number],
     tuple[Number, Number, Number, Number],
     tuple[Number, Number, bool, _OPS],
-    tuple[Number, Number, Number, Number, Number, Number, bool, Number],
+    tuple[Number, Number, Number, Number, Number, Number, Number, bool, Number],
     tuple[Number, Number, Number],
+    tuple[Number, _Signed],
 )
 """The fields of each kind as they travel: what their messages say, sizes in place of contents."""
 

@@ -10,10 +10,10 @@ from pinfold.cluster.groups.frees import FreesWorker
 from pinfold.cluster.groups.service import GroupService
 from pinfold.cluster.groups.status import GroupStatus
 from pinfold.cluster.groups.tempo import Tempo
-from pinfold.cluster.map import METADATA
+from pinfold.cluster.map import METADATA, ClusterMap
 from pinfold.device.api import Device, DeviceStatus
 from pinfold.env.tasks import TaskScope
-from pinfold.model.ids import DeviceId
+from pinfold.model.ids import DeviceId, GroupId
 from pinfold.node.caretaking import new_care
 from pinfold.node.context import NodeContext
 from pinfold.node.devices import DeviceTable
@@ -47,10 +47,9 @@ async def _start_services(
         gateway.membership,
         context.group_limits,
     )
-    count = 1 << context.map.get().policies[METADATA].part_power
     for identity, device in table.devices.items():
-        on_device = gateway.membership.groups_on(identity, count)
-        await groups.add_device(identity, device.log, device.rows, on_device)
+        wished = _groups_on(context.map.get(), gateway, identity)
+        await groups.add_device(identity, device.log, device.rows, wished)
     care = new_care(context, gateway, groups, table.devices)
     groups.start()
     return StorageRole(context, table, groups, gateway, care)
@@ -77,6 +76,14 @@ class StorageRole:
         freeing = FreesWorker(context.env, groups, gateway.blobs.discard, self._free_delay)
         self._scope.start(freeing.run(), name="frees")
         care.start(self._scope)
+        self._gateway = gateway
+        context.map.watch(self._take_groups)
+
+    def _take_groups(self, current: ClusterMap) -> None:
+        """Serve the groups that a newer ring puts on devices of this node."""
+        for device in self._table.devices:
+            wished = _groups_on(current, self._gateway, device)
+            self._scope.start(self._groups.take(device, wished), name="new groups")
 
     @property
     def devices(self) -> Mapping[DeviceId, Device]:
@@ -101,6 +108,10 @@ class StorageRole:
         await self._scope.close()
         await self._groups.close()
         await self._table.close()
+
+
+def _groups_on(current: ClusterMap, gateway: Gateway, device: DeviceId) -> list[GroupId]:
+    return gateway.membership.groups_on(device, 1 << current.policies[METADATA].part_power)
 
 
 def _devices(
