@@ -14,6 +14,7 @@ from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import Reply, Request
 from pinfold.sim.checkers.convergence import Inspection, check
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
+from pinfold.sim.copies import lacking_copies, let_days_pass, strays
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inspection import inspect_groups, inspect_volume
 from pinfold.sim.workloads.bench import Bench, until
@@ -40,11 +41,14 @@ async def converge(bench: Bench, stage: Stage) -> None:
     await _until(bench, lambda: unserved_groups(cluster))
     targets = {one["group"]: one["commit_op"] for one in group_status(cluster) if _leads(one)}
     await _until(bench, lambda: members_behind(cluster, targets))
+    await _until(bench, lambda: lacking_copies(cluster))
     for volume in bench.volumes:
         await _volume_in_sync(bench, volume)
         found = await inspect_volume(cluster, volume)
         _judge(bench, Inspection(volumes={volume: found}))
     _judge(bench, await _groups_at_rest(bench))
+    let_days_pass(cluster)
+    await _until(bench, lambda: strays(cluster))
     stage.account.tell("world", "everything is whole")
 
 

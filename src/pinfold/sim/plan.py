@@ -16,10 +16,12 @@ from pinfold.cluster.groups.state import Limits
 from pinfold.model.limits import GIB, KIB
 from pinfold.model.settings import (
     BlobSettings,
+    CareSettings,
     DeviceSettings,
     ObjectSettings,
     S3Settings,
     VolumeSettings,
+    WorkerSettings,
 )
 from pinfold.node.settings import NodeSettings
 
@@ -112,7 +114,7 @@ def make_plan(seed: int) -> Plan:
         gateways=2,
         group_copies=5 if five else 3,
         groups_power=rng.choice((0, 1, 2)),
-        settings=_settings(rng),
+        settings=_settings(rng, random.Random(f"{seed}/care")),
         limits=_limits(rng),
         safety_s=rng.choice((4.0, 6.0, 10.0)),
         faults={name: rng.uniform(*FAULT_RATES[name]) for name in chosen},
@@ -151,7 +153,7 @@ def _limits(rng: random.Random) -> Limits:
     )
 
 
-def _settings(rng: random.Random) -> NodeSettings:
+def _settings(rng: random.Random, care_rng: random.Random) -> NodeSettings:
     segment = rng.choice((320 * KIB, 640 * KIB, 2560 * KIB))
     device = DeviceSettings(
         index_engine="ordered",
@@ -197,7 +199,33 @@ def _settings(rng: random.Random) -> NodeSettings:
         takeover_s=3.0,
         linger_s=1.0,
     )
-    return NodeSettings(device=device, blobs=blobs, s3=S3Settings(objects=objects), volumes=volumes)
+    return NodeSettings(
+        device=device,
+        blobs=blobs,
+        s3=S3Settings(objects=objects),
+        volumes=volumes,
+        care=_care(care_rng),
+    )
+
+
+def _care(rng: random.Random) -> CareSettings:
+    """Workers that look every second or so; orphans keep their real ages (see `copies`)."""
+    return CareSettings(
+        worker=WorkerSettings(
+            bytes_per_s=rng.choice((1 << 20, 64 << 20)),
+            operations_per_s=rng.choice((100, 1000)),
+            jobs_at_once=rng.choice((1, 4)),
+            queue_max=rng.choice((8, 4096)),
+            backoff_s=0.2,
+        ),
+        settle_s=0.5,
+        round_s=15.0,
+        again_s=1.0,
+        quarantine_s=1.0,
+        fetch_timeout_s=0.4,
+        orphan_recheck_s=2.0,
+        orphan_round_s=4.0,
+    )
 
 
 DISK_BYTES: Final = 1 * GIB

@@ -66,7 +66,7 @@ class StorageRole:
         gateway: Gateway,
         care: Care,
     ) -> None:
-        self._care = care
+        self.care = care
         self._table = table
         self._groups = groups
         self._scope = TaskScope(
@@ -96,7 +96,7 @@ class StorageRole:
         return {
             "devices": _devices(self._table.devices, self._table.refused, self._groups.tempo),
             "groups": led,
-            "care": self._care.status(),
+            "care": self.care.status(),
         }
 
     def _free_delay(self) -> float:
