@@ -143,9 +143,16 @@ class Replicator:
             self._rounds.returned(back, now)
 
     def _on_hint(self, request: Request) -> Reply:
-        """A gateway could not store a copy: [blob, length, devices that have it, that lack it]."""
+        """A gateway could not store a copy: [blob, length, devices that have it, that lack it].
+
+        A node that is away from here as well is compared when it is back.
+        """
         blob, length, holders, missing = request.body
+        placement = self._placement()
         for target in missing:
+            node = _node_of(placement, target)
+            if node is None or not self._peers.connected(node):
+                continue
             repair = Repair(
                 blob=blob,
                 length=length,

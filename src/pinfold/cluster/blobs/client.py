@@ -240,18 +240,11 @@ class _Put:
         self._hint_when_over()
 
     def _hint_when_over(self) -> None:
-        """All have answered: tell which primaries lack a copy although they can be reached.
-
-        One that cannot be is compared with the others as soon as it is back.
-        """
+        """All have answered: tell which primaries lack a copy."""
         holders = self._tally.acknowledged
         if self._tally.waiting or len(holders) < self._tally.quorum:
             return
-        missing = [
-            device
-            for device in self._primaries
-            if device not in holders and self._peers.connected(self._placement.node_of(device))
-        ]
+        missing = [device for device in self._primaries if device not in holders]
         if missing:
             body = (self._blob, self.length, holders, missing)
             self._peers.tell(self._placement.node_of(holders[0]), HINT, body)
