@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from pinfold.cluster.api import Change
+from pinfold.cluster.api import Change, Changed
 from pinfold.model.errors import Unavailable
 from pinfold.objects import keys
 from pinfold.objects.buckets import BucketExists, BucketNotEmpty, NoSuchBucket
+from pinfold.objects.records import BucketRecord, decode
 from tests.twins.store import MemoryStore, record_of
 
 
@@ -244,5 +245,36 @@ def test_a_sealed_shard_takes_nothing() -> None:
             await store.put(bucket, "o", b"")
         with pytest.raises(NoSuchBucket):
             await store.objects.find(bucket, b"o")
+
+    asyncio.run(run())
+
+
+def test_a_delete_that_others_finished_meanwhile_is_not_called_refused() -> None:
+    """It found an object; before it gave up, the object went and another joined the attempt."""
+
+    async def run() -> None:
+        store, other = MemoryStore(), MemoryStore(seed=2)
+        other.rows = store.rows
+        other.attach()
+        bucket = await store.bucket()
+        await store.put(bucket, "o", b"")
+        honest, raced = store.rows.change, False
+
+        async def change(place: bytes, wanted: Change) -> Changed:
+            nonlocal raced
+            gives_up = any(
+                key == keys.bucket_key(b"bucket") and not decode(BucketRecord, row.body).deleting
+                for key, row in wanted.puts
+            )
+            if gives_up and not raced:
+                raced = True
+                await other.objects.delete(await other.buckets.get("bucket"), b"o")
+                await other.buckets.delete("bucket")
+            return await honest(place, wanted)
+
+        store.rows.change = change  # type: ignore[method-assign]
+        await store.buckets.delete("bucket")
+        assert raced
+        assert not await exists(store)
 
     asyncio.run(run())

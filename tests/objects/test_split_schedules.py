@@ -199,7 +199,7 @@ def test_a_refused_delete_leaves_no_shard_sealed(seed: int) -> None:
     scheduled(seed, scenario)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [*SEEDS, 5247])
 def test_a_split_against_delete_bucket_leaves_no_name_behind(seed: int) -> None:
     async def scenario(world: Scheduled) -> None:
         await world.fill(NAMES[3:])

@@ -196,12 +196,19 @@ class Buckets:
         """Delete an empty bucket; NoSuchBucket, BucketNotEmpty. Repeating finishes a delete.
 
         An attempt of others that is under way is joined, so that it ends even if they are gone.
+        Others may so have ended ours: once it was under way a bucket that is gone was deleted.
         """
-        for _ in range(ATTEMPTS):
-            bucket = await self._rewrite(name, self._marked)
+        for turn in range(ATTEMPTS):
+            try:
+                bucket = await self._rewrite(name, self._marked)
+            except NoSuchBucket:
+                if turn == 0:
+                    raise
+                return
             if not await self._seal(bucket):
-                await self._refuse_deletion(bucket)
-                raise BucketNotEmpty(name)
+                if await self._refuse_deletion(bucket):
+                    raise BucketNotEmpty(name)
+                return
             if await self._remove(bucket):
                 return
             # The row has changed: others ended the attempt, or the map or the ACL is another.
@@ -337,8 +344,8 @@ class Buckets:
                 return False
         return True
 
-    async def _refuse_deletion(self, bucket: Bucket) -> None:
-        """End an attempt: the bucket stays."""
+    async def _refuse_deletion(self, bucket: Bucket) -> bool:
+        """End an attempt so that the bucket stays; False when it has been deleted already."""
         attempt = bucket.deleting
 
         def unmarked(record: BucketRecord) -> BucketRecord:
@@ -349,8 +356,11 @@ class Buckets:
         try:
             current = await self._rewrite(bucket.name, unmarked)
         except NoSuchBucket:
-            return
+            return False
+        if current.life != bucket.life:
+            return False
         await self._lift(current, attempt)
+        return True
 
     async def _lift(self, bucket: Bucket, attempt: bytes) -> None:
         for _, shard in bucket.shards:
