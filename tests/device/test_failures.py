@@ -148,6 +148,40 @@ def test_a_full_device_that_is_left_alone_serves_again_once_others_made_room() -
     lives(start, wait, between=limit)
 
 
+def test_a_journal_that_found_no_room_for_a_segment_takes_records_again_once_others_made_room() -> (
+    None
+):
+    nodes: list[SimNode] = []
+
+    async def start(device: Device) -> None:
+        await device.log.create(G)
+
+    async def fill(device: Device) -> None:
+        op = 0
+
+        async def fill_up() -> None:
+            nonlocal op
+            while True:
+                op += 1
+                await device.log.append(G, [Entry(op, 0, bytes(4000))])
+                device.log.apply(G, op, [])
+
+        with pytest.raises(Full, match="segment"):
+            await fill_up()
+        await asyncio.sleep(5)
+        with pytest.raises(Full, match="segment"):
+            device.log.append(G, [Entry(op, 0, b"x")])
+        nodes[0].disk.faults.capacity_bytes = 64 * MIB
+        await asyncio.sleep(5)
+        await device.log.append(G, [Entry(op, 0, b"x")])
+
+    def limit(node: SimNode) -> None:
+        node.disk.faults.capacity_bytes = node.disk.used_bytes() + SETTINGS.segment_bytes // 2
+        nodes.append(node)
+
+    lives(start, fill, between=limit, reserve_bytes=4096)
+
+
 def flushed_then_lost(place: str) -> None:
     """Damage one flushed journal record that is not applied; the next opening must refuse."""
 

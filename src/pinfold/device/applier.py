@@ -113,8 +113,9 @@ class Applier:
 
     async def _wait(self) -> None:
         """Sleep while nothing happens, then let changes gather for the interval."""
-        while self._space.full and not await self._active_within(FULL_LOOK_S):
+        while self._short and not await self._active_within(FULL_LOOK_S):
             await self._measure(self._space.taken_bytes)
+            self._journal.keep_spare()
         await self._journal.activity.wait()
         if self._closing:
             return
@@ -123,6 +124,11 @@ class Applier:
                 await self._journal.urgent.wait()
         except TimeoutError:
             return
+
+    @property
+    def _short(self) -> bool:
+        """Whether something is refused for lack of room that others may make."""
+        return self._space.full or self._journal.no_room
 
     async def _active_within(self, seconds: float) -> bool:
         try:

@@ -78,7 +78,8 @@ class Journal:
         self._wake = asyncio.Event()
         self._preparing: asyncio.Future[None] | None = None
         """Done when `_prepared` has dealt with the segment being made, never before."""
-        self._no_room = False
+        self.no_room = False
+        """Whether the next segment could not be made; nothing is admitted until it can."""
         self._closing = False
         self._leaving = False
         self.appended = found.next_sequence - 1
@@ -110,7 +111,7 @@ class Journal:
         self._health.check()
         if self.unapplied_bytes + length > self._settings.unapplied_bytes:
             raise Busy(f"{self.unapplied_bytes} bytes of journal wait to be applied")
-        if self._no_room:
+        if self.no_room:
             raise Full("no room for another journal segment")
 
     def append(self, kind: int, buffers: Sequence[Buffer], length: int) -> int:
@@ -295,10 +296,10 @@ class Journal:
             preparing.cancel()
             return
         error = made.exception()
-        self._no_room = isinstance(error, OSError) and error.errno in NO_ROOM
+        self.no_room = isinstance(error, OSError) and error.errno in NO_ROOM
         if error is None:
             self._spares.append(made.result())
-        elif not self._no_room:
+        elif not self.no_room:
             self._health.stop(f"journal: {error}")
         if preparing.done():
             return  # whoever waited was cancelled
