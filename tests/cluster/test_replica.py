@@ -1,7 +1,11 @@
 """Directed schedules, named after what they prevent."""
 
+import contextlib
+
 from pinfold.cluster.groups.entries import encode_body
 from pinfold.cluster.groups.messages import Standing
+from pinfold.cluster.groups.views import next_view
+from pinfold.model.errors import Full
 from tests.cluster.replica_world import GROUP, World
 
 
@@ -244,3 +248,40 @@ def test_a_member_that_forgot_what_it_had_applied_needs_no_copy():
     world.heal()
     world.check_agreement()
     assert not world.copies
+
+
+class NoRoom:
+    """A member's log on a full device."""
+
+    def __init__(self, log):
+        self._log = log
+
+    def __getattr__(self, name):
+        return getattr(self._log, name)
+
+    def append(self, entries):
+        raise Full("no room")
+
+
+class LossyWorld(World):
+    """A message that a device has no room for counts as lost, as on a node."""
+
+    def deliver(self, index=0):
+        with contextlib.suppress(Full):
+            super().deliver(index)
+
+
+def test_a_full_member_that_cannot_take_the_best_log_does_not_keep_others_from_leading():
+    world = LossyWorld(0)
+    world.heal(12)
+    (primary,) = serving(world)
+    heir = next(one for one in world.up() if one is not primary)
+    world.cuts.add((primary.device, heir.device))
+    commit(world, primary, 3)
+    world.cuts.clear()
+    heir.replica.state.log = NoRoom(heir.replica.state.log)
+    heir.replica.change_view(next_view(primary.replica.view, heir.device))
+    elect(world, rounds=30)
+    (successor,) = serving(world)
+    assert successor is not heir
+    assert successor.replica.state.last_op >= 3
