@@ -25,6 +25,10 @@ FINDINGS_MAX = 5
 """A target that fails so often has told enough."""
 
 
+class _FoundAgain(Exception):
+    """What stands in the way of everything else: no further round will find more."""
+
+
 class Tally:
     """What one target's inputs came to."""
 
@@ -67,9 +71,12 @@ class Tally:
 
         try:
             run()
-        except (Exception, Hang) as error:  # noqa: BLE001 - whatever it is, it is a finding
+        except (Exception, Hang) as error:
             path = keep(self.target.name, failing)
-            self.findings.append(f"{path.name}: {error!r}"[:200])
+            finding = f"{path.name}: {error!r}"[:200]
+            if finding in self.findings:
+                raise _FoundAgain from error
+            self.findings.append(finding)
             traceback.print_exc()
 
 
@@ -84,7 +91,10 @@ def fuzz(target: Target, seconds: float, first_seed: int) -> Tally:
     until = time.monotonic() + seconds
     number = first_seed
     while time.monotonic() < until and len(tally.findings) < FINDINGS_MAX:
-        tally.search(number, until)
+        try:
+            tally.search(number, until)
+        except _FoundAgain:
+            break
         number += 1
     return tally
 

@@ -2,7 +2,14 @@
 
 from typing import Final
 
-from tests.fuzz import http_targets, nbd_targets, operation_targets, rpc_targets, s3_targets
+from tests.fuzz import (
+    file_targets,
+    http_targets,
+    nbd_targets,
+    operation_targets,
+    rpc_targets,
+    s3_targets,
+)
 from tests.fuzz.harness import Target
 
 TARGETS: Final[tuple[Target, ...]] = (
@@ -11,4 +18,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     *s3_targets.TARGETS,
     *http_targets.TARGETS,
     *operation_targets.TARGETS,
+    *file_targets.TARGETS,
 )

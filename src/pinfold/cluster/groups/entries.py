@@ -210,7 +210,10 @@ def decode_free(value: bytes) -> tuple[BlobRef, ...]:
     """The blobs of one row made by `free_writes`. Raises Corrupt."""
     if value[:1] != _FREE_FORMAT:
         raise Corrupt("freed blobs of unknown format")
-    return _blobs_decoder.decode(value[1:])
+    try:
+        return _blobs_decoder.decode(value[1:])
+    except UNREADABLE as error:
+        raise Corrupt(f"freed blobs do not decode: {error}") from error
 
 
 def frees_range(until_ms: int, after: bytes = b"") -> tuple[bytes, bytes]:
