@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.fuzz import (
+    device_targets,
     file_targets,
     http_targets,
     nbd_targets,
@@ -19,4 +20,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     *http_targets.TARGETS,
     *operation_targets.TARGETS,
     *file_targets.TARGETS,
+    *device_targets.TARGETS,
 )

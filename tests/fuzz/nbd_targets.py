@@ -110,7 +110,7 @@ def _haggle(data: bytes, piece: int) -> tuple[bytes, list[str], bytes]:
 
 def run_handshake(data: bytes) -> str:
     """However the bytes are cut, the same replies and the same decision come of them."""
-    whole, cut = _haggle(data, len(data) or 1), _haggle(data, 1 + len(data) % 13)
+    whole, cut = _haggle(data, len(data) or 1), _haggle(data, 1 + len(data) % 13 + len(data) // 500)
     assert whole == cut
     return f"{whole[1]} {sorted(_option_replies(whole[0]))}"
 

@@ -273,7 +273,7 @@ TARGETS = (
             max_size=6,
         ).map(_encoded),
         run=run_operations,
-        examples=60,
+        examples=40,
         memory_bytes=64 * MIB,
     ),
 )  # fmt: skip
