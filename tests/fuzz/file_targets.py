@@ -11,7 +11,7 @@ import xxhash
 from hypothesis import strategies as st
 
 from pinfold.accounts import records as account_records
-from pinfold.cluster.groups import entries, messages
+from pinfold.cluster.groups import configuration, entries, messages
 from pinfold.cluster.map import (
     ClusterMap,
     DeviceEntry,
@@ -26,7 +26,7 @@ from pinfold.device import packs as device_packs
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.env.osdisk import OsDisk
 from pinfold.model.errors import PinfoldError
-from pinfold.model.ids import BlobId, GroupId, NodeName, Token, VolumeId
+from pinfold.model.ids import BlobId, DeviceId, GroupId, NodeName, Token, VolumeId
 from pinfold.node.access import Access, read_access
 from pinfold.node.layout import Layout
 from pinfold.node.settings import read_settings
@@ -161,7 +161,9 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (entries.decode_row, entries.encode_row(entries.Row(b"body"))),
     (entries.decode_results, entries.encode_results(5, [b"o" * 16])),
     (entries.decode_free, b"\x01" + msgpack.packb([[b"b" * 16, 5, [1]]])),
-    (messages.decode_standing, messages.encode_standing(messages.Standing.MEMBER)),
+    (messages.decode_voted, messages.encode_voted(messages.Voted(messages.Standing.MEMBER, 7))),
+    (configuration.decode_configuration, configuration.Configuration(
+        number=1, members=(DeviceId(1), DeviceId(2)), births={DeviceId(1): 7}).encode()),
     (lambda data: object_records.decode(object_records.ObjectRecord, data),
      object_records.encode(object_records.ObjectRecord("e", 1, "o", (), ()))),
     (lambda data: account_records.decode(account_records.KeyRecord, data),
