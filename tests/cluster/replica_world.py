@@ -59,10 +59,13 @@ class GroupLog:
     def trim(self, before_op: int) -> None:
         self._memory.write(GROUP, "trim", before_op)
 
-    def install(self, page, base, rows, *, first: bool, last: bool) -> None:
+    def digest(self) -> bytes:
+        return self._memory.digest(GROUP)
+
+    def install(self, page, base, rows, *, first: bool, last: bool, digest: bytes) -> None:
         done = self._event("on_installed", page)
         self._member.world.copies += last
-        self._memory.write(GROUP, "install", base, list(rows), first, last, done=done)
+        self._memory.write(GROUP, "install", base, list(rows), first, last, digest, done=done)
 
     def rows(self, start: bytes, max_bytes: int):
         page, found = [], self._memory.scan(GROUP, start, None)
@@ -400,4 +403,5 @@ class World:
             member = self.all[device]
             assert member.replica.state.applied_op == leader.replica.state.commit_op
             assert member.memory.seen(GROUP).rows == leader.memory.seen(GROUP).rows
+            assert member.memory.digest(GROUP) == leader.memory.digest(GROUP)
             assert member.replica.proved

@@ -1,9 +1,11 @@
 import asyncio
 
+import msgpack
 import pytest
 
-from pinfold.device.api import Entry
+from pinfold.device.api import Entry, LogState
 from pinfold.device.device import Device
+from pinfold.device.group import decode_group
 from pinfold.model.errors import Busy, Invalid, NotFound
 from pinfold.model.ids import GroupId
 from tests.device.worlds import PATH, SETTINGS, lives
@@ -138,6 +140,60 @@ def test_an_installed_copy_replaces_the_group_whole() -> None:
         assert not device._log.purging  # the old life's rows are gone from the index too
 
     lives(first, second, second, crash=True)
+
+
+def test_a_digest_is_as_durable_as_the_rows_it_stands_for() -> None:
+    """However much of what was applied a crash takes back: equal ops give equal digests."""
+    told = {}
+
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.append(G, entries(1, 40))
+        told[0] = device.log.digest(G)
+        for op in range(1, 41):
+            device.log.apply(G, op, [(b"k%d" % (op % 7), None if op % 5 else b"%d" % op)])
+            told[op] = device.log.digest(G)
+            if op == 20:
+                await asyncio.sleep(1)  # so much is in the index
+
+    async def second(device: Device) -> None:
+        op = device.log.state(G).applied_op
+        assert op >= 20
+        assert device.log.digest(G) == told[op]
+        for later in range(op + 1, 41):
+            device.log.apply(
+                G, later, [(b"k%d" % (later % 7), None if later % 5 else b"%d" % later)]
+            )
+        assert device.log.digest(G) == told[40]
+
+    lives(first, second, second, crash=True)
+    assert len(set(told.values())) == 41
+
+
+def test_a_copy_brings_the_digest_of_the_rows_it_replaces() -> None:
+    digest = bytes(range(256)) * 8
+
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.append(G, entries(1, 1))
+        device.log.apply(G, 1, [(b"old", b"1")])
+        await device.log.install(G, 90, 4, ROWS, first=True, last=True, digest=digest)
+        assert device.log.digest(G) == digest
+
+    async def second(device: Device) -> None:
+        assert device.log.digest(G) == digest
+
+    lives(first, second, crash=True)
+
+
+def test_a_group_stored_by_an_earlier_version_is_read_and_its_digest_is_unknown() -> None:
+    record = msgpack.packb((1, 9, b"voted", 3, 77, False, 12, 8))
+    group = decode_group(G, record)
+    assert group.state() == LogState(9, b"voted", 13, 12, 8, 12, 8)
+    assert (group.generation, group.base, group.digest) == (3, 77, None)
+    assert decode_group(G, group.encode()).digest is None
+    fresh = decode_group(G, msgpack.packb((1, 9, b"voted", 3, 77, False, 0, 0)))
+    assert fresh.digest is not None  # nothing was applied: what there is to know is known
 
 
 def test_an_interrupted_copy_leaves_an_empty_group() -> None:

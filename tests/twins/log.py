@@ -12,6 +12,7 @@ from typing import Any
 
 from sortedcontainers import SortedDict
 
+from pinfold.codec.digests import RowDigest
 from pinfold.device.api import Entry, LogState
 from pinfold.model.errors import NotFound, PinfoldError, Unavailable
 from pinfold.model.ids import GroupId
@@ -29,6 +30,7 @@ class _Group:
         self.applied_view = 0
         self.rows: SortedDict[bytes, bytes] = SortedDict()
         self.incomplete = False
+        self.digest = RowDigest(7)
 
     def set_view(self, view: int, voted: bytes) -> None:
         assert view >= self.view
@@ -54,6 +56,7 @@ class _Group:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = value
+        self.digest.add(op, writes)
 
     def trim(self, before_op: int) -> None:
         assert before_op <= self.applied_op + 1
@@ -67,6 +70,7 @@ class _Group:
         rows: Sequence[tuple[bytes, bytes]],
         first: bool,
         last: bool,
+        digest: bytes,
     ) -> None:
         if first:
             self.incomplete = True
@@ -81,6 +85,7 @@ class _Group:
             self.first_op = base[0] + 1
             self.last_op = self.applied_op = base[0]
             self.last_view = self.applied_view = base[1]
+            self.digest = RowDigest(7, digest)
 
 
 class MemoryLog:
@@ -194,6 +199,9 @@ class MemoryLog:
             first_op += 1
         return entries
 
+    def digest(self, group: GroupId) -> bytes:
+        return self._seen[group].digest.to_bytes()
+
     def get(self, group: GroupId, key: bytes) -> bytes | None:
         found: bytes | None = self._seen[group].rows.get(key)
         return found
@@ -220,6 +228,7 @@ class AsyncLog:
         self.state = memory.state
         self.view_at = memory.view_at
         self.tail = memory.tail
+        self.digest = memory.digest
         self.get = memory.get
         self.scan = memory.scan
 
@@ -277,7 +286,9 @@ class AsyncLog:
         *,
         first: bool,
         last: bool,
+        digest: bytes = b"",
     ) -> "asyncio.Future[None]":
         if self.refusal is not None:
             raise self.refusal
-        return self._write(group, "install", (applied_op, applied_view), list(rows), first, last)
+        base = (applied_op, applied_view)
+        return self._write(group, "install", base, list(rows), first, last, digest)

@@ -86,6 +86,14 @@ class LogStore(Protocol):
         """
         ...
 
+    def digest(self, group: GroupId) -> bytes:
+        """What was applied, summed up (`codec.digests`): equal for equal ops, whoever applied them.
+
+        As durable as applied_op is. Empty when it is not known: until the next copy after an
+        upgrade, or when that came from where it was not known.
+        """
+        ...
+
     def trim(self, group: GroupId, before_op: int) -> None:
         """Entries below `before_op` (<= applied_op + 1) are not needed any more."""
         ...
@@ -99,8 +107,9 @@ class LogStore(Protocol):
         *,
         first: bool,
         last: bool,
+        digest: bytes = b"",
     ) -> asyncio.Future[None]:
-        """Replace the group's rows and log by a copy, page by page.
+        """Replace the group's rows and log by a copy, page by page; `digest` is its at applied_op.
 
         With `first` everything the group has here is dropped; until `last` is durable the group
         counts as incomplete and after a crash comes back empty at op 0 (view and vote kept).

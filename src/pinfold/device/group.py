@@ -9,6 +9,7 @@ from typing import Final
 import msgpack
 
 from pinfold.codec.decoding import decodes, require, require_version
+from pinfold.codec.digests import DIGEST_BYTES, RowDigest
 from pinfold.device.api import Entry, LogState
 from pinfold.env.api import Buffer
 from pinfold.model.ids import GroupId
@@ -17,6 +18,9 @@ _GROUP: Final = struct.Struct(">QI")
 _ENTRY: Final = struct.Struct(">QQI")
 _VIEW: Final = struct.Struct(">QQ")
 _INSTALL: Final = struct.Struct(">QI")
+
+_FORMAT: Final = 2
+"""Of a group's record in the index."""
 
 ENTRY_BYTES: Final = _ENTRY.size
 GROUP_BYTES: Final = _GROUP.size
@@ -101,6 +105,7 @@ class Group:
         "applied_view",
         "base",
         "changed",
+        "digest",
         "entries",
         "first_op",
         "generation",
@@ -136,6 +141,8 @@ class Group:
         self.first_op = 1
         self.last_op = self.last_view = 0
         self.applied_op = self.applied_view = 0
+        self.digest: RowDigest | None = RowDigest(self.id)
+        """Of what is applied; None after an upgrade, until the rows are copied."""
         self.sealed_op = 0
         """applied_op when the index was last sealed."""
         self.unsettled.clear()
@@ -186,7 +193,7 @@ class Group:
         """The group's record in the index."""
         packed: bytes = msgpack.packb(
             (
-                1,
+                _FORMAT,
                 self.view,
                 self.voted,
                 self.generation,
@@ -194,6 +201,7 @@ class Group:
                 self.installing,
                 self.applied_op,
                 self.applied_view,
+                b"" if self.digest is None else self.digest.to_bytes(),
             )
         )
         return packed
@@ -201,15 +209,22 @@ class Group:
 
 @decodes("the index's record of a group")
 def decode_group(group: GroupId, record: bytes) -> Group:
-    """A group as the index remembers it, with no entries yet. Corrupt for an unknown version."""
+    """A group as the index remembers it, with no entries yet. Corrupt for an unknown version.
+
+    Version 1 had no digest.
+    """
     version, *fields = msgpack.unpackb(record)
-    require_version(f"index: the record of group {group}", version, 1)
-    view, voted, generation, base, installing, applied_op, applied_view = fields
+    require_version(f"index: the record of group {group}", version, _FORMAT)
+    if version == 1:
+        fields.append(b"")
+    view, voted, generation, base, installing, applied_op, applied_view, digest = fields
     numbers = (view, generation, base, applied_op, applied_view)
     require(
         all(isinstance(number, int) and number >= 0 for number in numbers)
         and isinstance(voted, bytes)
-        and isinstance(installing, bool),
+        and isinstance(installing, bool)
+        and isinstance(digest, bytes)
+        and len(digest) in (0, DIGEST_BYTES),
         f"index: the record of group {group} makes no sense",
     )
     found = Group(group, generation)
@@ -217,6 +232,7 @@ def decode_group(group: GroupId, record: bytes) -> Group:
     found.applied_op, found.applied_view = applied_op, applied_view
     found.last_op, found.last_view = applied_op, applied_view
     found.first_op, found.sealed_op = applied_op + 1, applied_op
+    found.digest = RowDigest(group, digest) if digest or not applied_op else None
     found.changed = False
     return found
 

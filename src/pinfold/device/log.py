@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from pinfold.codec.digests import RowDigest
 from pinfold.codec.names import successor
 from pinfold.device import kinds
 from pinfold.device.api import Entry, LogState
@@ -173,6 +174,13 @@ class Log:
         put, prefix = self._index.put, known.rows_prefix
         for key, value in writes:
             put(prefix + key, value)
+        if known.digest is not None:
+            known.digest.add(op, writes)
+
+    def digest(self, group: GroupId) -> bytes:
+        """See `LogStore.digest`."""
+        digest = self.group(group).digest
+        return b"" if digest is None else digest.to_bytes()
 
     def trim(self, group: GroupId, before_op: int) -> None:
         """See `LogStore.trim`."""
@@ -187,6 +195,7 @@ class Log:
         *,
         first: bool,
         last: bool,
+        digest: bytes = b"",
     ) -> asyncio.Future[None]:
         """See `LogStore.install`. Each page's future waits for the index: that is the pace.
 
@@ -205,6 +214,7 @@ class Log:
             known.applied_op = known.last_op = applied_op
             known.applied_view = known.last_view = applied_view
             known.first_op = applied_op + 1
+            known.digest = RowDigest(group, digest) if digest else None
         self._change(known)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._installs[group] = done

@@ -171,6 +171,10 @@ class BoundGroup:
         """See `LogStore.apply`."""
         self._log.apply(self.group, op, writes)
 
+    def digest(self) -> bytes:
+        """See `LogStore.digest`."""
+        return self._log.digest(self.group)
+
     def trim(self, before_op: int) -> None:
         """See `LogStore.trim`."""
         self._log.trim(self.group, before_op)
@@ -183,9 +187,10 @@ class BoundGroup:
         *,
         first: bool,
         last: bool,
+        digest: bytes,
     ) -> None:
         """See `ReplicaLog.install`."""
-        future = self._log.install(self.group, *base, rows, first=first, last=last)
+        future = self._log.install(self.group, *base, rows, first=first, last=last, digest=digest)
         future.add_done_callback(partial(self._installed, page))
 
     def rows(self, start: bytes, max_bytes: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:

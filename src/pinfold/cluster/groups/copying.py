@@ -22,6 +22,7 @@ class CopyOut:
         base_view = state.log.view_at(state.applied_op)
         assert base_view is not None or not self.base_op, "the view of the applied op is known"
         self._base_view = base_view or 0
+        self._base_digest = state.log.digest()
         self._start: bytes | None = b""
         """Where the next page starts; None behind the last one."""
         self._sent: CopyPage | None = None
@@ -47,6 +48,7 @@ class CopyOut:
             self._base_view,
             state.applied_op,
             state.configuration.number,
+            self._base_digest if self._start is None else b"",
             self._start is None,
             rows,
         )

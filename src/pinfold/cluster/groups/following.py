@@ -127,6 +127,7 @@ class Following:
                 page.rows,
                 first=page.page == 0,
                 last=page.is_last,
+                digest=page.digest,
             )
             copy.pages += 1
             if page.is_last:

@@ -188,6 +188,8 @@ class CopyPage(NamedTuple):
     base_view: int
     through_op: int
     number: int
+    digest: bytes
+    """Of the rows at base_op, on the last page; empty when it is not known."""
     is_last: bool
     rows: Sequence[tuple[bytes, bytes]]
 

@@ -85,6 +85,8 @@ class ReplicaLog(Protocol):
 
     def apply(self, op: int, writes: Sequence[Write]) -> None: ...  # noqa: D102
 
+    def digest(self) -> bytes: ...  # noqa: D102
+
     def trim(self, before_op: int) -> None: ...  # noqa: D102
 
     def install(
@@ -95,6 +97,7 @@ class ReplicaLog(Protocol):
         *,
         first: bool,
         last: bool,
+        digest: bytes,
     ) -> None:
         """Install a copied page at base (op, view), then `Replica.on_installed(page)`.
 

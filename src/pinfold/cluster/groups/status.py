@@ -1,6 +1,7 @@
 """Row groups as operators see them."""
 
 import msgspec
+from xxhash import xxh3_64_hexdigest
 
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.state import MemberState
@@ -40,6 +41,9 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_op: int
     commit_op: int
     applied_op: int
+    digest: str
+    """Of all that was applied, 16 hex digits: equal on all members whose applied_op is equal. Empty
+    when it is not known."""
     followers: tuple[FollowerStatus, ...] = ()
     """Only where it is led."""
 
@@ -65,6 +69,7 @@ def describe(replica: Replica) -> GroupStatus:
         last_op=state.last_op,
         commit_op=state.commit_op,
         applied_op=state.applied_op,
+        digest=_short(state.log.digest()),
         followers=tuple(
             FollowerStatus(
                 one.device,
@@ -75,6 +80,10 @@ def describe(replica: Replica) -> GroupStatus:
             for one in followers
         ),
     )
+
+
+def _short(digest: bytes) -> str:
+    return xxh3_64_hexdigest(digest) if digest else ""
 
 
 def _standing(state: MemberState) -> str:

@@ -26,6 +26,7 @@ from pinfold.cluster.groups.messages import (
     Standing,
     Vote,
 )
+from pinfold.codec.digests import DIGEST_BYTES
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.device.api import Entry
 from pinfold.model.errors import Invalid
@@ -51,6 +52,7 @@ _KIND_OF: Final = {cls: kind for kind, cls in enumerate(_KINDS)}
 _OPS = list[Number]
 _Signed = Annotated[int, msgspec.Meta(ge=-1)]
 """-1 says that there is none."""
+_Digest = Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)]
 _Worth = Annotated[int, msgspec.Meta(ge=0, le=len(Standing) - 1)]
 _FIELDS: Final[tuple[Any, ...]] = (
     tuple[Number, Number, _Signed, Number, Number, Number, _OPS],
@@ -61,7 +63,7 @@ _FIELDS: Final[tuple[Any, ...]] = (
     tuple[Number, _Worth, Number, Number, Number, Number],
     tuple[Number, Number, Number, Number],
     tuple[Number, Number, bool, _OPS],
-    tuple[Number, Number, Number, Number, Number, Number, Number, bool, Number],
+    tuple[Number, Number, Number, Number, Number, Number, Number, _Digest, bool, Number],
     tuple[Number, Number, Number],
     tuple[Number, _Signed],
 )
