@@ -121,7 +121,7 @@ def test_a_violation_is_told_with_its_timeline_and_the_command_that_replays_it()
     report(outcome, lines.append)
     text = "\n".join(lines)
     assert "replay: pinfold sim run --seed 31" in text
-    assert "n1         starts, life 1" in text
+    assert "founder    create-bucket bucket0" in text
     assert "hang in found" in text
 
 

@@ -26,7 +26,7 @@ _ZEROES: Final = bytes(BLOCK_BYTES)
 def inspect_groups(cluster: SimCluster) -> Inspection:
     """Every member of every group, and who acknowledged the blobs that rows name."""
     groups: dict[str, dict[str, Member]] = {}
-    for device, group, store in _groups(cluster):
+    for device, group, store in groups_of(cluster):
         state = store.log.state(group)
         member = Member(
             last_op=state.last_op, applied_op=state.applied_op, digest=_digest(store, group)
@@ -35,7 +35,7 @@ def inspect_groups(cluster: SimCluster) -> Inspection:
     quorum = cluster.map.policies[BLOBS].write_quorum
     blobs = {
         ref.id.hex(): Blob(copies=quorum, holders=frozenset(map(str, ref.devices)))
-        for _, row in _rows(cluster)
+        for _, row in rows_of(cluster)
         for ref in row.blobs
     }
     return Inspection(now_ms=0, grace_ms=0, groups=groups, blobs=blobs)
@@ -67,7 +67,8 @@ def _devices(cluster: SimCluster) -> Iterator[tuple[DeviceId, Device]]:
         yield from process.role.devices.items()
 
 
-def _groups(cluster: SimCluster) -> Iterator[tuple[DeviceId, GroupId, Device]]:
+def groups_of(cluster: SimCluster) -> Iterator[tuple[DeviceId, GroupId, Device]]:
+    """Every group on every device that serves."""
     for device, store in _devices(cluster):
         for group in store.log.groups():
             yield device, group, store
@@ -82,10 +83,10 @@ def _digest(store: Device, group: GroupId) -> bytes:
     return digest.digest()
 
 
-def _rows(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
+def rows_of(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
     """Every row, as the member of its group that has applied most has it."""
     newest: dict[GroupId, tuple[int, Device]] = {}
-    for _, group, store in _groups(cluster):
+    for _, group, store in groups_of(cluster):
         applied_op = store.log.state(group).applied_op
         if group not in newest or applied_op > newest[group][0]:
             newest[group] = applied_op, store
@@ -96,7 +97,7 @@ def _rows(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
 
 
 def _volume_row(cluster: SimCluster, name: str) -> VolumeRow:
-    return next(decode_volume(row.body) for key, row in _rows(cluster) if key == key_of(name))
+    return next(decode_volume(row.body) for key, row in rows_of(cluster) if key == key_of(name))
 
 
 def _present(store: Device, volume: VolumeId, token: Token) -> list[int]:

@@ -23,6 +23,7 @@ from pinfold.sim.faults.stage import Stage
 from pinfold.sim.logs import told_to, traced
 from pinfold.sim.loop import Deadlock
 from pinfold.sim.plan import Plan, make_plan
+from pinfold.sim.redundancy import redundant
 from pinfold.sim.verdict import judge
 from pinfold.sim.waits import who_waits
 from pinfold.sim.workloads.bench import Bench
@@ -40,6 +41,9 @@ CONVERGE_S: Final = 60.0
 
 READ_S: Final = 60.0
 """Virtual seconds within which everything is read."""
+
+REPAIR_S: Final = 60.0
+"""Virtual seconds within which every blob has all its copies, none of them rotten."""
 
 REAL_S: Final = 120.0
 """Real seconds of a whole run: some hundred times what it takes."""
@@ -99,7 +103,7 @@ class _Run:
 
     def play(self) -> None:
         """All phases; whatever ends them early is a violation."""
-        limit_s = FOUND_S + self._plan.safety_s + CLIENTS_S + CONVERGE_S + READ_S + 100
+        limit_s = FOUND_S + self._plan.safety_s + CLIENTS_S + CONVERGE_S + READ_S + REPAIR_S + 100
         try:
             self._world.run(self._scenario(), limit_s=limit_s)
         except (Deadlock, TimeoutError) as error:
@@ -129,6 +133,7 @@ class _Run:
         await self._within(CLIENTS_S, "clients end", clients_end)
         await self._within(CONVERGE_S, "converge", lambda: converge(bench, stage))
         await self._within(READ_S, "read everything", lambda: read_everything(bench))
+        await self._within(REPAIR_S, "repair", lambda: redundant(bench))
         self._phase = "judge"
         judge(bench, stage)
 
