@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import boto3
@@ -33,6 +34,20 @@ def test_acknowledged_objects_outlive_a_killed_node(pen: Cluster) -> None:
     for key, body in bodies.items():
         assert client.get_object(Bucket="losing", Key=key)["Body"].read() == body
     client.close()
+    wait_for_all_copies(pen)
+
+
+def wait_for_all_copies(pen: Cluster) -> None:
+    """With three devices every blob is on each: as many here as there, and nothing queued."""
+    deadline = time.monotonic() + 60
+    while True:
+        status = pen.json("status")
+        blobs = {device["blobs"] for device in status["devices"]}
+        queued = [worker for worker in status["care"] if worker["queued"]]
+        if len(blobs) == 1 and blobs != {0} and not queued:
+            return
+        assert time.monotonic() < deadline, (status["devices"], status["care"])
+        time.sleep(0.5)
 
 
 def test_a_guest_does_not_notice_a_killed_node(run: Run, pen: Cluster) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pinfold.cluster.bodies import Id, Short, taken
 from pinfold.device.api import Device
 from pinfold.model.errors import Corrupt, DeadlineExceeded, NotFound, PinfoldError
 from pinfold.model.ids import BlobId, DeviceId, NodeName
@@ -29,6 +30,10 @@ LACKING_MAX: Final = 1024
 
 PIECE_BYTES: Final = 1 * MIB
 """Read from the source at a time."""
+
+_LACKING: Final = tuple[Short, list[Id]]
+_DESCRIBE: Final = tuple[Short, Id]
+_FETCH: Final = tuple[Short, Id, list[tuple[Short, str]]]
 
 
 class Copies:
@@ -53,12 +58,12 @@ class Copies:
             raise NotFound(f"device {device} is not served here") from None
 
     def _lacking(self, request: Request) -> Reply:
-        device, blobs = request.body
+        device, blobs = taken(LACKING, request.body, _LACKING)
         state = self._device(device).blobs.state
         return Reply([at for at, blob in enumerate(blobs) if state(BlobId(blob)) is None])
 
     def _describe(self, request: Request) -> Reply:
-        device, blob = request.body
+        device, blob = taken(DESCRIBE, request.body, _DESCRIBE)
         state = self._device(device).blobs.state(BlobId(blob))
         if state is None:
             raise NotFound(f"no blob {blob.hex()}")
@@ -66,10 +71,11 @@ class Copies:
 
     async def _fetch(self, request: Request) -> Reply:
         """Copy a blob here from the first source that has it whole."""
-        number, blob, sources = request.body
-        device = self._device(number)
+        number, blob_id, sources = taken(FETCH, request.body, _FETCH)
+        device, blob = self._device(number), BlobId(blob_id)
         last: PinfoldError = NotFound("no source was named")
-        for source, node in sources:
+        for source, name in sources:
+            node = NodeName(name)
             if device.blobs.state(blob) is not None:
                 return Reply(0)
             try:

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from pinfold.cluster.bodies import Number, Short, taken
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.client import RowClient
 from pinfold.cluster.groups.entries import FREES_RANGE, decode_free, decode_row
@@ -29,6 +30,7 @@ PAGE_BLOBS: Final = 20_000
 """A page with more ends early; one row's blobs may exceed it."""
 
 _ID_BYTES: Final = 16
+_NAMES: Final = tuple[Short, Number, bytes, Number]
 _ROWS_FROM: Final = b"\x01"
 """Keys below are the groups' own."""
 
@@ -56,7 +58,7 @@ class NamesServer:
         dispatcher.bind(NAMES, self._on_names)
 
     def _on_names(self, request: Request) -> HandlerResult:
-        device, group, start, rows = request.body
+        device, group, start, rows = taken(NAMES, request.body, _NAMES)
         bound = self._groups.bound(DeviceId(device), GroupId(group))
         serving = bound.serving
         if serving is None:

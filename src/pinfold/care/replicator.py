@@ -21,6 +21,7 @@ from pinfold.care.rounds import Rounds, Step
 from pinfold.care.worker import Found
 from pinfold.cluster.api import Row
 from pinfold.cluster.blobs.client import HINT
+from pinfold.cluster.bodies import Id, Number, Short, taken
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.service import GroupService
@@ -44,6 +45,7 @@ HINTS_MAX: Final = 4096
 ASK_S: Final = 5.0
 """Longest answer to a question which blobs are lacking."""
 
+_HINT: Final = tuple[Id, Number, list[Short], list[Short]]
 _ROWS_FROM: Final = b"\x01"
 """Keys below are the groups' own."""
 
@@ -147,17 +149,17 @@ class Replicator:
 
         A node that is away from here as well is compared when it is back.
         """
-        blob, length, holders, missing = request.body
+        blob, length, holders, missing = taken(HINT, request.body, _HINT)
         placement = self._placement()
         for target in missing:
-            node = _node_of(placement, target)
+            node = _node_of(placement, DeviceId(target))
             if node is None or not self._peers.connected(node):
                 continue
             repair = Repair(
-                blob=blob,
+                blob=BlobId(blob),
                 length=length,
-                target=target,
-                sources=tuple(holders),
+                target=DeviceId(target),
+                sources=tuple(map(DeviceId, holders)),
                 copies=len(holders),
                 named_by=None,
             )
