@@ -30,6 +30,8 @@ _HEADER: Final = struct.Struct(">4sBBHIQQIQ")
 # magic, version, key id, device uuid, number, first sequence, boot
 _SEGMENT: Final = struct.Struct(">4sHH16sQQI")
 _CHECK: Final = struct.Struct(">Q")
+_KEY_END: Final = 8
+"""Version and key id lie in the eight bytes that both kinds of headers start with."""
 
 HEADER_BYTES: Final = _HEADER.size + _CHECK.size
 """A record's overhead."""
@@ -119,16 +121,27 @@ def decode_segment_header(page: Buffer) -> SegmentHeader | None:
     return SegmentHeader(*fields)
 
 
-def newer_version(image: Buffer, offset: int) -> int | None:
-    """The version of a record or segment header that a newer program wrote there; else None."""
-    if len(image) < offset + 6:
+def refusal(image: Buffer, offset: int) -> str | None:
+    """Why a header there must not be passed over as if there were none; None when it may be.
+
+    A newer program's record, or one that needs a key, looks like the end of the journal to a
+    decoder that does not know it.
+    """
+    if len(image) < offset + _KEY_END:
         return None
-    magic, version = bytes(image[offset : offset + 4]), image[offset + 4]
-    if magic == _SEGMENT_MAGIC:
-        version = version << 8 | image[offset + 5]
-    elif magic != _MAGIC:
+    magic = bytes(image[offset : offset + 4])
+    if magic == _MAGIC:
+        version, _, key = struct.unpack_from(">BBH", image, offset + 4)
+    elif magic == _SEGMENT_MAGIC:
+        version, key = struct.unpack_from(">HH", image, offset + 4)
+    else:
         return None
-    return version if version > RECORD_VERSION else None
+    if version > RECORD_VERSION:
+        return (
+            f"has version {version}, this program knows 1 to {RECORD_VERSION}: "
+            "a newer program has written it"
+        )
+    return f"needs key {key}, which this program does not know" if key else None
 
 
 class Scan:
@@ -165,10 +178,9 @@ class Scan:
             return None
         return header, start
 
-    def newer_version(self) -> int | None:
-        """Version of the record that ended the scan, when a newer program has written it."""
-        found = newer_version(self._segment, self.end)
-        return newer_version(self._segment, page_end(self.end)) if found is None else found
+    def refusal(self) -> str | None:
+        """Why what ended the scan is no end: see the function."""
+        return refusal(self._segment, self.end) or refusal(self._segment, page_end(self.end))
 
     def claimed_flushed(self) -> int:
         """See the function, for what lies behind the last record that was read."""

@@ -10,7 +10,7 @@ import asyncio
 import struct
 from typing import Final, NamedTuple
 
-from pinfold.codec.decoding import decodes
+from pinfold.codec.decoding import decodes, require_version
 from pinfold.device import kinds
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
@@ -34,7 +34,13 @@ APPLIED: Final = b"ma"
 FULL_LOOK_S: Final = 1.0
 """A full device that nothing is written to looks so often whether there is room again."""
 
-_APPLIED: Final = struct.Struct(">QQQ")
+_APPLIED: Final = struct.Struct(">HQQQ")
+_APPLIED_1: Final = struct.Struct(">QQQ")
+"""Before the index had a version; the three numbers alone."""
+
+INDEX_VERSION: Final = 2
+"""Of every table of the index together: where a table's values have no version of their own, a
+change to them is a new one of these."""
 
 
 class Applier:
@@ -251,13 +257,22 @@ class Applied(NamedTuple):
 
 def encode_applied(applied: Applied) -> bytes:
     """The value of `APPLIED`."""
-    return _APPLIED.pack(*applied)
+    return _APPLIED.pack(INDEX_VERSION, *applied)
 
 
 @decodes("the index's record of what was applied")
 def decode_applied(record: bytes | None) -> Applied:
-    """The inverse of `encode_applied`; what holds for a device never applied without a record."""
-    return Applied(*_APPLIED.unpack(record)) if record is not None else Applied(0, 0, 1)
+    """The inverse of `encode_applied`; what holds for a device never applied without a record.
+
+    Corrupt for an index of a version that this program does not know.
+    """
+    if record is None:
+        return Applied(0, 0, 1)
+    if len(record) == _APPLIED_1.size:
+        return Applied(*_APPLIED_1.unpack(record))
+    (version,) = struct.unpack_from(">H", record)
+    require_version("the index", version, INDEX_VERSION, oldest=2)
+    return Applied(*_APPLIED.unpack(record)[1:])
 
 
 def check_memory(found: Recovered, applied: Applied, superblock: Superblock, boots: int) -> None:

@@ -32,6 +32,7 @@ from pinfold.device.rows import Rows
 from pinfold.device.segments import recover
 from pinfold.env.api import Env, Lock, Offload
 from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import Corrupt
 from pinfold.model.ids import Boot, DeviceUuid
 from pinfold.model.settings import DeviceSettings
 
@@ -102,9 +103,11 @@ class Device:
         device._lanes.append(lane)
         try:
             await device._start(lane)
-        except BaseException:
+        except BaseException as error:
             await device._scope.close()
             device._close_files()
+            if isinstance(error, Corrupt):
+                raise Corrupt(f"{path}: {error.message}") from error
             raise
         return device
 

@@ -18,6 +18,7 @@ from pinfold.codec.decoding import decodes, require
 from pinfold.device.index import Change
 from pinfold.device.room import NoRoom, room
 from pinfold.env.api import Disk, File
+from pinfold.model.errors import Corrupt
 
 _FRAME: Final = struct.Struct(">4sIQ")
 """Magic (with the format's number), length, xxh3 of the body that follows."""
@@ -133,6 +134,11 @@ def _body(log: bytes, position: int) -> bytes | None:
     if start > len(log):
         return None
     magic, length, check = _FRAME.unpack_from(log, position)
+    if magic != _MAGIC and magic[:3] == _MAGIC[:3]:
+        raise Corrupt(
+            f"the index's log has format {magic[3:].decode('latin-1')}, this program knows 1: "
+            "a newer program has written it"
+        )
     body = log[start : start + length]
     if magic != _MAGIC or len(body) != length or check != xxhash.xxh3_64_intdigest(body):
         return None

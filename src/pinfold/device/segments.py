@@ -9,17 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pinfold.codec.decoding import require, require_version
+from pinfold.codec.decoding import require
 from pinfold.codec.records import (
     PAGE_BYTES,
-    RECORD_VERSION,
     Record,
     Scan,
     SegmentHeader,
     claimed_flushed,
     decode_segment_header,
-    newer_version,
     page_end,
+    refusal,
 )
 from pinfold.device import kinds
 from pinfold.device.files import numbered_files
@@ -135,8 +134,8 @@ def survey(
                 "a newer program has written it",
             )
             redo(record)
-        if (version := scan.newer_version()) is not None:
-            require_version(f"{segment.path}: a journal record", version, RECORD_VERSION)
+        if (why := scan.refusal()) is not None:
+            raise Corrupt(f"{segment.path}: record {scan.sequence} {why}")
         if position == len(live) - 1:
             _require(sequence=scan.sequence, flushed=scan.claimed_flushed())
         sequence, boot = scan.sequence, scan.boot
@@ -186,8 +185,8 @@ def _open_all(disk: Disk, directory: str, uuid: bytes, size: int) -> _Opened:
         found.next_slot = max(found.next_slot, slot + 1)
         file = disk.open(path)
         page = file.pread(PAGE_BYTES, 0)
-        if (version := newer_version(page, 0)) is not None:
-            require_version(f"journal segment {path}", version, RECORD_VERSION)
+        if (why := refusal(page, 0)) is not None:
+            raise Corrupt(f"journal segment {path} {why}")
         header = decode_segment_header(page)
         if header is not None and header.uuid == uuid:
             found.headed.append(_segment(path, file, header))

@@ -1,0 +1,270 @@
+"""What a device stores, as bytes written by each version of the program that ever wrote it."""
+
+from pinfold.codec.packs import (
+    Location,
+    decode_head,
+    decode_location,
+    decode_pack_header,
+    encode_head,
+    encode_location,
+    encode_pack_header,
+)
+from pinfold.codec.records import (
+    PAGE_BYTES,
+    Header,
+    SegmentHeader,
+    decode_header,
+    decode_segment_header,
+    encode_header,
+    encode_segment_header,
+)
+from pinfold.codec.sealed import seal, unseal
+from pinfold.device.api import Entry, ExtentOp
+from pinfold.device.applier import Applied, decode_applied, encode_applied
+from pinfold.device.blobs import decode_counts, decode_ids, decode_put, encode_counts, encode_put
+from pinfold.device.group import (
+    Group,
+    decode_create,
+    decode_entries,
+    decode_group,
+    decode_install,
+    decode_view,
+    encode_create,
+    encode_entries,
+    encode_install,
+    encode_view,
+)
+from pinfold.device.memory import Memory, decode_memory, encode_memory
+from pinfold.device.packs import decode_pack, encode_pack
+from pinfold.device.volume import (
+    Extent,
+    decode_extent,
+    decode_stable,
+    decode_token,
+    decode_volume,
+    decode_write,
+    encode_stable,
+    encode_token,
+    encode_volume,
+    encode_write,
+)
+from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from tests.formats.case import Case
+
+G = GroupId(7)
+V = VolumeId(bytes(range(16)))
+B = BlobId(bytes(range(16, 32)))
+U = bytes(range(32, 48))
+
+
+def group() -> Group:
+    made = Group(G, 3)
+    made.view, made.voted, made.base, made.installing = 9, b"\x01\x01", 500, True
+    made.applied_op, made.applied_view = 1000, 8
+    return made
+
+
+def extent() -> Extent:
+    made = Extent(V, 5)
+    made.slot, made.epoch, made.token, made.sequence, made.dirty = 2, 3, 4, 99, True
+    made.bitmap = 0b1011
+    return made
+
+
+def facts(found: Group) -> tuple[object, ...]:
+    life = (found.view, found.voted, found.generation, found.base, found.installing)
+    return (*life, found.applied_op, found.applied_view)
+
+
+def marks(found: Extent) -> tuple[object, ...]:
+    return (found.slot, found.epoch, found.token, found.sequence, found.dirty, found.bitmap)
+
+
+def entries() -> bytes:
+    buffers, _ = encode_entries(G, [Entry(5, 2, b"five"), Entry(6, 3, b"")])
+    return b"".join(buffers)
+
+
+def written(record: bytes) -> tuple[object, ...]:
+    *head, payload = decode_write(memoryview(record))
+    return (*head, bytes(payload))
+
+
+def small_blob(record: bytes) -> tuple[object, ...]:
+    blob, checks, payload = decode_put(memoryview(record))
+    return blob, checks, bytes(payload)
+
+
+DEVICE = [
+    Case(
+        "journal segment header 1",
+        lambda page: decode_segment_header(page.ljust(PAGE_BYTES, b"\0")),
+        SegmentHeader(U, 3, 4000, 7),
+        "50466a7300010000202122232425262728292a2b2c2d2e2f00000000000000030000000000000fa0"
+        "0000000771ff9d31100d6cba",
+        lambda: encode_segment_header(SegmentHeader(U, 3, 4000, 7)).rstrip(b"\0"),
+    ),
+    Case(
+        "journal record header 1",
+        lambda record: decode_header(memoryview(record), 0),
+        Header(17, 1234, 88, 80, 7, 0x1122334455667788),
+        "50466a7201110000000004d200000000000000580000000000000050000000071122334455667788"
+        "79dcd3e0e51ad9fc",
+        lambda: encode_header(17, 1234, 88, 80, 7, 0x1122334455667788),
+    ),
+    Case(
+        "pack header 1",
+        lambda page: decode_pack_header(page.ljust(PAGE_BYTES, b"\0")),
+        (U, 12),
+        "5046706b00010000202122232425262728292a2b2c2d2e2f0000000c3cbd174abde1af2b",
+        lambda: encode_pack_header(U, 12).rstrip(b"\0"),
+    ),
+    Case(
+        "pack record 1",
+        decode_head,
+        (B, 70_000, (1, 2)),
+        "5046626c00010000101112131415161718191a1b1c1d1e1f00000000000111700000000200000000"
+        "0000000100000000000000025d5cd28cab695a11",
+        lambda: encode_head(B, 70_000, (1, 2)),
+    ),
+    Case(
+        "sealed record",
+        lambda r: unseal(b"test", r),
+        (3, b"payload"),
+        "746573740003000000000007a67d6c4651b261947061796c6f6164",
+        lambda: seal(b"test", 3, b"payload"),
+    ),
+    Case(
+        "index: blob 1",
+        decode_location,
+        Location(12, 8192, 70_000, 88, (1, 2)),
+        "0000000c00000000000020000000000000011170000000000000005800000000000000010000000000000002",
+        lambda: encode_location(Location(12, 8192, 70_000, 88, (1, 2))),
+    ),
+    Case(
+        "index: group 1",
+        lambda r: facts(decode_group(G, r)),
+        facts(group()),
+        "980109c402010103cd01f4c3cd03e808",
+        lambda: group().encode(),
+    ),
+    Case(
+        "index: extent 1",
+        lambda r: marks(decode_extent(V, 5, r)),
+        marks(extent()),
+        "01000000020000000000000003000000000000000400000000000000630100000000000000000000"
+        "00000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "00000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "000000000000000000000000000000000000000000000000000000000000000000000000000b",
+        lambda: extent().encode(),
+    ),
+    Case("index: volume 1", decode_volume, (Token(513), False), "0000000000000201", None),
+    Case(
+        "index: volume 2",
+        decode_volume,
+        (Token(513), True),
+        "02000000000000020101",
+        lambda: encode_volume(513, lost=True),
+    ),
+    Case(
+        "index: pack 1",
+        decode_pack,
+        (8192, 3, True),
+        "9401cd200003c3",
+        lambda: encode_pack(8192, 3, True),
+    ),
+    Case(
+        "index: counts 1",
+        decode_counts,
+        (10, 20_000, 1),
+        "930acd4e2001",
+        lambda: encode_counts(10, 20_000, 1),
+    ),
+    Case(
+        "index: applied 1",
+        decode_applied,
+        Applied(90, 95, 40),
+        "000000000000005a000000000000005f0000000000000028",
+        None,
+    ),
+    Case(
+        "index: applied 2",
+        decode_applied,
+        Applied(90, 95, 40),
+        "0002000000000000005a000000000000005f0000000000000028",
+        lambda: encode_applied(Applied(90, 95, 40)),
+    ),
+    Case(
+        "journal: group begun",
+        lambda r: decode_create(memoryview(r)),
+        G,
+        "0000000000000007",
+        lambda: encode_create(G),
+    ),
+    Case(
+        "journal: log entries",
+        lambda r: decode_entries(memoryview(r)),
+        (G, [Entry(5, 2, b"five"), Entry(6, 3, b"")]),
+        "00000000000000070000000200000000000000050000000000000002000000040000000000000006"
+        "00000000000000030000000066697665",
+        entries,
+    ),
+    Case(
+        "journal: view",
+        lambda r: decode_view(memoryview(r)),
+        (G, 9, b"\x01\x01"),
+        "000000000000000700000000000000090101",
+        lambda: encode_view(G, 9, b"\x01\x01"),
+    ),
+    Case(
+        "journal: copy begun",
+        lambda r: decode_install(memoryview(r)),
+        (G, 4),
+        "000000000000000700000004",
+        lambda: encode_install(G, 4),
+    ),
+    Case(
+        "journal: small blob",
+        small_blob,
+        (B, (77,), b"small"),
+        "101112131415161718191a1b1c1d1e1f00000001000000000000004d736d616c6c",
+        lambda: encode_put(B, (77,)) + b"small",
+    ),
+    Case(
+        "journal: blob ids",
+        lambda r: decode_ids(memoryview(r)),
+        [B, BlobId(V)],
+        "101112131415161718191a1b1c1d1e1f000102030405060708090a0b0c0d0e0f",
+        lambda: B + V,
+    ),
+    Case(
+        "journal: volume write",
+        written,
+        (V, 513, 3, 99, [ExtentOp(0, 5, 4096, 4096), ExtentOp(2, 6, 0, 8192)], bytes(4096)),
+        "000102030405060708090a0b0c0d0e0f000000000000020100000000000000030000000000000063"
+        "000000020000000000000005000010000000100000000002000000060000000000002000",
+        lambda: encode_write(V, 513, 3, 99, [ExtentOp(0, 5, 4096, 4096), ExtentOp(2, 6, 0, 8192)]),
+        behind=bytes(4096),
+    ),
+    Case(
+        "journal: claim",
+        lambda r: decode_token(memoryview(r)),
+        (V, Token(513)),
+        "000102030405060708090a0b0c0d0e0f0000000000000201",
+        lambda: encode_token(V, 513),
+    ),
+    Case(
+        "journal: stable writes",
+        lambda r: decode_stable(memoryview(r)),
+        (V, 513, 99),
+        "000102030405060708090a0b0c0d0e0f00000000000002010000000000000063",
+        lambda: encode_stable(V, 513, 99),
+    ),
+    Case(
+        "journal: promises 1",
+        decode_memory,
+        (0, 1, Memory({G: (9, b"\x01\x01")}, {V: Token(513)})),
+        "9401000192930709c402010193c410000102030405060708090a0b0c0d0e0fcd0201c400",
+        lambda: encode_memory(Memory({G: (9, b"\x01\x01")}, {V: Token(513)}), 1 << 20)[0],
+    ),
+]
