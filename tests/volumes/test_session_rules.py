@@ -66,6 +66,36 @@ def test_a_write_that_only_the_absent_member_took_is_undone_there() -> None:
     play(story)
 
 
+def test_a_returning_member_is_no_copy_of_one_that_lost_what_was_answered() -> None:
+    """The only member that has it is away while the new holder takes over, and is waited for."""
+
+    async def story(world: World) -> None:
+        old = world.gateway()
+        client = Client(old.session)
+        await client.write(0, pattern(1))
+        world.kill(old, 2)
+        await client.write(0, pattern(2))
+        assert set((await world.row()).out) == {2}
+        world.kill(old, 1)
+        await old.die()
+        world.devices[1].extents.crash(world.rng)
+        world.start(1)
+        world.start(2)
+        volume = (await world.row()).id
+        assert world.devices[1].extents.content(volume, 0, BLOCK_BYTES) != pattern(2)
+        world.nodes[0].up = False
+        reading = asyncio.get_running_loop().create_task(
+            Client(world.gateway().session).read(0, BLOCK_BYTES)
+        )
+        await asyncio.sleep(5)
+        world.nodes[0].up = True
+        assert await reading == pattern(2)
+        await world.in_sync()
+        assert world.devices[2].extents.content(volume, 0, BLOCK_BYTES) == pattern(2)
+
+    play(story, seed=1)
+
+
 def test_writes_during_a_copy_are_not_undone_by_it() -> None:
     async def story(world: World) -> None:
         gateway = world.gateway()

@@ -79,6 +79,8 @@ class Care:
         self._piece_bytes = settings.piece_bytes
         self._now = now
         self._wanted: dict[int, None] = {}
+        self._begun = False
+        """Whether it is known what a former holder left unsettled."""
         self._trusted: dict[DeviceId, Boot] | None = None
         """While anything is unsettled: members that have all they acknowledged to the former
         holder, as long as they stay at this boot."""
@@ -92,10 +94,12 @@ class Care:
         `boots` says under which boots members had everything, as the former holder knew it.
         """
         self._sequencer.unsettled.update(dirty)
+        self._begun = True
         lanes = [lane for lane in self._sequencer.lanes.values() if lane.in_sync]
         whole = [lane for lane in lanes if boots.get(lane.device) == lane.boot]
         # Where all have lost their memory any of them may win.
         self._trusted = {lane.device: lane.boot for lane in whole or lanes}
+        self._holder.changed.beat()
 
     def trusts(self, lane: Lane) -> bool:
         """Whether a member lacks nothing that a former holder had acknowledged."""
@@ -187,9 +191,11 @@ class Care:
     async def resync(self, lane: Lane, dirty: list[int], *, everything: bool = False) -> None:
         """Bring a joining member up to date and flush it; Unavailable when it was lost again.
 
-        `everything` is for a device that has lost extents and cannot say which.
+        `everything` is for a device that has lost extents and cannot say which. Before the members
+        in sync have all told what is unsettled, none of them is a source: what it lacks, the one
+        that has it must not be dispensed with.
         """
-        while self._sequencer.unsettled:
+        while not self._begun or self._sequencer.unsettled:
             self._still_joining(lane)
             await self._holder.changed.wait()
         began = self._now()
