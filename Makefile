@@ -9,7 +9,7 @@ CLIENTS := .venv-clients
 SEED ?= $(shell git rev-parse --short=7 HEAD 2>/dev/null | xargs -I{} printf '%d' 0x{} 2>/dev/null || echo 1)
 SEEDS ?= 100
 
-.PHONY: run test check unit cluster sim mutants bench fuzz clean
+.PHONY: run test check unit cluster sim mutants hostile bench fuzz clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ sim: $(VENV)/installed
 
 mutants: $(VENV)/installed
 	$(BIN)/python tests/mutants/run.py $(MUTANTS)
+
+# Hostile clients as in `make cluster`, and the large bucket at its full size: some minutes.
+hostile: $(VENV)/installed
+	PINFOLD_HOSTILE_KEYS=200000 $(BIN)/pytest -m cluster --timeout 1800 -s tests/hostile
 
 test: check unit cluster
 
