@@ -9,7 +9,7 @@ CLIENTS := .venv-clients
 SEED ?= $(shell git rev-parse --short=7 HEAD 2>/dev/null | xargs -I{} printf '%d' 0x{} 2>/dev/null || echo 1)
 SEEDS ?= 100
 
-.PHONY: run test check unit cluster sim mutants hostile bench fuzz clean
+.PHONY: run test check unit cluster sim mutants hostile soak bench fuzz clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,11 @@ mutants: $(VENV)/installed
 # Hostile clients as in `make cluster`, and the large bucket at its full size: some minutes.
 hostile: $(VENV)/installed
 	PINFOLD_HOSTILE_KEYS=200000 $(BIN)/pytest -m cluster --timeout 1800 -s tests/hostile
+
+# Load, kills and stops on real processes, then everything acknowledged is verified.
+soak: MINUTES = 20
+soak: $(VENV)/installed
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 test: check unit cluster
 

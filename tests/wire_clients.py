@@ -17,6 +17,9 @@ from tests.s3.signing import UNSIGNED, Signer
 UNKNOWN = -1
 """A status: no answer came, so whether the request had an effect is not known."""
 
+NOT_SENT = -2
+"""A status: nobody listens, so the request had no effect."""
+
 
 class S3Client:
     """One keep-alive connection to an S3 endpoint."""
@@ -54,7 +57,7 @@ class S3Client:
         query: str = "",
         headers: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """(status, body); UNKNOWN when no whole answer came. `path` begins with a slash."""
+        """(status, body); UNKNOWN or NOT_SENT without a whole answer. `path` starts with "/"."""
         path = quote(path, safe="/-_.~")
         signed = self.head(method, path, query, headers)
         target = f"{path}?{query}" if query else path
@@ -66,6 +69,10 @@ class S3Client:
             self._connection.request(method, target, body or None, signed)
             answer = self._connection.getresponse()
             content = answer.read()
+        except ConnectionRefusedError as error:
+            self.close()
+            self.error = repr(error)
+            return NOT_SENT, b""
         except (OSError, http.client.HTTPException) as error:
             self.close()
             self.error = repr(error)
