@@ -25,7 +25,7 @@ def open_engine(disk: Disk, path: str, settings: DeviceSettings) -> Engine:
         )
     if settings.index_engine == "ordered":
         return OrderedEngine(disk, path)
-    return LmdbEngine(path, settings.index_map_bytes)
+    return LmdbEngine(path, settings.index_map_bytes, free_bytes=lambda: disk.free_bytes(path))
 
 
 def engine_name(disk: Disk, path: str) -> str | None:

@@ -9,9 +9,10 @@ longer key is always below its marker, so walking in order and descending at mar
 A read transaction lives for one get or one scan. A commit is synchronous: durable on return.
 """
 
+import errno
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import lmdb
@@ -24,7 +25,9 @@ DIRECT_BYTES: Final = 510
 """Longest key stored whole; its marker has one byte more, LMDB's 511."""
 
 _NO_ROOM: Final = tuple(os.strerror(number) for number in NO_ROOM)
-"""LMDB tells the system's error by its words only. What it could not write was not committed."""
+
+_PLENTY_BYTES: Final = 64 << 20
+"""Free space with which no commit fails for want of it: several of the largest."""
 
 _NODE: Final = struct.Struct(">Q")
 _NODE_DIRECT_BYTES: Final = DIRECT_BYTES - _NODE.size
@@ -37,7 +40,14 @@ _NEXT_NODE: Final = b"\x00"
 class LmdbEngine:
     """The real `Engine`. See the module."""
 
-    def __init__(self, path: str, map_bytes: int, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        map_bytes: int,
+        *,
+        read_only: bool = False,
+        free_bytes: Callable[[], int] = lambda: _PLENTY_BYTES,
+    ) -> None:
         try:
             self._env: Any = lmdb.open(
                 path,
@@ -57,6 +67,7 @@ class LmdbEngine:
             self._nodes: Any = self._env.open_db(b"nodes", create=not read_only)
         except lmdb.Error as error:
             raise Corrupt(f"the index in {path} cannot be opened: {error}") from error
+        self._free_bytes = free_bytes
         self._scans = 0
 
     def get(self, key: bytes) -> bytes | None:
@@ -96,9 +107,18 @@ class LmdbEngine:
         except lmdb.MapFullError as error:
             raise MapFull from error
         except lmdb.Error as error:
-            if any(os_error in str(error) for os_error in _NO_ROOM):
+            if self._lacks_room(str(error)):
                 raise NoRoom(f"index: {error}") from error
             raise OSError(f"index: {error}") from error
+
+    def _lacks_room(self, error: str) -> bool:
+        """Whether a commit failed for want of room; nothing of it was committed then.
+
+        LMDB tells the system's error by its words only, and calls a write that found room for its
+        beginning an input/output error.
+        """
+        cut_short = os.strerror(errno.EIO) in error and self._free_bytes() < _PLENTY_BYTES
+        return cut_short or any(no_room in error for no_room in _NO_ROOM)
 
     def grow(self) -> bool:
         """See `Engine.grow`."""

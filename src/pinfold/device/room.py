@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
-"""What the system calls it."""
+NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""What the system calls it: on the disk, for the owner of the files, for one file."""
 
 RETRY_S: Final = 0.2
 """Pause before something that found no room is tried again: somebody must free some first."""
