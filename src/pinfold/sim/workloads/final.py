@@ -84,6 +84,8 @@ async def _count(bench: Bench, gateway: str, bucket: str) -> bool:
         ]
         if (await process.buckets.get(bucket)).version != found.version:
             raise Busy("a shard has begun to split")
+        for _ in found.shards[1:]:
+            bench.account.count("shard split off")
         return (usage.rows, usage.size), sizes
 
     try:
