@@ -8,6 +8,7 @@ bucket's row, at the latest when a name it is moving is asked for.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -20,7 +21,7 @@ from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects.buckets import Buckets, NoSuchBucket
 from pinfold.objects.shards import Shard, shards_of
-from pinfold.objects.splitting import EVERYTHING, Overtaken
+from pinfold.objects.splitting import EVERYTHING, Overtaken, Step
 
 _log: Final = structlog.get_logger("pinfold.objects")
 
@@ -94,11 +95,18 @@ def goal_of(
 
 
 class Splitter:
-    """`run` ends only by cancellation."""
+    """`run` ends only by cancellation. `on_done` hears of every split that ended here."""
 
     def __init__(
-        self, clock: Clock, buckets: Buckets, loads: Loads, settings: ObjectSettings
+        self,
+        clock: Clock,
+        buckets: Buckets,
+        loads: Loads,
+        settings: ObjectSettings,
+        *,
+        on_done: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_done = on_done
         self._clock = clock
         self._buckets = buckets
         self._loads = loads
@@ -150,10 +158,11 @@ class Splitter:
 
     async def _go_on(self, name: str) -> int:
         """Take the steps of a bucket's split until it is done; how many. Overtaken."""
-        steps = 0
-        while await self._buckets.mover.step(name) is not None:
-            steps += 1
+        steps, last = 0, None
+        while (step := await self._buckets.mover.step(name)) is not None:
+            steps, last = steps + 1, step
         bucket = await self._buckets.get(name)
-        if steps:
+        if last is Step.FINISH:
+            self._on_done()
             _log.info("split done", bucket=name, shards=len(bucket.shards), steps=steps)
         return steps

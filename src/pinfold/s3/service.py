@@ -47,7 +47,6 @@ class S3Service:
         loads = Loads(env.rng)
         shards = ShardRows(rows, loads.note)
         objects = Objects(shards, buckets, staging, reading)
-        self.splitter = Splitter(env.clock, buckets, loads, settings.objects)
         self.store = Store(
             settings=settings,
             clock=env.clock,
@@ -60,6 +59,10 @@ class S3Service:
         )
         self._gateway = Gateway(self.store, _report)
         self._metrics = S3Metrics(registry or CollectorRegistry())
+        self._metrics.watch_splitting(lambda: len(buckets.splitting()))
+        self.splitter = Splitter(
+            env.clock, buckets, loads, settings.objects, on_done=self._metrics.split
+        )
         self._server = HttpServer(
             env, settings, self.respond, read_memory_wanted=lambda: reading.memory_wanted
         )
