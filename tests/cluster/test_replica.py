@@ -285,3 +285,18 @@ def test_a_full_member_that_cannot_take_the_best_log_does_not_keep_others_from_l
     (successor,) = serving(world)
     assert successor is not heir
     assert successor.replica.state.last_op >= 3
+
+
+def test_a_restarted_member_that_hears_only_of_the_commit_point_asks_what_its_log_is_worth():
+    world, primary, (member, _) = settled()
+    world.propose(primary, b"k")
+    world.settle()  # acknowledged and committed; nobody has told the members so far
+    member.crash()
+    member.start()
+    state, leader = member.replica.state, primary.replica.state
+    assert state.applied_op < state.last_op == leader.commit_op
+    world.network.clear()  # the vote it began with is lost, news of the commit point comes first
+    member.replica.on_commit_news(leader.view, leader.commit_op, leader.configuration.number)
+    member.replica.tick()
+    world.settle()
+    assert state.applied_op == leader.commit_op

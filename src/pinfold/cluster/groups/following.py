@@ -53,6 +53,9 @@ class Following:
         self._copy: _CopyIn | None = None
         self.settled = False
         """The primary has spoken in this view; until then this member keeps voting."""
+        self._compared = False
+        """The primary has compared logs. News of its commit point does not: a member that has only
+        that, and cannot prove that its log reaches there, keeps voting too."""
         self._quiet_ticks = 0
         self._vote()
 
@@ -72,6 +75,7 @@ class Following:
     def on_prepare(self, prepare: Prepare) -> None:
         """See `Prepare`."""
         self._heard()
+        self._compared = True
         state = self._state
         if self._needs_copy or prepare.number >> GENERATION_SHIFT > state.generation:
             state.send(self._primary, NeedCopy(state.view, 0))
@@ -106,6 +110,7 @@ class Following:
     def on_copy_page(self, page: CopyPage) -> None:
         """See `CopyPage`."""
         self._heard()
+        self._compared = True
         state, copy = self._state, self._copy
         if copy is None or copy.copy_id != page.copy_id:
             generation = page.number >> GENERATION_SHIFT
@@ -169,7 +174,8 @@ class Following:
 
     def _vote(self) -> None:
         state = self._state
-        if self.settled or not state.may_vote:
+        enough = self._compared or self._told_commit_op <= self._matched_op
+        if (self.settled and enough) or not state.may_vote:
             return
         if self._primary != state.me:
             state.send(self._primary, state.vote())
