@@ -5,8 +5,9 @@ import http.client
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -87,6 +88,51 @@ class MemoryVolumes:
         del self.known[name]
 
 
+SHOWN: View = {
+    "group": 7,
+    "state": "served",
+    "primary": 2,
+    "view": (5 << 16) | 2,
+    "configuration": 3,
+    "members": [1, 2, 3],
+    "joining": [2, 3, 4],
+    "learners": [],
+    "silent": [1],
+    "commit_op": 90,
+    "digests": "equal",
+    "devices": [
+        {
+            "device": 2,
+            "node": "n2",
+            "role": "serving",
+            "standing": "member",
+            "last_op": 90,
+            "applied_op": 90,
+            "lag": 0,
+            "digest": "00112233",
+        }
+    ],
+}
+
+
+class MemoryGroups:
+    """Group 7, which has lost its quorum."""
+
+    async def list(self) -> list[View]:
+        return [await self.show(7)]
+
+    async def show(self, group: int) -> View:
+        if group != 7:
+            raise NotFound(f"no group {group}")
+        return SHOWN
+
+    async def force_members(self, group: int, members: Sequence[int]) -> View:
+        if len(members) > 1:
+            raise Conflict("a majority is alive")
+        plan = {"survivor": members[0], "members": [*members], "given_up": [1, 3]}
+        return {"group": group, **plan, "kept_op": 88, "committed_op": 90}
+
+
 class MemoryUsers:
     def __init__(self) -> None:
         self.known: dict[str, View] = {}
@@ -113,6 +159,7 @@ def serve(use: Callable[[AdminClient, str], None]) -> None:
                 map=FixedMap(),
                 gatherer=Gatherer(OsClock(), FixedMap(), FixedPeers()),  # type: ignore[arg-type]
                 volumes=MemoryVolumes(),
+                groups=MemoryGroups(),
                 users=MemoryUsers(),
                 token=TOKEN,
                 version="1",
@@ -275,5 +322,26 @@ def test_more_requests_than_the_limit_are_told_to_come_again() -> None:
         connection.close()
         for one in waiting:
             one.close()
+
+    serve(use)
+
+
+def test_groups_are_shown_and_forced_only_by_who_says_yes() -> None:
+    def use(client: AdminClient, _url: str) -> None:
+        assert client.get("/v1/groups") == {"groups": [SHOWN]}
+        assert client.get("/v1/groups/7")["members"] == [1, 2, 3]
+        for unknown in ("8", "seven", "-1", "\u0667"):
+            with pytest.raises(NotFound):
+                client.get("/v1/groups/" + quote(unknown))
+        path = "/v1/groups/7/force-members"
+        for body in ({"members": [1]}, {"members": [], "yes_i_lose_data": True}):
+            with pytest.raises(Invalid):
+                client.call("POST", path, body)
+        with pytest.raises(Invalid, match="yes_i_lose_data"):
+            client.call("POST", path, {"members": [1], "yes_i_lose_data": False})
+        with pytest.raises(Conflict, match="majority"):
+            client.call("POST", path, {"members": [1, 2], "yes_i_lose_data": True})
+        done = client.call("POST", path, {"members": [1], "yes_i_lose_data": True})
+        assert (done["members"], done["kept_op"]) == ([1], 88)
 
     serve(use)

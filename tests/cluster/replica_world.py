@@ -6,9 +6,11 @@ from itertools import count
 
 from pinfold.cluster.groups.configuration import Configuration, decode_configuration
 from pinfold.cluster.groups.entries import MEMBERS_KEY, decode_body, encode_body
+from pinfold.cluster.groups.forcing import plan_force
 from pinfold.cluster.groups.messages import Ack, Message, Standing, Vote, Voted, decode_voted
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.state import Birth, Limits
+from pinfold.cluster.groups.status import describe
 from pinfold.device.api import Entry, LogState
 from pinfold.model.ids import DeviceId, GroupId
 from tests.twins.log import MemoryLog
@@ -309,6 +311,16 @@ class World:
         """The newest one that is committed."""
         value = self.rows_at[-1].get(MEMBERS_KEY)
         return Configuration() if value is None else decode_configuration(value)
+
+    def force(self, *devices: int) -> None:
+        """As an operator who sees those that are up; what is not kept is no history any more."""
+        shown = [describe(member.replica) for member in self.up()]
+        plan = plan_force(shown, devices)
+        self.all[plan.survivor].replica.force(plan.configuration, plan.seen_number)
+        for op in [op for op in self.history if op > plan.kept_op]:
+            del self.history[op]
+        del self.rows_at[plan.kept_op + 1 :]
+        self.floor = 0
 
     def up(self) -> list[Member]:
         return [member for member in self.all.values() if member.up]

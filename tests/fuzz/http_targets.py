@@ -11,7 +11,14 @@ from pinfold.admin.gather import Gatherer
 from pinfold.admin.service import AdminParts, AdminService
 from pinfold.env.api import Listener
 from pinfold.s3.http import HttpServer
-from tests.admin.test_service import TOKEN, FixedMap, FixedPeers, MemoryUsers, MemoryVolumes
+from tests.admin.test_service import (
+    TOKEN,
+    FixedMap,
+    FixedPeers,
+    MemoryGroups,
+    MemoryUsers,
+    MemoryVolumes,
+)
 from tests.fuzz.harness import MIB, Target
 from tests.fuzz.mutations import mutated, raw_or
 from tests.fuzz.wires import MemoryWire
@@ -136,6 +143,7 @@ def admin_service() -> AdminService:
             map=FixedMap(),
             gatherer=Gatherer(HandClock(), FixedMap(), FixedPeers()),  # type: ignore[arg-type]
             volumes=MemoryVolumes(),
+            groups=MemoryGroups(),
             users=MemoryUsers(),
             token=TOKEN,
             version="1",

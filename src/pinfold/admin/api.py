@@ -4,6 +4,7 @@ Values are plain JSON-able mappings: the admin API passes them on and interprets
 but the names.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 View = dict[str, Any]
@@ -27,6 +28,25 @@ class VolumeAdmin(Protocol):
 
     async def delete(self, name: str, *, force: bool) -> None:
         """Refused while attached unless `force`."""
+        ...
+
+
+class GroupAdmin(Protocol):
+    """Row groups. NotFound for a number no group has."""
+
+    async def list(self) -> list[View]:
+        """All groups in order, each as `show` tells it."""
+        ...
+
+    async def show(self, group: int) -> View:
+        """What the devices that answer say of a group, and whether their digests agree."""
+        ...
+
+    async def force_members(self, group: int, members: Sequence[int]) -> View:
+        """Have a group that lost its quorum go on with these; what that gave up.
+
+        Conflict while it could go on by itself, Invalid and Unavailable for who is no survivor.
+        """
         ...
 
 

@@ -30,3 +30,11 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     email: Text = ""
     access_key: Word | None = None
     secret_key: Word | None = None
+
+
+class ForceMembers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/groups/GROUP/force-members."""
+
+    members: Annotated[list[int], msgspec.Meta(min_length=1, max_length=16)]
+    yes_i_lose_data: bool
+    """Must be true: whoever sends this has read what it costs."""

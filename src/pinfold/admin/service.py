@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import FilteringBoundLogger
 
 from pinfold.admin import requests as wanted
-from pinfold.admin.api import UserAdmin, VolumeAdmin
+from pinfold.admin.api import GroupAdmin, UserAdmin, VolumeAdmin
 from pinfold.admin.gather import Gatherer, volumes_or_none
 from pinfold.admin.gauges import cluster_gauges
 from pinfold.admin.merge import merge
@@ -83,6 +83,7 @@ class AdminParts:
     map: MapStore
     gatherer: Gatherer
     volumes: VolumeAdmin
+    groups: GroupAdmin
     users: UserAdmin
     token: str
     version: str
@@ -158,6 +159,9 @@ class AdminService:
                 web.get("/v1/volumes/{name}", self._volumes_show),
                 web.patch("/v1/volumes/{name}", self._volumes_resize),
                 web.delete("/v1/volumes/{name}", self._volumes_delete),
+                web.get("/v1/groups", self._groups_list),
+                web.get("/v1/groups/{group}", self._groups_show),
+                web.post("/v1/groups/{group}/force-members", self._groups_force),
                 web.get("/v1/users", self._users_list),
                 web.post("/v1/users", self._users_create),
                 web.delete("/v1/users/{id}", self._users_delete),
@@ -232,6 +236,20 @@ class AdminService:
         await self._parts.volumes.delete(request.match_info["name"], force=_forced(request))
         return web.Response(status=204)
 
+    async def _groups_list(self, _request: web.Request) -> web.Response:
+        return _json({"groups": await self._parts.groups.list()})
+
+    async def _groups_show(self, request: web.Request) -> web.Response:
+        return _json(await self._parts.groups.show(_group(request)))
+
+    async def _groups_force(self, request: web.Request) -> web.Response:
+        wish = await _body(request, wanted.ForceMembers)
+        if not wish.yes_i_lose_data:
+            raise Invalid("members are forced only by who says yes_i_lose_data")
+        group = _group(request)
+        self._parts.log.error("an operator forces members", group=group, members=wish.members)
+        return _json(await self._parts.groups.force_members(group, wish.members))
+
     async def _users_list(self, _request: web.Request) -> web.Response:
         return _json({"users": await self._parts.users.list()})
 
@@ -265,6 +283,13 @@ def _not_the_clients_fault(record: logging.LogRecord) -> bool:
     """Drop what is logged, with its stack, of bytes that are no HTTP: passers-by send those."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError)
+
+
+def _group(request: web.Request) -> int:
+    name = request.match_info["group"]
+    if not (name.isascii() and name.isdigit()):
+        raise NotFound(f"no group {name!r}: groups have numbers")
+    return int(name)
 
 
 def _forced(request: web.Request) -> bool:

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "status": "Show what is up, what is degraded and what to do about it.",
     "volume": "Create, list, resize and delete block volumes.",
     "user": "Create, list and delete S3 users and their keys.",
+    "group": "Show row groups; force the members of one that has lost its quorum.",
     "ring": "Build and inspect placement rings; works without a cluster.",
     "device": "Format, inspect, check and repair devices.",
     "sim": "Simulate whole clusters under faults and judge what clients saw.",

@@ -54,14 +54,19 @@ class Progress:
 
 
 class Leadership:
-    """Leads the state's view; serves once its first entry is committed."""
+    """Leads the state's view; serves once its first entry is committed.
 
-    def __init__(self, state: MemberState) -> None:
+    With `forced` members that entry names them, and is committed as soon as it is durable here.
+    """
+
+    def __init__(self, state: MemberState, forced: Configuration | None = None) -> None:
         self._state = state
         self._copies = 0
         if state.standing is not Standing.MEMBER:
             state.set_view(state.view, Standing.MEMBER)
-        self._first_op = state.propose(EMPTY_BODY, ()).op
+        body = EMPTY_BODY if forced is None else configuration_body(forced)
+        self._first_op = state.propose(body, decode_body(body)).op
+        self._forced_op = 0 if forced is None else self._first_op
         self.followers: dict[DeviceId, Progress] = {}
         self._peers: list[Progress] = []
         self.learners: tuple[DeviceId, ...] = ()
@@ -241,6 +246,8 @@ class Leadership:
             return own_op if device == state.me else followers[device].counted_op
 
         commit_op = min(own_op, state.configuration.reached(counted_op))
+        if self._forced_op <= own_op:
+            commit_op = max(commit_op, self._forced_op)
         if commit_op < self._first_op or commit_op <= state.commit_op:
             return
         state.commit_op = commit_op

@@ -7,7 +7,7 @@ no lower view is obeyed after a higher one was stored.
 
 from collections.abc import Callable, Sequence
 
-from pinfold.cluster.groups.configuration import GENERATION_SHIFT
+from pinfold.cluster.groups.configuration import GENERATION_SHIFT, Configuration
 from pinfold.cluster.groups.election import Election, answer_fetch
 from pinfold.cluster.groups.entries import Write
 from pinfold.cluster.groups.following import Following
@@ -30,6 +30,7 @@ from pinfold.cluster.groups.messages import (
 )
 from pinfold.cluster.groups.state import Birth, Limits, MemberState, Ports, ReplicaLog
 from pinfold.cluster.groups.views import NOBODY, next_view, owner
+from pinfold.model.errors import Conflict
 from pinfold.model.ids import DeviceId, GroupId
 
 _LIMITS = Limits()
@@ -206,6 +207,28 @@ class Replica:
         self._outside_ticks = max(0, self._outside_ticks - 1)
         self._role.tick()
 
+    def force(self, configuration: Configuration, seen_number: int) -> None:
+        """Take a configuration from the operator: this log is the group's from now on.
+
+        Everything in it counts as committed, by the operator's word, once the entry that says so
+        is durable here. Conflict, and nothing has changed, unless this log is whole and its
+        configuration is still the one that the operator saw.
+        """
+        state = self.state
+        if state.configuration.number != seen_number:
+            raise Conflict(f"the members of group {state.group} have changed meanwhile: look again")
+        if state.standing is not Standing.MEMBER or state.lost:
+            raise Conflict(f"device {state.me} holds no complete copy of group {state.group}")
+        state.forget_proposals()
+        state.generation = configuration.generation
+        state.set_view(next_view(state.view, state.me), Standing.MEMBER)
+        self._role = Following(state)
+        try:
+            self._role = leadership = Leadership(state, forced=configuration)
+        finally:
+            self._ports.role_changed()
+        leadership.start()
+
     def propose(self, body: bytes, writes: Sequence[Write]) -> int:
         """Append an entry as the serving primary; returns its op."""
         role = self._role
@@ -247,6 +270,10 @@ class Replica:
             self._on_outside(sender, message)
             return
         if isinstance(message, _NUMBERED) and self._overruled(sender, message.number):
+            if isinstance(message, Vote) and message.view == state.view:
+                self._take_vote(sender, message)
+            elif message.view > state.view and state.votes and sender in state.voters:
+                self.change_view(next_view(message.view, state.me))  # to lead it from there
             return
         if message.view < state.view:
             state.send(sender, Join(state.view, state.configuration.number))
@@ -271,6 +298,14 @@ class Replica:
                 role.on_vote(sender, message)
             elif isinstance(message, Fetched):
                 role.on_fetched(sender, message)
+
+    def _take_vote(self, sender: DeviceId, vote: Vote) -> None:
+        """A vote for this member's own view counts whatever generation the voter knows of."""
+        role = self._role
+        if type(role) is Election:
+            role.on_vote(sender, vote)
+        elif type(role) is Leadership and sender in role.followers:
+            role.greet(sender)
 
     def _overruled(self, sender: DeviceId, number: int) -> bool:
         """Whether the sender is of an older generation of members than this one; it is told."""

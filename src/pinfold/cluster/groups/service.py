@@ -17,6 +17,7 @@ from pinfold.cluster.bodies import Number, Short, taken
 from pinfold.cluster.groups import wire
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.checks import demand
+from pinfold.cluster.groups.configuration import decode_configuration
 from pinfold.cluster.groups.confirm import CONFIRM, FIELDS, Confirmer
 from pinfold.cluster.groups.liveness import Liveness
 from pinfold.cluster.groups.membership import Membership
@@ -42,6 +43,7 @@ GET: Final = "group.get"
 SCAN: Final = "group.scan"
 CHANGE: Final = "group.change"
 STATUS: Final = "group.status"
+FORCE: Final = "group.force"
 
 TICK_S: Final = 0.1
 """How often silence is looked at."""
@@ -70,6 +72,7 @@ _PAGE_MAX: Final = LISTING_PAGE_MAX + 1
 _PING: Final = tuple[
     list[Short], list[tuple[Short, Short, Number, Number, Number]], list[tuple[Short, float]]
 ]
+_FORCE: Final = tuple[Short, Short, Number, bytes]
 _GET: Final = tuple[Short, Short, bytes, list[Any]]
 
 
@@ -131,6 +134,7 @@ class GroupService:
         dispatcher.bind(SCAN, self._on_scan)
         dispatcher.bind(CHANGE, self._on_change)
         dispatcher.bind(STATUS, self._on_status)
+        dispatcher.bind(FORCE, self._on_force)
         peers.watch(self._on_session)
 
     async def add_device(
@@ -452,6 +456,21 @@ class GroupService:
 
     def _on_status(self, request: Request) -> HandlerResult:
         return Reply([msgspec.to_builtins(one) for one in self.status()])
+
+    def _on_force(self, request: Request) -> HandlerResult:
+        device, group, seen_number, configuration = taken(FORCE, request.body, _FORCE)
+        forced = decode_configuration(configuration)
+        bound = self.bound(DeviceId(device), GroupId(group))
+        _log.error(
+            "members are forced by an operator: what only others had committed is lost",
+            group=group,
+            survivor=device,
+            members=forced.members,
+            before=bound.replica.state.voters,
+            last_op=bound.replica.state.last_op,
+        )
+        bound.replica.force(forced, seen_number)
+        return _DONE
 
 
 _DONE: Final = Reply()

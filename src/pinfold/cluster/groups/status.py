@@ -39,6 +39,7 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Only where it is led."""
     first_op: int
     last_op: int
+    last_view: int
     commit_op: int
     applied_op: int
     digest: str
@@ -67,6 +68,7 @@ def describe(replica: Replica) -> GroupStatus:
         learners=leadership.learners if leadership is not None else (),
         first_op=state.first_op,
         last_op=state.last_op,
+        last_view=state.last_view,
         commit_op=state.commit_op,
         applied_op=state.applied_op,
         digest=_short(state.log.digest()),

@@ -8,6 +8,7 @@ from pinfold.admin.gather import Gatherer
 from pinfold.admin.service import AdminParts, AdminService
 from pinfold.node.context import NodeContext, Role, endpoint_of
 from pinfold.node.gateway import Gateway
+from pinfold.node.groups import Groups
 from pinfold.node.operators import Users, Volumes
 from pinfold.objects.buckets import Buckets
 from pinfold.volumes.registry import Registry
@@ -31,6 +32,7 @@ async def start(context: NodeContext) -> Role:
             map=context.map,
             gatherer=Gatherer(context.env.clock, context.map, context.peers),
             volumes=Volumes(registry),
+            groups=Groups(context.env.clock, context.map, context.peers),
             users=Users(accounts, buckets),
             token=context.access.token,
             version=__version__,
