@@ -49,3 +49,13 @@ def test_nothing_merges_to_nothing() -> None:
 
 def test_a_sample_with_empty_labels_gets_only_the_node() -> None:
     assert merge({"n1": "up{} 1.0\n"}) == 'up{node="n1"} 1.0\n'
+
+
+def test_what_is_no_sample_is_left_out() -> None:
+    texts = {"n": 'a 1\nnonsense\n{} 2\n 3\nb{x="y" 4\nc{} 5\n# TYPE \n\x00d 6\ne{z="{ }"} 7\n'}
+    merged = merge(texts)
+    assert [line for line in merged.splitlines() if not line.startswith("#")] == [
+        'a{node="n"} 1',
+        'c{node="n"} 5',
+        'e{node="n",z="{ }"} 7',
+    ]

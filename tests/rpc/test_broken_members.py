@@ -10,7 +10,7 @@ import pytest
 from pinfold.model.errors import Invalid, PinfoldError
 from pinfold.rpc.frames import Failed, encode_frame, encode_message
 from pinfold.rpc.limits import BATCH_HEAD_BYTES, BATCH_PAYLOAD_BYTES, STREAMS
-from pinfold.rpc.streams import InStream
+from pinfold.rpc.streams import CreditedOutStream, InStream
 from tests.fuzz.rpc_targets import LIMITS, Member, prove, sent_messages
 from tests.twins.virtual import run_virtual
 
@@ -124,6 +124,32 @@ def test_tiny_chunks_cost_what_they_carry(count: int, size: int) -> None:
         assert sum([len(piece) async for piece in stream]) == count * size
 
     run_virtual(story)
+
+
+def test_credit_beyond_the_window_is_refused() -> None:
+    """It would let a sender queue all it has: the window bounds what waits to be sent."""
+
+    async def story() -> None:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        stream = CreditedOutStream(Nowhere(), answer)
+        await stream.write(bytes(10))
+        stream.grant(10)
+        with pytest.raises(Invalid):
+            stream.grant(1)
+        answer.cancel()
+
+    run_virtual(story)
+
+
+class Nowhere:
+    def chunk(self, _view: memoryview) -> None:
+        return
+
+    def finish(self) -> None:
+        return
+
+    def abort(self) -> None:
+        return
 
 
 def test_a_stranger_that_is_refused_is_read_no_more() -> None:

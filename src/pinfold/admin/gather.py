@@ -24,12 +24,13 @@ class Gatherer:
 
     async def statuses(self) -> Mapping[str, dict[str, object]]:
         """`node.status` of every process that answers."""
-        return {name: answer.body for name, answer in (await self._ask("node.status")).items()}
+        answers = await self._ask("node.status")
+        return {name: one.body for name, one in answers.items() if isinstance(one.body, dict)}
 
     async def metrics(self) -> Mapping[str, str]:
         """The Prometheus text of every process that answers."""
         answers = await self._ask("node.metrics")
-        return {name: str(answer.payload, "utf-8") for name, answer in answers.items()}
+        return {name: str(answer.payload, "utf-8", "replace") for name, answer in answers.items()}
 
     async def _ask(self, operation: str) -> dict[str, Answer]:
         deadline = self._clock.monotonic() + ANSWER_S

@@ -4,7 +4,12 @@ Pure. The text format wants all samples of a metric together under one HELP and 
 process they came from; a process that reports the same metric with another type loses to the first.
 """
 
+import re
 from collections.abc import Mapping
+from typing import Final
+
+_SAMPLE: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*({.*})? ")
+"""A name, labels, a value. What else a process says is left out: it may be broken."""
 
 
 def merge(texts: Mapping[str, str]) -> str:
@@ -35,7 +40,7 @@ def _take(families: dict[str, _Family], label: str, text: str) -> None:
         if line.startswith(("# HELP ", "# TYPE ")):
             _, kind, current, *_rest = line.split(" ", 3)
             families.setdefault(current, _Family()).comments.setdefault(kind, line)
-        elif line and not line.startswith("#"):
+        elif _SAMPLE.match(line):
             name = line[: _name_end(line)]
             # _total, _bucket, _sum, _count, _created samples stand below their family's comments
             family = current if current and name.startswith(current) else name
@@ -53,7 +58,6 @@ def _labelled(line: str, label: str) -> str:
 def _name_end(line: str) -> int:
     """Where a sample's metric name ends: at its labels or its value."""
     brace, space = line.find("{"), line.find(" ")
-    assert space > 0, "a sample has a name and a value"
     return brace if 0 < brace < space else space
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from pinfold.model.errors import Invalid
+from pinfold.model.errors import Invalid, Unavailable
 
 T = TypeVar("T")
 
@@ -25,6 +25,17 @@ Check = Annotated[int, msgspec.Meta(ge=0)]
 
 Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 """Of a blob or of a volume."""
+
+
+def answered(operation: str, body: Any, kind: type[T]) -> T:
+    """The body of an answer as `kind`; Unavailable when it is something else.
+
+    Whoever answers so is as good as away: there may be another to ask.
+    """
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise Unavailable(f"{operation} was answered with nonsense: {error}") from None
 
 
 def taken(operation: str, body: Any, kind: type[T]) -> T:

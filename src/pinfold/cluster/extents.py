@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from pinfold.cluster.bodies import Id, Number, Short, taken
+from pinfold.cluster.bodies import Id, Number, Short, answered, taken
 from pinfold.device.api import Claim, Device, ExtentOp, ExtentStore
 from pinfold.env.api import Buffer
 from pinfold.model.errors import (
@@ -51,6 +51,11 @@ PARKED_MAX: Final = 4_096
 
 _ALLOCATED_EXTENTS_MAX: Final = 4096
 """Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
+
+_CLAIMED: Final = tuple[Id, Short, list[tuple[Short, Number]], bool]
+_MARKS: Final = list[tuple[Short, Number, bool]]
+_RUNS: Final = list[list[tuple[Short, Short]]]
+"""Answers."""
 
 _CLAIM: Final = tuple[Short, Id, Number, Number]
 _FORMS: Final[dict[str, Any]] = {
@@ -135,9 +140,8 @@ class ExtentClient:
         """Flush the token there and open a stream (higher than any of this token so far)."""
         body = [device, volume, token, stream]
         answer = await self._call(device, "extent.claim", body, deadline=deadline)
-        uuid, boot, dirty, lost = answer.body
-        marks = [(int(index), int(epoch)) for index, epoch in dirty]
-        return Claimed(DeviceUuid(uuid), Boot(boot), marks, bool(lost))
+        uuid, boot, dirty, lost = answered("extent.claim", answer.body, _CLAIMED)
+        return Claimed(DeviceUuid(uuid), Boot(boot), dirty, lost)
 
     def write(
         self,
@@ -176,7 +180,8 @@ class ExtentClient:
     async def marks(self, address: Address, *, deadline: float) -> list[Mark]:
         """The marks of every extent of the volume present there, in order."""
         answer = await self._call(address.device, "extent.marks", address, deadline=deadline)
-        return [Mark(ExtentIndex(i), epoch, bool(dirty)) for i, epoch, dirty in answer.body]
+        marks = answered("extent.marks", answer.body, _MARKS)
+        return [Mark(ExtentIndex(i), epoch, dirty) for i, epoch, dirty in marks]
 
     async def allocated(
         self, address: Address, indexes: Sequence[int], *, deadline: float
@@ -184,7 +189,7 @@ class ExtentClient:
         """(offset, length) runs that hold data, for each extent asked about."""
         body = (*address, list(indexes))
         answer = await self._call(address.device, "extent.allocated", body, deadline=deadline)
-        return [[(offset, length) for offset, length in runs] for runs in answer.body]
+        return answered("extent.allocated", answer.body, _RUNS)
 
     async def restored(self, address: Address, *, deadline: float) -> None:
         """Tell a device that had lost the volume that all of it was written and flushed again."""

@@ -70,7 +70,12 @@ class CreditedOutStream:
             self._answer.cancel()
 
     def grant(self, count: int) -> None:
-        """The receiver takes `count` bytes more."""
+        """The receiver takes `count` bytes more. Raises Invalid beyond the window.
+
+        It is what bounds the bytes that wait here to be sent.
+        """
+        if self._credit + count > CREDIT_WINDOW_BYTES:
+            raise Invalid(f"stream: credit of {count} bytes beside {self._credit}")
         self._credit += count
         self._wake()
 

@@ -322,8 +322,11 @@ class _Read:
             if self._timer is not None:
                 self._timer.cancel()
             payload = answer.result().payload
-            assert len(payload) == self._length, "a device answers what was asked"
-            self._result.set_result([payload])
+            if len(payload) == self._length:
+                self._result.set_result([payload])
+            else:
+                self._error = Corrupt(f"{len(payload)} bytes answered for {self._length}")
+                self._next()
         elif isinstance(error, PinfoldError):
             if not isinstance(error, NotFound) and not isinstance(self._error, Corrupt):
                 self._error = error

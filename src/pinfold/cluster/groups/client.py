@@ -12,9 +12,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pinfold.cluster.api import Change, Changed, Check, Collapse, Page, Row
+from pinfold.cluster.bodies import Number, Short, answered
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.membership import GroupOf, Membership
 from pinfold.cluster.groups.service import CHANGE, GET, SCAN
+from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Buffer, Env
 from pinfold.model.errors import (
     Busy,
@@ -40,6 +42,12 @@ _BACKOFF_MAX_S: Final = 0.2
 """Pauses between attempts, doubled each time and shortened at random by up to a half."""
 
 _encode = msgspec.msgpack.Encoder().encode
+_HINT: Final = tuple[Number, Short, list[Short]]
+"""What a refusal tells: the view, who leads it, the members."""
+
+_FAILED: Final = tuple[Number, bytes | None]
+"""What a conflict tells: which check failed, and its row."""
+
 _items_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes | None]])
 
 T = TypeVar("T")
@@ -95,9 +103,13 @@ class RowClient:
             answer = await self._ask(self._group_of(place), SCAN, arguments)
         except Conflict as conflict:
             raise _with_row(conflict) from None
-        items = _items_decoder.decode(answer.payload)
+        try:
+            items = _items_decoder.decode(answer.payload)
+        except UNREADABLE as error:
+            raise Unavailable(f"{SCAN} was answered with nonsense: {error}") from None
+        next_start = answered(SCAN, answer.body, bytes | None)  # type: ignore[arg-type]
         rows = ((key, None if value is None else decode_row(value)) for key, value in items)
-        return Page(tuple(rows), answer.body)
+        return Page(tuple(rows), next_start)
 
     async def change(self, place: bytes, change: Change) -> Changed:
         """See `Rows.change`."""
@@ -105,7 +117,7 @@ class RowClient:
             answer = await self._ask(self._group_of(place), CHANGE, (), (_encode(change),))
         except Conflict as conflict:
             raise _with_row(conflict) from None
-        version, stamp_ms = answer.body
+        version, stamp_ms = answered(CHANGE, answer.body, tuple[Number, Number])
         return Changed(version, stamp_ms)
 
     async def ask(self, group: GroupId, operation: str, arguments: tuple[Any, ...]) -> Answer:
@@ -181,11 +193,12 @@ class RowClient:
         refusal: NotPrimary,
     ) -> bool:
         """Take the hint of a refusal. True when it names another member by a later view."""
-        detail = refusal.detail
-        if not isinstance(detail, list | tuple) or len(detail) != 3:
+        try:
+            view, led_by, named = answered("the hint", refusal.detail, _HINT)
+        except Unavailable:
             self._try_next(group, members, asked)
             return False
-        view, device, named = detail
+        device = DeviceId(led_by)
         known = self._primaries.get(group)
         if known is not None and view < known[0]:
             self._try_next(group, members, asked)
@@ -210,9 +223,7 @@ class RowClient:
 
 def _with_row(conflict: Conflict) -> Conflict:
     """The conflict with its row decoded."""
-    detail = conflict.detail
-    assert isinstance(detail, list | tuple), "conflicts of the row log name their row"
-    index, value = detail
+    index, value = answered("a check", conflict.detail, _FAILED)
     row = None if value is None else decode_row(value)
     return Conflict(conflict.message, detail=(index, row))
 

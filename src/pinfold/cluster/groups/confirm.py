@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from pinfold.cluster.bodies import answered
 from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.membership import Membership
 from pinfold.env.api import Clock
@@ -169,11 +170,16 @@ class Confirmer:
         began: float,
         future: "asyncio.Future[Answer]",
     ) -> None:
+        refused: list[int] = []
         failed = future.cancelled() or future.exception() is not None
+        if not failed:
+            try:
+                refused = answered(CONFIRM, future.result().body or [], list[int])
+            except Unavailable:
+                failed = True
         took_s = _FAILED_S if failed else self._clock.monotonic() - began
         known_s = self._response_s.get(node, took_s)
         self._response_s[node] = known_s + (took_s - known_s) * (1 if failed else _NEW_WEIGHT)
-        refused = () if failed else future.result().body or ()
         retry: list[_Question] = []
         for position, (device, one) in enumerate(about):
             one.waiting -= 1
