@@ -1,7 +1,8 @@
 """A led group at work: changes wait, become entries, and are answered once committed.
 
-While entries are in flight further changes wait and share the next one, so the busier a group,
-the larger its entries. Reads wait for a confirmation and see everything committed before it.
+While entries are in flight further changes wait, in fair turns of their rows, and share the next
+one, so the busier a group, the larger its entries. Reads wait for a confirmation and see everything
+committed before it.
 
 What is answered: a success when its entry is committed; a conflict when everything it was judged
 by is committed and a majority has confirmed the view after that (else a primary that was replaced
@@ -21,6 +22,7 @@ from pinfold.cluster.groups.ledger import Batch, Ledger
 from pinfold.cluster.groups.pace import Pace
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.scan import RowIterator
+from pinfold.cluster.groups.turns import WAITING_PER_ROW, Turns, row_of
 from pinfold.env.api import Clock
 from pinfold.model.errors import Busy, Conflict, DeadlineExceeded, PinfoldError, Unavailable
 from pinfold.model.limits import MIB
@@ -60,7 +62,7 @@ class Serving:
         self._clock = clock
         self._confirm = confirm
         self._ready = ready
-        self._waiting: deque[_Work] = deque()
+        self._waiting: Turns[_Work] = Turns()
         self._waiting_bytes = 0
         self._removals: deque[tuple[Sequence[bytes], Answering]] = deque()
         self._in_flight: deque[tuple[int, list[tuple[Answering, Changed]]]] = deque()
@@ -92,13 +94,18 @@ class Serving:
         Busy at the limits, and at once when its turn would come behind the deadline. What waited
         until then all the same is dropped.
         """
+        row = row_of(change)
         waiting = len(self._waiting) + self._judged
         if waiting >= WAITING_CHANGES or self._waiting_bytes + size > WAITING_BYTES:
             raise Busy("too many changes wait in this group")
-        if self._pace.wait_s(len(self._waiting)) > deadline - self._clock.monotonic():
-            raise Busy(f"{len(self._waiting)} changes wait in this group, too many to be in time")
+        crowded = self._waiting_bytes > WAITING_BYTES // 2 and self._waiting.waiting(row)
+        if crowded or self._waiting.waiting(row) >= WAITING_PER_ROW:
+            raise Busy("too many changes of this row wait")
+        ahead = self._waiting.ahead(row)
+        if self._pace.wait_s(ahead) > deadline - self._clock.monotonic():
+            raise Busy(f"{ahead} changes wait in this group, too many to be in time")
         answer = self._new_answer()
-        self._waiting.append((change, size, deadline, answer))
+        self._waiting.put(row, (change, size, deadline, answer))
         self._waiting_bytes += size
         self._schedule()
         return answer
@@ -184,7 +191,7 @@ class Serving:
         done: list[tuple[Answering, Changed]] = []
         judged: list[tuple[int, Answering, Changed | Conflict]] = []
         while waiting and not batch.full:
-            change, size, deadline, answer = waiting.popleft()
+            change, size, deadline, answer = waiting.take()
             self._waiting_bytes -= size
             if deadline <= now:
                 _fail(answer, DeadlineExceeded("the change waited until its deadline"))
