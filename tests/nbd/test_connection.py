@@ -12,6 +12,7 @@ from pinfold.nbd.counters import Counters
 from pinfold.nbd.handshake import ExportFacts
 from pinfold.nbd.window import Window
 from pinfold.volumes.io import READ, WRITE, Io, Owner
+from tests.fuzz.nbd_targets import CONTEXT, FLAGS, GO, STRUCTURED
 from tests.twins.virtual import run_virtual
 
 FACTS = ExportFacts(name="v", size=1 << 30, description="")
@@ -311,3 +312,23 @@ def test_counters_tell_kinds_apart() -> None:
 
     counters.answered([Io(READ, 0, 9, Nobody()), Io(WRITE, 0, 1, Nobody())], 10)
     assert (counters.reads, counters.writes, counters.payload_bytes) == (1, 1, 10)
+
+
+def test_block_status_requests_count_what_their_answers_take() -> None:
+    """28 bytes ask for the runs of 4 GiB: thousands at once would fill the memory."""
+
+    def story(desk: Desk, _connection: Connection, _wire: Wire) -> None:
+        connection, wire = Connection(desk), Wire()
+        connection.connection_made(wire)
+        feed(connection, wire, FLAGS + STRUCTURED + CONTEXT + GO)
+        asked = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_BLOCK_STATUS, 1, 0, 1 << 20)
+        left = feed(connection, wire, asked * 1000)
+        assert not wire.reading
+        assert len(desk.waiting()) == 4
+        while desk.batches:
+            answer(desk.batches.pop(0))
+            left = feed(connection, wire, left)
+        assert desk.window.used == 0
+        connection.connection_lost(None)
+
+    stage(story, NbdSettings(connection_bytes=1 << 20))

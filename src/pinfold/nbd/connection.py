@@ -27,9 +27,15 @@ from pinfold.nbd.handshake import (
     Transmit,
     greeting,
 )
-from pinfold.nbd.transmission import HEADER_BYTES, REQUEST_COST, ProtocolViolation, Transmission
+from pinfold.nbd.transmission import (
+    HEADER_BYTES,
+    REQUEST_COST,
+    ProtocolViolation,
+    Transmission,
+    extra_cost,
+)
 from pinfold.nbd.window import Window
-from pinfold.volumes.io import CACHE, READ, WRITE, Io, Owner
+from pinfold.volumes.io import READ, WRITE, Io, Owner
 
 RECEIVE_BYTES: Final = 256 << 10
 """A receive buffer: what a client may have sent since the last tick, some 60 writes of 4 KiB."""
@@ -303,15 +309,16 @@ class Connection(asyncio.BufferedProtocol):
         return min(self._share(), self._desk.window.room)
 
     def _hold(self, ios: list[Io]) -> None:
-        size = 0
+        size = REQUEST_COST * len(ios)
         for io in ios:
             kind = io.kind
-            if kind in (READ, CACHE):
+            if kind == READ:
                 size += io.length
             elif kind == WRITE:
                 size += io.length
                 self._pinned = True
-        size += REQUEST_COST * len(ios)
+            else:
+                size += extra_cost(io)
         self._held += size
         self._desk.window.take(size)
 
@@ -423,8 +430,8 @@ class Connection(asyncio.BufferedProtocol):
             reply(io, out)
             if io.kind == READ or io.kind == WRITE:
                 carried += io.length
-            elif io.kind == CACHE:
-                size += io.length
+            else:
+                size += extra_cost(io)
         if transport is not None and not transport.is_closing():
             if carried <= JOIN_BYTES:
                 transport.write(b"".join(out))

@@ -44,6 +44,9 @@ _CARRYING: Final = (READ, WRITE, CACHE)
 REQUEST_COST: Final = 512
 """Bytes of memory a request takes besides its payload, for the limits' sake."""
 
+STATUS_BYTES: Final = 256 << 10
+"""Memory that finding and telling the runs of a block status request takes."""
+
 _ERRNO: Final[tuple[tuple[type[PinfoldError], int], ...]] = (
     (Full, nbd.ENOSPC),
     (Fenced, nbd.ESHUTDOWN),
@@ -53,6 +56,13 @@ _ERRNO: Final[tuple[tuple[type[PinfoldError], int], ...]] = (
 )
 """What went wrong, in the protocol's words; anything else is EIO. A session that has ended says
 ESHUTDOWN: the client may come back, so it must not take this for a broken disk."""
+
+
+def extra_cost(io: Io) -> int:
+    """Bytes of memory a request takes beside REQUEST_COST until it is answered."""
+    if io.kind in _CARRYING:
+        return io.length
+    return STATUS_BYTES if io.kind == STATUS else 0
 
 
 class ProtocolViolation(Exception):
@@ -111,7 +121,7 @@ class Transmission:
                     if command == nbd.CMD_WRITE:
                         io.payload = data[start + HEADER_BYTES : start + size]
                     ios.append(io)
-                    room -= REQUEST_COST + (length if io.kind in _CARRYING else 0)
+                    room -= REQUEST_COST + extra_cost(io)
             start += size
         return start, HEADER_BYTES
 

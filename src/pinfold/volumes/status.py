@@ -43,6 +43,8 @@ async def find_runs(
         except Unavailable as error:
             holder.failed(lane, stream, error)
             raise
+        if len(found) != len(extents):
+            raise Unavailable(f"runs of {len(found)} extents answered for {len(extents)}")
         held.update(zip(extents, found, strict=True))
     runs = Runs()
     for extent, within, length in pieces:
