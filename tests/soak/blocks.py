@@ -80,7 +80,7 @@ class BlockWorker:
         try:
             for number in sorted(self._allowed):
                 self._look(number, client.read(number * BLOCK, BLOCK))
-            self._tally.succeeded("disks", "disk verified")
+                self._tally.succeeded("disks", "disk block verified")
         except (OSError, NbdError) as error:
             self._tally.violated(f"{self._volume}: cannot be read after the healing: {error!r}")
         finally:

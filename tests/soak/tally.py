@@ -6,12 +6,16 @@ from collections import Counter
 
 VIOLATIONS_SHOWN = 20
 
+PAUSE_TOLD_S = 8.0
+"""Pauses that are told as they end: what a view change, a restart or a stop alone never take."""
+
 
 class Tally:
     """Counts; every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._began = time.monotonic()
         self.operations: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.troubles: Counter[str] = Counter()
@@ -31,6 +35,8 @@ class Tally:
             pause = now - self._success.get(load, now)
             self.longest[load] = max(self.longest.get(load, 0.0), pause)
             self._success[load] = now
+            if pause > PAUSE_TOLD_S:
+                self._tell(f"{load}: nothing for {pause:.1f} s")
 
     def failed(self, operation: str, how: object) -> None:
         """An operation had no certain outcome: expected while processes die."""
@@ -41,12 +47,16 @@ class Tally:
         """Something was killed or stopped."""
         with self._lock:
             self.troubles[what] += 1
+            self._tell(what)
 
     def violated(self, what: str) -> None:
         """A promise was broken."""
         with self._lock:
             self.violations.append(what)
-            print(f"VIOLATION {what}", flush=True)
+            self._tell(f"VIOLATION {what}")
+
+    def _tell(self, what: str) -> None:
+        print(f"{time.monotonic() - self._began:8.1f}  {what}", flush=True)
 
     def verified(self, count: int) -> None:
         """So many bytes were read and right."""

@@ -77,25 +77,26 @@ class Troubles:
             if self._rng.random() < 0.3:
                 self._stop_for_a_while(name, processes[name])
             else:
-                _signal(processes[name], signal.SIGKILL)
                 self._tally.troubled(f"kill -9 {name}")
+                _signal(processes[name], signal.SIGKILL)
 
     def _kill_all(self, processes: dict[str, int]) -> None:
         self.kills_of_all += 1
+        self._tally.troubled("kill -9 of everything")
         everybody = [self.cluster.process.pid, *processes.values()]
         for pid in everybody:
             _signal(pid, signal.SIGKILL)
         self.cluster.end()
         for pid in everybody:
             assert gone(pid), f"process {pid} does not die"
-        self._tally.troubled("kill -9 of everything")
         self.cluster = self._up()
+        self._tally.troubled("started again")
 
     def _stop_for_a_while(self, name: str, pid: int) -> None:
+        self._tally.troubled(f"SIGSTOP {name}")
         _signal(pid, signal.SIGSTOP)
         self._wait(self._rng.uniform(*STOP_S))
         _signal(pid, signal.SIGCONT)
-        self._tally.troubled(f"SIGSTOP {name}")
 
     def _wait(self, seconds: float) -> bool:
         """Sample memory meanwhile; whether to stop."""
