@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from pinfold.cluster.api import BlobRef, Change, Counter, Row
+from pinfold.cluster.extents import SPAN
 from tests.fuzz.operation_targets import run_operations
 
 OP_ID = b"o" * 16
@@ -34,6 +35,9 @@ ASKED: dict[str, list[tuple[str, Any, bytes]]] = {
     "a write at no epoch": [CLAIM, ("extent.write", [*STREAM, 0, None, 1, 0, b""], b"")],
     "a write stable at text": [CLAIM, ("extent.write", [*STREAM, 0, 1, 1, "2", b""], b"")],
     "a stable sequence below 0": [CLAIM, ("extent.stable", [*STREAM, -1], b"")],
+    "a read of all there is": [
+        CLAIM, ("extent.read", [*STREAM, 0, SPAN.pack(1, 0, 4 << 20) * 17], b"")
+    ],
     "a dropped list": [("extent.drop", [1, [VOLUME]], b"")],
     "a blob id of one byte": [("blob.put", [1, b"b", 0, []], b"")],
     "a streamed blob of no id": [("blob.stream", [1, None, 3, [1]], b"abc")],

@@ -33,6 +33,7 @@ from pinfold.model.errors import (
 )
 from pinfold.model.ids import Boot, DeviceId, DeviceUuid, ExtentIndex, NodeName, Token, VolumeId
 from pinfold.rpc.api import Answer, Body, Dispatcher, Peers, Reply, Request
+from pinfold.rpc.limits import PAYLOAD_BYTES
 
 OP: Final = struct.Struct("<BIII")
 """One packed operation: kind, extent, offset, length."""
@@ -379,6 +380,8 @@ def _act_read(
         spans = list(SPAN.iter_unpack(packed))
     except struct.error as error:
         raise Invalid("malformed spans") from error
+    if (asked := sum(length for _, _, length in spans)) > PAYLOAD_BYTES:
+        raise Invalid(f"{asked} bytes in one read, an answer carries {PAYLOAD_BYTES}")
     volume, token = request.body[2], request.body[3]
     found = store.read(volume, token, spans, deadline=request.deadline)
     if isinstance(found, list):
