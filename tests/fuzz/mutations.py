@@ -12,7 +12,7 @@ _LIES = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80
          0xFFFFFFFF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
 """What a length or an offset should not be."""
 
-_LONGEST = 512 << 10
+_LONGEST = 256 << 10
 """Repeats of repeats would fill the memory with the input alone."""
 
 _FIELDS = ("B", ">H", "<H", ">I", "<I", ">Q", "<Q")

@@ -90,7 +90,7 @@ TOKENS = (*OPTIONS, *REQUESTS)
 def _haggle(data: bytes, piece: int) -> tuple[bytes, list[str], bytes]:
     """(bytes sent, decisions, what is left for the transmission) of one handshake."""
     handshake = Handshake()
-    sent, decisions = b"", []
+    sent, decisions = bytearray(), []
     for at in range(0, len(data), piece):
         queue: list[Action] = handshake.receive(data[at : at + piece])
         while queue:
@@ -103,29 +103,30 @@ def _haggle(data: bytes, piece: int) -> tuple[bytes, list[str], bytes]:
                 case ListExports():
                     queue += handshake.listed(["v", "é"])
                 case Close():
-                    return sent, [*decisions, "close"], b""
+                    return bytes(sent), [*decisions, "close"], b""
                 case Transmit():
                     decisions.append(f"transmit {action.structured} {action.allocation}")
-                    return sent, decisions, action.rest + data[at + piece :]
-    return sent, decisions, b""
+                    return bytes(sent), decisions, action.rest + data[at + piece :]
+    return bytes(sent), decisions, b""
 
 
 def run_handshake(data: bytes) -> str:
     """However the bytes are cut, the same replies and the same decision come of them."""
     whole, cut = _haggle(data, len(data) or 1), _haggle(data, 1 + len(data) % 13 + len(data) // 500)
     assert whole == cut
-    return f"{whole[1]} {sorted(_option_replies(whole[0]))}"
+    return f"{whole[1]} {_option_replies(whole[0])}"
 
 
-def _option_replies(sent: bytes) -> set[int]:
-    kinds = set()
-    while len(sent) >= nbd.OPTION_REPLY.size:
-        magic, _option, kind, length = nbd.OPTION_REPLY.unpack_from(sent)
+def _option_replies(sent: bytes) -> str:
+    """A letter for each kind of reply to an option."""
+    kinds, at = set(), 0
+    while len(sent) >= at + nbd.OPTION_REPLY.size:
+        magic, _option, kind, length = nbd.OPTION_REPLY.unpack_from(sent, at)
         if magic != nbd.REPLY_MAGIC:
             break  # the answer to EXPORT_NAME has no head
-        kinds.add(kind)
-        sent = sent[nbd.OPTION_REPLY.size + length :]
-    return kinds
+        kinds.add(chr(ord("a" if kind < 1 << 31 else "A") + kind % 32))
+        at += nbd.OPTION_REPLY.size + length
+    return "".join(sorted(kinds))
 
 
 class MemoryDesk:
@@ -189,12 +190,12 @@ def run_connection(data: bytes) -> str:
         sent, _left, wire, desk = await _converse(data)
         outcome = "ended" if wire.closing else "open"
         if _agreed and _agreed[-1].startswith("transmit"):
-            cookies, sane = _cookies(rest)
+            cookies, sane, commands = _cookies(rest)
             structured = _agreed[-1].startswith("transmit True")
             answers = _answers(sent, structured, cookies)
             if sane:
                 assert Counter(answers) == Counter(cookies)
-            outcome += f" {len(cookies)} {sane}"
+            outcome += f" {commands} {sane} {len(answers) == len(cookies)}"
         wire.end()
         assert desk.window.used == 0
         assert desk.went == 1
@@ -207,21 +208,26 @@ def run_connection(data: bytes) -> str:
     return run_virtual(story)
 
 
-def _cookies(rest: bytes) -> tuple[list[int], bool]:
-    """The cookies of the requests in a transmission, and whether all of it can be understood."""
-    cookies = []
-    while len(rest) >= nbd.REQUEST.size:
-        magic, _flags, command, cookie, _offset, length = nbd.REQUEST.unpack_from(rest)
+def _cookies(rest: bytes) -> tuple[list[int], bool, str]:
+    """The cookies of the requests, whether all of it can be understood, letters of commands."""
+    cookies: list[int] = []
+    commands: set[str] = set()
+    at, sane = 0, True
+    while len(rest) >= at + nbd.REQUEST.size:
+        magic, _flags, command, cookie, _offset, length = nbd.REQUEST.unpack_from(rest, at)
         if magic != nbd.REQUEST_MAGIC or (command == nbd.CMD_WRITE and length > 32 * MIB):
-            return cookies, False
+            sane = False
+            break
         size = nbd.REQUEST.size + (length if command == nbd.CMD_WRITE else 0)
+        commands.add(chr(ord("a") + min(command, 25)))
         if command == nbd.CMD_DISC:
-            return cookies, False  # it may leave before its last answers
-        if len(rest) < size:
+            sane = False  # it may leave before its last answers
+            break
+        if len(rest) < at + size:
             break
         cookies.append(cookie)
-        rest = rest[size:]
-    return cookies, True
+        at += size
+    return cookies, sane, "".join(sorted(commands))
 
 
 def _answers(sent: bytes, structured: bool, cookies: list[int]) -> list[int]:
@@ -235,20 +241,26 @@ def _answers(sent: bytes, structured: bool, cookies: list[int]) -> list[int]:
 
 
 def _structured(sent: bytes) -> Any:
-    while sent:
-        magic, _flags, _kind, cookie, length = nbd.CHUNK.unpack_from(sent)
+    at = 0
+    while at < len(sent):
+        magic, _flags, _kind, cookie, length = nbd.CHUNK.unpack_from(sent, at)
         assert magic == nbd.CHUNK_MAGIC
         yield cookie
-        sent = sent[nbd.CHUNK.size + length :]
+        at += nbd.CHUNK.size + length
 
 
 def _simple(sent: bytes) -> Any:
     """The payload of a simple reply has no length: it is all zeroes here."""
-    while sent:
-        magic, _error, cookie = nbd.SIMPLE_REPLY.unpack_from(sent)
+    start = struct.pack(">I", nbd.SIMPLE_REPLY_MAGIC)
+    at = 0
+    while at < len(sent):
+        magic, _error, cookie = nbd.SIMPLE_REPLY.unpack_from(sent, at)
         assert magic == nbd.SIMPLE_REPLY_MAGIC
         yield cookie
-        sent = sent[nbd.SIMPLE_REPLY.size :].lstrip(b"\0")
+        behind = sent.find(start, at + nbd.SIMPLE_REPLY.size)
+        payload = sent[at + nbd.SIMPLE_REPLY.size : None if behind < 0 else behind]
+        assert not payload.strip(b"\0")
+        at += nbd.SIMPLE_REPLY.size + len(payload)
 
 
 TARGETS = (
