@@ -51,7 +51,7 @@ soak: MINUTES = 20
 soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
-test: check unit cluster
+test: check unit sim cluster
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench

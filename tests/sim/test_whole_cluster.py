@@ -9,7 +9,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from pinfold.cli.sim import sim
+from pinfold.cli.sim import sim, tell
+from pinfold.sim.account import Line, Violation
 from pinfold.sim.faults import FAULTS
 from pinfold.sim.many import Outcome, report, run_many
 from pinfold.sim.plan import FAULT_RATES, Plan, make_plan
@@ -104,25 +105,41 @@ def test_a_run_that_does_not_end_is_a_violation_that_says_who_waits() -> None:
     assert result.timeline
 
 
-def test_a_violation_is_told_with_its_timeline_and_the_command_that_replays_it() -> None:
-    result = run_seed(0, plan=_unfounded())
-    outcome = Outcome(
-        seed=31,
-        plan=result.plan.describe(),
-        trace=result.trace,
-        events=result.events,
-        virtual_s=result.virtual_s,
-        real_s=result.real_s,
-        violations=tuple(result.violations),
-        counts=result.counts,
-        timeline=tuple(result.timeline),
+def _outcome(seed: int, violations: tuple[Violation, ...]) -> Outcome:
+    return Outcome(
+        seed=seed,
+        plan="3 nodes",
+        trace="abc",
+        events=5,
+        virtual_s=9.5,
+        real_s=0.5,
+        violations=violations,
+        counts={"put ok": 7},
+        timeline=(Line(4.25, "n1", "crashes"), Line(4.5, "o1", "get b/a ok: o1.7")),
     )
+
+
+LOST = Violation("linearizable", "no place for: get b/a", 4.5)
+
+
+def test_a_violation_is_told_with_its_timeline_and_the_command_that_replays_it() -> None:
     lines: list[str] = []
-    report(outcome, lines.append)
-    text = "\n".join(lines)
-    assert "replay: pinfold sim run --seed 31" in text
-    assert "founder    create-bucket bucket0" in text
-    assert "hang in found" in text
+    report(_outcome(31, (LOST,)), lines.append)
+    assert "      4.2500  n1         crashes" in lines
+    assert "  linearizable at 4.5000 s: no place for: get b/a" in lines
+    assert lines[-1] == "replay: pinfold sim run --seed 31"
+
+
+def test_the_first_violation_ends_the_run_unless_told_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outcomes = [_outcome(31, ()), _outcome(32, (LOST,)), _outcome(33, ())]
+    assert not tell(outcomes, 3, keep_going=False, as_json=False)
+    assert "replay: pinfold sim run --seed 32" in capsys.readouterr().out
+    assert not tell(outcomes, 3, keep_going=True, as_json=False)
+    assert "3 of 3 seeds, 1 with violations" in capsys.readouterr().out
+    assert tell(outcomes[:1], 1, keep_going=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["counts"] == {"put ok": 7}
 
 
 def test_many_seeds_in_two_processes_have_the_results_they_have_alone() -> None:

@@ -2,14 +2,18 @@
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from pinfold.cli.cluster import json_option
 from pinfold.sim.many import Outcome, report, run_many
 from pinfold.sim.run import run_seed
+
+_PROGRESS: Final = 50
+"""Seeds between two lines of progress: about half a minute."""
 
 
 @click.group(epilog="Example: pinfold sim run --seed 7")
@@ -37,33 +41,29 @@ def run(
     if trace:
         _print_trace(seed)
         return
+    outcomes = run_many(seed, seeds, runs=2 if twice else 1, processes=jobs)
+    if not tell(outcomes, seeds, keep_going=keep_going, as_json=as_json):
+        raise SystemExit(1)
+
+
+def tell(outcomes: Iterable[Outcome], seeds: int, *, keep_going: bool, as_json: bool) -> bool:
+    """Print outcomes as they come, and progress; whether all seeds kept every promise."""
     started = time.monotonic()
-    failed: list[Outcome] = []
-    done = 0
-    for outcome in run_many(seed, seeds, runs=2 if twice else 1, processes=jobs):
-        done += 1
+    failed = 0
+    for done, outcome in enumerate(outcomes, 1):
+        failed += outcome.failed
         if as_json:
             click.echo(json.dumps(_document(outcome)))
         elif outcome.failed:
             report(outcome, click.echo)
         elif seeds == 1:
             _print_good(outcome)
-        if outcome.failed:
-            failed.append(outcome)
-            if not keep_going:
-                break
-        if not as_json and done % 50 == 0 and seeds > 1:
+        elif done % _PROGRESS == 0 or done == seeds:
             took = time.monotonic() - started
-            click.echo(f"{done} of {seeds} seeds, {len(failed)} with violations, {took:.0f} s")
-    if not as_json and seeds > 1:
-        took = time.monotonic() - started
-        last = seed + seeds - 1
-        click.echo(
-            f"seeds {seed} to {last}: {done} run{' twice' if twice else ''}, "
-            f"{len(failed)} with violations, {took:.0f} s"
-        )
-    if failed:
-        raise SystemExit(1)
+            click.echo(f"{done} of {seeds} seeds, {failed} with violations, {took:.0f} s")
+        if outcome.failed and not keep_going:
+            break
+    return not failed
 
 
 def _print_good(outcome: Outcome) -> None:

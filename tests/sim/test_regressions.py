@@ -1,0 +1,31 @@
+"""Seeds that once broke a promise.
+
+What a seed does changes whenever a plan, a fault or a client does, so what was found is held by a
+directed test each, named here; the seeds are kept because they cost little and wander nearby.
+"""
+
+from typing import Final
+
+import pytest
+
+from pinfold.sim.run import run_seed
+
+FOUND: Final = {
+    113: "copied pieces larger than a device's journal record: a member never came back "
+    "(node/test_settings: volumes.piece_bytes)",
+    383: "a full device to which nothing could be written stayed full for ever "
+    "(device/test_failures: serves_again_once_others_made_room)",
+    6011: "a restarted member that heard of the commit point before it had voted stayed behind "
+    "(cluster/test_replica: asks_what_its_log_is_worth)",
+    20035: "the same",
+    20102: "a returning member of a volume copied from one that a takeover had not settled yet: "
+    "members in sync differed (volumes/test_session_rules)",
+    20124: "the same as 6011, in two groups at once",
+}
+"""By seed, what it prevented and where the directed test is."""
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_a_seed_has_found_stays_away(seed: int) -> None:
+    result = run_seed(seed)
+    assert not result.violations, f"{FOUND[seed]}\n{result.violations[0]}"
