@@ -182,6 +182,32 @@ def test_a_journal_that_found_no_room_for_a_segment_takes_records_again_once_oth
     lives(start, fill, between=limit, reserve_bytes=4096)
 
 
+def test_a_journal_that_found_no_room_takes_records_again_once_it_has_let_a_segment_go() -> None:
+    async def start(device: Device) -> None:
+        await device.log.create(G)
+
+    async def fill(device: Device) -> None:
+        op = 0
+
+        async def fill_up() -> None:
+            nonlocal op
+            while True:
+                op += 1
+                await device.log.append(G, [Entry(op, 0, bytes(4000))])
+                device.log.apply(G, op, [])
+
+        with pytest.raises(Full, match="segment"):
+            await fill_up()
+        device.log.trim(G, op)
+        await asyncio.sleep(5)
+        await device.log.append(G, [Entry(op, 0, b"x")])
+
+    def limit(node: SimNode) -> None:
+        node.disk.faults.capacity_bytes = node.disk.used_bytes() + SETTINGS.segment_bytes // 2
+
+    lives(start, fill, between=limit, reserve_bytes=4096, journal_retain_bytes=0)
+
+
 def flushed_then_lost(place: str) -> None:
     """Damage one flushed journal record that is not applied; the next opening must refuse."""
 

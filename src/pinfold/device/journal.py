@@ -78,8 +78,8 @@ class Journal:
         self._wake = asyncio.Event()
         self._preparing: asyncio.Future[None] | None = None
         """Done when `_prepared` has dealt with the segment being made, never before."""
-        self.no_room = False
-        """Whether the next segment could not be made; nothing is admitted until it can."""
+        self._no_room = False
+        """Whether the last attempt to make a segment found no room."""
         self._closing = False
         self._leaving = False
         self.appended = found.next_sequence - 1
@@ -95,6 +95,11 @@ class Journal:
         self.urgent = asyncio.Event()
         """Set when so much is unapplied that the applier should not wait any longer."""
         health.on_stop(self._fail_waiters)
+
+    @property
+    def no_room(self) -> bool:
+        """Whether there is no next segment, made or let go by others: nothing is admitted then."""
+        return self._no_room and not self._spares
 
     @property
     def unapplied_bytes(self) -> int:
@@ -296,10 +301,10 @@ class Journal:
             preparing.cancel()
             return
         error = made.exception()
-        self.no_room = isinstance(error, OSError) and error.errno in NO_ROOM
+        self._no_room = isinstance(error, OSError) and error.errno in NO_ROOM
         if error is None:
             self._spares.append(made.result())
-        elif not self.no_room:
+        elif not self._no_room:
             self._health.stop(f"journal: {error}")
         if preparing.done():
             return  # whoever waited was cancelled
