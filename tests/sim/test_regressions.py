@@ -18,6 +18,8 @@ FOUND: Final = {
     6011: "a restarted member that heard of the commit point before it had voted stayed behind "
     "(cluster/test_replica: asks_what_its_log_is_worth)",
     20035: "the same",
+    30094: "a journal that once found no room refused all although it had let a segment go "
+    "(device/test_failures: once_it_has_let_a_segment_go)",
     20102: "a returning member of a volume copied from one that a takeover had not settled yet: "
     "members in sync differed (volumes/test_session_rules)",
     20124: "the same as 6011, in two groups at once",
