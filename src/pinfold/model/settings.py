@@ -79,8 +79,8 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     far behind copies in some ten seconds."""
     shard_changes_per_s_max: Annotated[float, msgspec.Meta(gt=0, le=1 << 20)] = 1_000.0
     """A shard that this process alone changes more often is split: a third of what a group does."""
-    split_range_rows: Annotated[int, msgspec.Meta(gt=0, le=1_000)] = 1_000
-    """Rows that a shard gives to its child at a time: their names wait some ten milliseconds."""
+    split_range_rows: Annotated[int, msgspec.Meta(gt=0, le=1_000)] = 500
+    """Rows that a shard gives to its child at a time; meanwhile requests for their names wait."""
     split_interval_s: Seconds = 5.0
     """How often shards that were written are looked at, and splits that were left lying."""
 

@@ -52,7 +52,7 @@ SCAN_ROWS: Final = 1000
 _MOVING_MIN_S: Final = 0.005
 _MOVING_MAX_S: Final = 0.25
 """Pauses of whoever waits for a name to arrive in its new shard, doubled each time, shortened at
-random by up to a half: a range is on its way for some ten milliseconds."""
+random by up to a half: a range is on its way for some ten milliseconds at least."""
 
 _HELP_AFTER: Final = 3
 """Pauses after which the waiting help: whoever was moving the name may be gone."""

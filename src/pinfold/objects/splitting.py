@@ -20,7 +20,7 @@ Let `end` be where the map says that the parent ends. One range is given in thes
     clean   the range's rows leave the parent, and their blobs are *not* freed
 
 and then the next range, until the child has enough and the split leaves the bucket row. Names of
-the range wait between seal and open, some ten milliseconds; all others are served throughout.
+the range wait between seal and open, a dozen round trips; all others are served throughout.
 Copying everything first and sealing at the end would make a whole half wait for a comparison of
 all its rows.
 
@@ -49,6 +49,7 @@ A bucket that is being deleted (see `buckets`) needs every shard of the map to b
 for clean included, and its row unchanged since the map was read: an open in between changes it.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -77,9 +78,8 @@ from pinfold.objects.shards import Shard, ShardMap, bound_of, bound_row, shards_
 RANGE_ROWS_MAX: Final = 1000
 """Rows looked at to choose a range: one page."""
 
-COPIES_PER_RANGE: Final = 4
-"""A range is copied in so many changes or more: 250 rows with keys of 1,024 zero bytes and a page's
-3 MiB of values are still below CHANGE_BYTES."""
+COPY_ROWS_MAX: Final = 250
+"""Rows in one copy: with keys of 1,024 zero bytes and a page's 3 MiB still below CHANGE_BYTES."""
 
 EVERYTHING: Final = 1 << 60
 """As `SplitRecord.rows`: only the name says when it is enough."""
@@ -102,7 +102,7 @@ class Overtaken(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A split as its rows show it, read in this order."""
+    """A split as its rows show it."""
 
     name: str
     bucket: Row
@@ -172,7 +172,7 @@ class Mover:
         self._rng = env.rng
         self._rows = rows
         self._range_rows = min(range_rows, RANGE_ROWS_MAX)
-        self._copy_rows = -(-self._range_rows // COPIES_PER_RANGE)
+        self._copy_rows = min(COPY_ROWS_MAX, -(-self._range_rows // 2))
 
     async def begin(self, name: str, parent: bytes, *, until: bytes, rows: int) -> bool:
         """Decide that a shard is split; False when the bucket is gone, changing or splitting.
@@ -244,8 +244,10 @@ class Mover:
                 await self._finish(state)
 
     async def look(self, name: str) -> State | None:
-        """A bucket's split; None when there is none."""
-        # The order matters: the map first, then what only runs ahead of it.
+        """A bucket's split; None when there is none.
+
+        The map is read first: all else runs ahead of it, if at all.
+        """
         found = await self._bucket(name)
         if found is None or found[1].split is None:
             return None
@@ -253,10 +255,15 @@ class Mover:
         split = record.split
         assert split is not None
         parent = next(one for one in shards_of(name, record.shards) if one.id == split.parent)
-        bound = await self._rows.get(parent.place, keys.bound_key(parent.id))
-        moved = await self._rows.get(parent.place, keys.moved_key(parent.id))
         child = keys.shard_place(split.child)
-        received = await self._rows.get(child, keys.received_key(split.child))
+        async with asyncio.TaskGroup() as reads:
+            bounds = [
+                reads.create_task(self._rows.get(parent.place, key))
+                for key in (keys.bound_key(parent.id), keys.moved_key(parent.id))
+            ]
+            receiving = reads.create_task(self._rows.get(child, keys.received_key(split.child)))
+        bound, moved = (task.result() for task in bounds)
+        received = receiving.result()
         leftovers = False
         if parent.end is not None and bound_of(bound).limit == parent.end:
             start, (_, end) = keys.prefix_key(parent.id, parent.end), keys.shard_range(parent.id)
@@ -295,32 +302,42 @@ class Mover:
         await self._rows.change(parent.place, change)
 
     async def _copy(self, state: State) -> None:
-        """One page of the sealed range."""
-        parent, child = state.parent, state.split.child
+        """The rest of the sealed range, page by page; a page that is there stays if this ends."""
         floor, given = bound_of(state.bound).limit, state.given
-        start = keys.prefix_key(parent.id, floor)
-        if given is not None and given.floor == floor:
-            start = max(start, keys.at_position(parent.id, given.through))
+        started = given is not None and given.floor == floor
+        through: bytes = given.through if given and started else keys.prefix_position(floor)
+        rows = given.rows if given else 0
+        before = unchanged(keys.received_key(state.split.child), state.received)
+        while through:
+            through, counted, version = await self._copy_page(state, floor, through, rows, before)
+            rows += counted
+            before = Check("version", before.key, number=version)
+
+    async def _copy_page(
+        self, state: State, floor: bytes, start: bytes, rows: int, before: Check
+    ) -> tuple[bytes, int, int]:
+        """(position of the next page or empty, objects in this one, version of `received`)."""
+        parent, child = state.parent, state.split.child
         _, end = parent.key_range()
-        page = await self._rows.scan(parent.place, start, end, self._copy_rows, payloads=True)
-        rows = [(key, row) for key, row in page.items if row is not None]
+        page = await self._rows.scan(
+            parent.place, keys.at_position(parent.id, start), end, self._copy_rows, payloads=True
+        )
+        found = [(key, row) for key, row in page.items if row is not None]
+        counted = sum(row.size >= 0 for _, row in found)
         through = b"" if page.next_start is None else keys.position(page.next_start)
-        counted = sum(row.size >= 0 for _, row in rows) + (given.rows if given else 0)
-        key = keys.received_key(child)
+        note = Row(encode(ReceivedRecord(floor, through, rows + counted)))
+        copies = [
+            (keys.at_position(child, keys.position(key)), carried(key, row)) for key, row in found
+        ]
         change = Change(
             self._op_id(),
-            checks=(unchanged(key, state.received),),
-            puts=(
-                *(
-                    (keys.at_position(child, keys.position(key)), carried(key, row))
-                    for key, row in rows
-                ),
-                (key, Row(encode(ReceivedRecord(floor, through, counted)))),
-            ),
+            checks=(before,),
+            puts=(*copies, (before.key, note)),
             counter=keys.counter_key(child),
             carried=True,
         )
-        await self._rows.change(keys.shard_place(child), change)
+        changed = await self._rows.change(keys.shard_place(child), change)
+        return through, counted, changed.version
 
     async def _hide(self, state: State) -> None:
         parent = state.parent
