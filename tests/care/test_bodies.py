@@ -9,7 +9,7 @@ import pytest
 
 from pinfold.care.copies import DESCRIBE, FETCH, LACKING, Copies
 from pinfold.care.names import NAMES, NamesServer
-from pinfold.care.replicator import Replicator
+from pinfold.care.replicator import MISSED, Replicator
 from pinfold.cluster.blobs.client import HINT
 from pinfold.model.errors import Invalid, NotFound
 from pinfold.model.ids import Boot, NodeName
@@ -69,6 +69,7 @@ def answer(operation: str, body: Any) -> Any:
         (HINT, [BLOB, 5, [1], ["2"]]),
         (HINT, [BLOB, -5, [1], [2]]),
         (HINT, [b"", 5, [1], [2]]),
+        (MISSED, 4),
     ],
 )
 def test_a_body_that_makes_no_sense_is_refused(operation: str, body: Any) -> None:

@@ -169,3 +169,21 @@ def test_a_blob_deleted_while_it_lacks_a_copy_leaves_nothing_behind():
         await cluster.until(lambda: not cluster.findings(), 300)
 
     run(scenario, limit_s=1500)
+
+
+def test_a_full_device_gets_its_copies_once_it_has_room():
+    async def scenario(cluster, client):
+        await asyncio.sleep(20)
+        faults = cluster.world.node("n4").disk.faults
+        room, faults.capacity_bytes = faults.capacity_bytes, 1 << 20
+        stored = await put_all(client, payloads(cluster.world, 24))
+        assert cluster.devices["n4"].status().state == "full"
+        await asyncio.sleep(20)
+        assert any("2 copies" in finding for finding in cluster.findings())
+        tried = sum(care.replicator.status().failed for care in cluster.cares.values())
+        faults.capacity_bytes = room
+        await cluster.until(lambda: not cluster.findings(), 200)
+        await all_whole(cluster, client, stored)
+        assert tried <= 24, "a full device is not pressed"
+
+    run(scenario)

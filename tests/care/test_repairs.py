@@ -123,10 +123,16 @@ def test_who_did_not_answer_is_asked_again_later_and_later():
     assert play(state, 34.9) == []
     assert play(state, 35.0, pages=1) == [(ONE, frozenset({C}))]
     assert state.wait_s(35.0) == 970.0
-    state.missed(ONE, A, 40.0)
-    assert play(state, 50.0, pages=1) == [(ONE, frozenset({A}))], "it began anew"
-    state.missed(TWO, A, 40.0)
-    assert state.wait_s(50.0) == 955.0
+    state.missed(A, 40.0, ONE)
+    assert play(state, 79.9, pages=1) == []
+    assert play(state, 80.0, pages=1) == [(ONE, frozenset({A}))]
+    state.missed(A, 80.0, TWO)
+    assert state.wait_s(80.0) == 925.0
+    state.missed(B, 80.0)
+    assert state.wait_s(80.0) == 80.0
+    assert play(state, 1005.0, pages=1) == [(ONE, None)]
+    state.missed(B, 1010.0)
+    assert state.wait_s(1010.0) == 10.0, "a full round that all have answered begins anew"
 
 
 def test_a_node_that_returns_is_not_kept_waiting_by_its_failures_before():

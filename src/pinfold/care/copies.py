@@ -11,13 +11,21 @@ from typing import Final
 
 from pinfold.cluster.bodies import Id, Short, taken
 from pinfold.device.api import Device
-from pinfold.model.errors import Corrupt, DeadlineExceeded, NotFound, PinfoldError
+from pinfold.model.errors import (
+    Corrupt,
+    DeadlineExceeded,
+    Full,
+    NotFound,
+    PinfoldError,
+    Unavailable,
+)
 from pinfold.model.ids import BlobId, DeviceId, NodeName
 from pinfold.model.limits import JOURNAL_BLOB_BYTES, MIB
 from pinfold.rpc.api import Dispatcher, Peers, Reply, Request
 
 LACKING: Final = "care.lacking"
-"""Body: [device, [blob, …]]; answer: the positions of those it does not hold."""
+"""Body: [device, [blob, …]]; answer: the positions of those it does not hold. Full or Unavailable
+from a device that would not take them now: it lacks nothing that could be made."""
 
 DESCRIBE: Final = "care.describe"
 """Body: [device, blob]; answer: [length, checks]."""
@@ -59,7 +67,9 @@ class Copies:
 
     def _lacking(self, request: Request) -> Reply:
         device, blobs = taken(LACKING, request.body, _LACKING)
-        state = self._device(device).blobs.state
+        found = self._device(device)
+        _demand_serving(found)
+        state = found.blobs.state
         return Reply([at for at, blob in enumerate(blobs) if state(BlobId(blob)) is None])
 
     def _describe(self, request: Request) -> Reply:
@@ -115,6 +125,14 @@ class Copies:
         if len(payload) != length:
             raise Corrupt(f"{len(payload)} bytes came of {length} asked for")
         return payload
+
+
+def _demand_serving(device: Device) -> None:
+    status = device.status()
+    if status.state == "stopped":
+        raise Unavailable(f"the device has stopped: {status.reason}")
+    if status.state == "full":
+        raise Full("the device has no room for copies")
 
 
 async def lacking(

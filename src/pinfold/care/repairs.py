@@ -34,7 +34,9 @@ class Repair:
     copies: int
     """Good copies known to exist now."""
     named_by: tuple[GroupId, bytes] | None
-    """Group and key of the row; None when the target itself knows that it should have it."""
+    """Group and key of the row; None when it is not known."""
+    quarantined: bool = False
+    """The target has it in quarantine, and will be found to have until it is repaired."""
 
     @property
     def key(self) -> tuple[BlobId, DeviceId]:

@@ -33,6 +33,9 @@ from pinfold.model.ids import BlobId, DeviceId, GroupId, NodeName
 from pinfold.model.settings import CareSettings
 from pinfold.rpc.api import Dispatcher, Peers, Reply, Request
 
+MISSED: Final = "care.missed"
+"""Told to all storage nodes: the name of one whose devices may lack copies."""
+
 PAGE_ROWS: Final = 500
 """Rows in a page: a few milliseconds to read, and blobs for one question to each device."""
 
@@ -41,6 +44,9 @@ PAGE_BLOBS: Final = 2000
 
 HINTS_MAX: Final = 4096
 """Hints kept; what is beyond is left to the next round."""
+
+POLL_S: Final = 1.0
+"""How often it is looked whether this node leads other groups than before."""
 
 ASK_S: Final = 5.0
 """Longest answer to a question which blobs are lacking."""
@@ -86,6 +92,7 @@ class Replicator:
         self._quarantine_after: dict[DeviceId, bytes] = {}
         self._returned: set[NodeName] = set()
         dispatcher.bind(HINT, self._on_hint)
+        dispatcher.bind(MISSED, self._on_missed)
         peers.watch(self._on_session)
 
     async def find(self, room: int) -> Found[Repair]:
@@ -102,8 +109,7 @@ class Replicator:
         self._note_returned(now)
         step = self._rounds.next(now)
         if step is None:
-            wait_s = min(self._rounds.wait_s(now), self._quarantine_at - now)
-            return Found(wait_s=min(wait_s, self._settings.settle_s))
+            return Found(wait_s=min(self._rounds.wait_s(now), self._quarantine_at - now, POLL_S))
         return Found(jobs=await self._compare(led[step.group], step, room))
 
     async def run(self, job: Repair) -> int:
@@ -127,8 +133,13 @@ class Replicator:
     def gave_up(self, job: Repair) -> None:
         """See `Worker`."""
         node = _node_of(self._placement(), job.target)
-        if job.named_by is not None and node is not None:
-            self._rounds.missed(job.named_by[0], node, self._clock.monotonic())
+        if node is None or job.quarantined:
+            return
+        if job.named_by is not None:
+            self._rounds.missed(node, self._clock.monotonic(), job.named_by[0])
+            return
+        for other in sorted(self._storage()):  # a hint: who leads the blob's group is not known
+            self._peers.tell(other, MISSED, node)
 
     # What happens.
 
@@ -167,6 +178,12 @@ class Replicator:
         self._wake()
         return Reply()
 
+    def _on_missed(self, request: Request) -> Reply:
+        """A copy that a hint asked for was not made on a device of this node."""
+        self._rounds.missed(NodeName(taken(MISSED, request.body, str)), self._clock.monotonic())
+        self._wake()
+        return Reply()
+
     def _quarantined(self, room: int) -> list[Repair]:
         """Blobs to refill on this node's devices. Nobody need name them: a blob that is given back
         leaves the quarantine too, and one that no peer has cannot be refilled.
@@ -190,6 +207,7 @@ class Replicator:
                         sources=sources,
                         copies=len(placement.primaries(blob)) - 1,
                         named_by=None,
+                        quarantined=True,
                     )
                 )
         return repairs

@@ -9,8 +9,12 @@ where a repair was given up. The rule of this file: no I/O and no clock.
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Final
 
 from pinfold.model.ids import GroupId, NodeName
+
+AGAIN_MAX_S: Final = 3600.0
+"""Longest pause before a node that did not answer is asked again: a full device may have room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +67,14 @@ class Rounds:
             group.wanted_at = now + self.settle_s
             group.retries = 0
 
-    def missed(self, group: GroupId, node: NodeName, now: float) -> None:
-        """A copy that this node lacks was not made: look again."""
-        known = self._groups.get(group)
-        if known is not None:
-            self._again(known, {node}, now)
+    def missed(self, node: NodeName, now: float, group: GroupId | None = None) -> None:
+        """A copy that this node lacks was not made: look again in its group, or in all.
+
+        Later and later: it may be one that nobody has any more.
+        """
+        for number, known in self._groups.items():
+            if group is None or number == group:
+                self._again(known, {node}, now)
 
     def next(self, now: float) -> Step | None:
         """The page to look at, in turn among the groups; None when no round is due."""
@@ -97,7 +104,7 @@ class Rounds:
         if known.failed:
             self._again(known, known.failed, now)
             known.failed = set()
-        elif not known.wanted:
+        elif known.only is None:
             known.retries = 0
 
     def wait_s(self, now: float) -> float:
@@ -109,7 +116,7 @@ class Rounds:
         return max(0.0, min(due, default=now + self.round_s) - now)
 
     def _again(self, group: _Group, nodes: Collection[NodeName], now: float) -> None:
-        pause_s = min(self.again_s * 2.0 ** min(group.retries, 32), self.round_s)
+        pause_s = min(self.again_s * 2.0 ** min(group.retries, 32), self.round_s, AGAIN_MAX_S)
         if not group.wanted:
             group.wanted_at = now + pause_s
             group.retries += 1

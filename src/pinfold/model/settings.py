@@ -205,7 +205,8 @@ class CareSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     round_s: Seconds = 86_400.0
     """Every named blob is looked for on each of its devices so often, whatever happened."""
     again_s: Seconds = 30.0
-    """A device that could not be asked is asked again after this; it doubles up to `round_s`."""
+    """A device that could not be asked, or is full, is asked again after this; it doubles up to an
+    hour."""
     quarantine_s: Seconds = 30.0
     """How often a node looks for blobs that its devices have quarantined."""
     fetch_timeout_s: Seconds = 30.0
