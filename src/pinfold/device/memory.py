@@ -72,6 +72,7 @@ class Remembered:
         self.first = 0
         """Sequence of the first record taken; 0 without any."""
         self.last = 0
+        self._copied = False
         self._next_part = 0
         self._repeated = False
 
@@ -79,6 +80,11 @@ class Remembered:
     def complete(self) -> bool:
         """Whether nothing can have been promised that these records do not tell."""
         return self._repeated or self.first in (0, 1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether redoing these records brings everything back: a group's copy is not in them."""
+        return self.first <= 1 and not self._copied
 
     def take(self, record: Record) -> None:
         """One record of any kind. Raises Corrupt."""
@@ -94,6 +100,7 @@ class Remembered:
                 group, view, _ = decode_view(payload)
                 self._view(group, view)
             case kinds.GROUP_INSTALL:
+                self._copied = True
                 self._view(decode_install(payload)[0], 0)
             case kinds.LOG_APPEND | kinds.LOG_CARRY:
                 group, entries = decode_entries(payload)

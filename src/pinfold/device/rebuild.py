@@ -5,7 +5,8 @@ ever promised and a vote that says so (`lost_vote`); volumes come back with thei
 lost, so that a holder puts them out of sync and writes them whole; blobs are those whose records
 verify. Rows, extents and the rest then come from the other copies.
 
-A journal that begins with the device's first record needs none of this: redoing it is everything.
+A journal that begins with the device's first record needs none of this, unless a group was copied
+to the device meanwhile: redoing it is everything.
 """
 
 from collections.abc import Iterable, Iterator
@@ -85,7 +86,7 @@ def rebuild_index(
         found = engine_name(disk, f"{path}/index")
         kept = settings if found is None else msgspec.structs.replace(settings, index_engine=found)
         remove_engine(disk, f"{path}/index")
-        if remembered.first <= 1:
+        if remembered.whole:
             open_engine(disk, f"{path}/index", kept).close()
             return Rebuilt(whole=True)
         return _rebuild(disk, path, kept, superblock, remembered, lost_vote)

@@ -49,8 +49,12 @@ FAULT_RATES: Final = {
     "rot": (0.3, 2.0),
     "swap": (1.5, 5.0),
     "strand": (1.0, 4.0),
+    "lost-index": (1.5, 5.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
+
+_DRAWN_APART: Final = ("lost-index",)
+"""With a generator of their own, so that what other draws choose does not depend on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +109,7 @@ def make_plan(seed: int) -> Plan:
     nodes = rng.choice((3, 3, 3, 4, 5))
     devices_per_node = rng.choice((1, 1, 2))
     five = nodes * devices_per_node >= 5 and rng.random() < 0.6
-    names = list(FAULT_RATES)
+    names = [name for name in FAULT_RATES if name not in _DRAWN_APART]
     chosen = [name for name in names if rng.random() < rng.choice((0.15, 0.4))]
     plan = Plan(
         seed=seed,
@@ -117,7 +121,7 @@ def make_plan(seed: int) -> Plan:
         settings=_settings(rng, random.Random(f"{seed}/care")),
         limits=_limits(rng),
         safety_s=rng.choice((4.0, 6.0, 10.0)),
-        faults={name: rng.uniform(*FAULT_RATES[name]) for name in chosen},
+        faults={name: rng.uniform(*FAULT_RATES[name]) for name in chosen} | _apart(seed),
         drift=rng.choice((0.0, 0.01, 0.04)),
         object_clients=rng.choice((1, 2, 3)),
         volume_clients=rng.choice((0, 1, 1, 2)),
@@ -127,6 +131,15 @@ def make_plan(seed: int) -> Plan:
         names=rng.choice((1, 3, 8)),
     )
     return dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
+
+
+def _apart(seed: int) -> dict[str, float]:
+    faults: dict[str, float] = {}
+    for name in _DRAWN_APART:
+        rng = random.Random(f"{seed}/{name}")
+        if rng.random() < 0.2:
+            faults[name] = rng.uniform(*FAULT_RATES[name])
+    return faults
 
 
 def _with_splits(settings: NodeSettings, rng: random.Random) -> NodeSettings:

@@ -22,6 +22,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "full-disk": disks.fill,
     "rot": disks.rot,
     "swap": disks.swap,
+    "lost-index": disks.lose_index,
     "strand": network.strand,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

@@ -2,6 +2,9 @@
 
 import errno
 
+from pinfold.cluster.groups.messages import Standing, Voted, encode_voted
+from pinfold.device.engines import remove_engine
+from pinfold.device.rebuild import rebuild_index
 from pinfold.sim.diskfaults import DiskFaults
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inode import PAGE
@@ -94,6 +97,27 @@ async def swap(stage: Stage) -> None:
     _demand_refusal(stage, node)
     stage.put_back(path)
     stage.cluster.start(node.name)
+
+
+async def lose_index(stage: Stage) -> None:
+    """The victim's index is lost; an operator rebuilds it with the node stopped."""
+    node = stage.world.node(stage.victim.node)
+    path = stage.path_of(stage.victim)
+    if path in stage.pulled:
+        return
+    stage.cluster.crash(node.name)
+    faults, node.disk.faults = node.disk.faults, DiskFaults(capacity_bytes=DISK_BYTES)
+    disk = node.boot().disk
+    remove_engine(disk, f"{path}/index")
+    rebuilt = rebuild_index(
+        disk, path, stage.cluster.plan.settings.device, encode_voted(Voted(Standing.COPYING))
+    )
+    node.crash()
+    node.disk.faults = faults
+    stage.hurt = True
+    lost = "nothing" if rebuilt.whole else f"{rebuilt.groups} and {len(rebuilt.volumes)} volumes"
+    stage.account.tell(node.name, f"has a new index at {path}, and lost {lost}")
+    await stage.back_after(node.name, 0.05, 2.0)
 
 
 def _demand_refusal(stage: Stage, node: SimNode) -> None:
