@@ -195,7 +195,7 @@ TARGETS = (
         name="damaged-device",
         inputs=_EDITS.map(msgspec.msgpack.encode),
         run=run_device,
-        examples=40,
+        examples=60,
         memory_bytes=64 * MIB,
     ),
 )

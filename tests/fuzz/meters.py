@@ -22,10 +22,10 @@ def steps_of(work: Callable[[], Any], *, seconds: float = 10.0) -> int:
         count += event == "c_call"
 
     def ring(_signal: int, _frame: object) -> None:
-        raise Hang(f"no end after {seconds} s")
+        raise Hang(f"no end after {seconds} s of work")
 
-    tracing, alarm = sys.gettrace(), signal.signal(signal.SIGALRM, ring)
-    before = signal.setitimer(signal.ITIMER_REAL, seconds)
+    tracing, alarm = sys.gettrace(), signal.signal(signal.SIGPROF, ring)
+    before = signal.setitimer(signal.ITIMER_PROF, seconds)
     sys.settrace(trace)
     sys.setprofile(profile)
     try:
@@ -33,6 +33,6 @@ def steps_of(work: Callable[[], Any], *, seconds: float = 10.0) -> int:
     finally:
         sys.setprofile(None)
         sys.settrace(tracing)
-        signal.setitimer(signal.ITIMER_REAL, *before)
-        signal.signal(signal.SIGALRM, alarm)
+        signal.setitimer(signal.ITIMER_PROF, *before)
+        signal.signal(signal.SIGPROF, alarm)
     return count

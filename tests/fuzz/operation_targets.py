@@ -273,7 +273,7 @@ TARGETS = (
             max_size=6,
         ).map(_encoded),
         run=run_operations,
-        examples=40,
+        examples=60,
         memory_bytes=64 * MIB,
     ),
 )  # fmt: skip

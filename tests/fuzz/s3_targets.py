@@ -314,7 +314,7 @@ TARGETS = (
         name="s3-requests",
         inputs=raw_or(mutated(REQUESTS, REQUEST_TOKENS)),
         run=run_request,
-        examples=150,
+        examples=300,
         memory_bytes=8 * MIB,
     ),
 )  # fmt: skip
