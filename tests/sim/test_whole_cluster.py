@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pinfold.cli.sim import sim, tell
 from pinfold.sim.account import Line, Violation
 from pinfold.sim.faults import FAULTS
-from pinfold.sim.many import Outcome, report, run_many
+from pinfold.sim.many import Outcome, compared, report, run_many
 from pinfold.sim.plan import FAULT_RATES, Plan, make_plan
 from pinfold.sim.run import run_seed
 
@@ -143,8 +143,18 @@ def test_the_first_violation_ends_the_run_unless_told_to_go_on(
 
 
 def test_many_seeds_in_two_processes_have_the_results_they_have_alone() -> None:
-    together = {o.seed: o.trace for o in run_many(10, 3, runs=1, processes=2)}
-    assert together == {seed: run_seed(seed).trace for seed in (10, 11, 12)}
+    together = list(run_many(10, 3, runs=2, processes=2))
+    assert not any(outcome.failed for outcome in together)
+    traces = {outcome.seed: outcome.trace for outcome in together}
+    assert traces == {seed: run_seed(seed).trace for seed in (10, 11, 12)}
+
+
+def test_runs_of_a_seed_that_differ_are_a_violation() -> None:
+    one = _outcome(31, ())
+    assert not compared([one, one]).failed
+    (violation,) = compared([one, dataclasses.replace(one, trace="abd")]).violations
+    assert violation.rule == "determinism"
+    assert "abc, abd" in violation.what
 
 
 def test_the_command_prints_one_document_a_seed() -> None:

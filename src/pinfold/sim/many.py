@@ -1,13 +1,13 @@
 """Many seeds, in a few processes, and what they found in words.
 
-A seed's result does not depend on the process that runs it. `--twice` runs each a second time, in
-whichever process is free: equal traces or it is a violation.
+A seed's result does not depend on the process that runs it. A seed that is run twice is so in
+whichever process is free, each with a hash seed of its own: equal traces or it is a violation.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any, Final
@@ -39,48 +39,58 @@ class Outcome:
         return bool(self.violations)
 
 
-def run_one(seed: int, runs: int) -> Outcome:
-    """A seed's outcome after one run or several, whose traces must be equal."""
-    with _real_time_limit(runs * 2 * REAL_S):
-        results = [run_seed(seed) for _ in range(runs)]
-    first = results[0]
-    violations = first.violations
-    traces = [result.trace for result in results]
-    if len(set(traces)) > 1:
-        what = f"equal seeds, different runs: {', '.join(traces)}"
-        violations = [*violations, Violation("determinism", what, first.virtual_s)]
+def run_one(seed: int) -> Outcome:
+    """A seed's outcome."""
+    with _real_time_limit(2 * REAL_S):
+        result = run_seed(seed)
     return Outcome(
         seed=seed,
-        plan=first.plan.describe(),
-        trace=first.trace,
-        events=first.events,
-        virtual_s=first.virtual_s,
-        real_s=sum(result.real_s for result in results),
-        violations=tuple(violations),
-        counts=first.counts,
-        timeline=tuple(first.timeline),
+        plan=result.plan.describe(),
+        trace=result.trace,
+        events=result.events,
+        virtual_s=result.virtual_s,
+        real_s=result.real_s,
+        violations=tuple(result.violations),
+        counts=result.counts,
+        timeline=tuple(result.timeline),
     )
+
+
+def compared(outcomes: Sequence[Outcome]) -> Outcome:
+    """What several runs of one seed amount to: different traces are a violation."""
+    first = outcomes[0]
+    traces = [outcome.trace for outcome in outcomes]
+    violations = first.violations
+    if len(set(traces)) > 1:
+        what = f"equal seeds, different runs: {', '.join(traces)}"
+        violations = (*violations, Violation("determinism", what, first.virtual_s))
+    real_s = sum(outcome.real_s for outcome in outcomes)
+    return replace(first, real_s=real_s, violations=violations)
 
 
 def run_many(first: int, count: int, *, runs: int, processes: int) -> Iterator[Outcome]:
     """The outcomes of `count` seeds from `first` on, in the order in which they end."""
     seeds = iter(range(first, first + count))
-    if processes <= 1 or count == 1:
+    if processes <= 1 or count * runs == 1:
         for seed in seeds:
-            yield run_one(seed, runs)
+            yield compared([run_one(seed) for _ in range(runs)])
         return
+    ended: dict[int, list[Outcome]] = {}
     # Fresh interpreters: a hash seed of their own each, which nothing may depend on.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting: dict[Future[Outcome], int] = {}
         while True:
-            for seed in islice(seeds, processes * _IN_HAND - len(waiting)):
-                waiting[pool.submit(run_one, seed, runs)] = seed
+            for seed in islice(seeds, max(0, processes * _IN_HAND - len(waiting))):
+                waiting.update((pool.submit(run_one, seed), seed) for _ in range(runs))
             if not waiting:
                 return
-            ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in sorted(ended, key=waiting.__getitem__):
-                del waiting[future]
-                yield future.result()
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=waiting.__getitem__):
+                seed = waiting.pop(future)
+                outcomes = ended.setdefault(seed, [])
+                outcomes.append(future.result())
+                if len(outcomes) == runs:
+                    yield compared(ended.pop(seed))
 
 
 class _real_time_limit:  # noqa: N801 - reads as a statement
