@@ -11,6 +11,7 @@ from pinfold.cluster.groups.messages import Ack, Message, Standing, Vote, Voted,
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.state import Birth, Limits
 from pinfold.cluster.groups.status import describe
+from pinfold.codec.digests import chosen
 from pinfold.device.api import Entry, LogState
 from pinfold.model.ids import DeviceId, GroupId
 from tests.twins.log import MemoryLog
@@ -64,18 +65,20 @@ class GroupLog:
     def digest(self) -> bytes:
         return self._memory.digest(GROUP)
 
-    def install(self, page, base, rows, *, first: bool, last: bool, digest: bytes) -> None:
+    def install(self, page, base, rows, *, first, last, digest, part) -> None:
         done = self._event("on_installed", page)
         self._member.world.copies += last
-        self._memory.write(GROUP, "install", base, list(rows), first, last, digest, done=done)
+        self._member.world.copied_parts += last and bool(part.buckets)
+        self._memory.write(GROUP, "install", base, list(rows), first, last, digest, part, done=done)
 
-    def rows(self, start: bytes, max_bytes: int):
-        page, found = [], self._memory.scan(GROUP, start, None)
-        for key, value in found:
+    def rows(self, start: bytes, max_bytes: int, buckets: bytes = b""):
+        page, within = [], chosen(buckets, GROUP)
+        for key, value in self._memory.scan(GROUP, start, None):
             if max_bytes <= 0:
                 return page, key
-            page.append((key, value))
-            max_bytes -= len(key) + len(value)
+            if within(key):
+                page.append((key, value))
+                max_bytes -= len(key) + len(value)
         return page, None
 
 
@@ -151,6 +154,7 @@ class World:
         self.acknowledged = 0
         self.answered = 0
         self.copies = 0
+        self.copied_parts = 0
         self.swaps = 0
         self.changing = 0.0
         """How often the wish changes or a device is swapped, in a step."""

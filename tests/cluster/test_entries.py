@@ -15,6 +15,7 @@ from pinfold.cluster.groups.messages import (
     Fetched,
     Join,
     NeedCopy,
+    OfferCopy,
     Outside,
     Prepare,
     Refuse,
@@ -119,14 +120,15 @@ EXAMPLES = [
     Prepare(3, 7, -1, 6, 1, 4, []),
     Ack(3, 7, 6, True, 99),
     Refuse(3, 7, 5),
-    NeedCopy(3, 9),
+    NeedCopy(3, 9, b""),
     Join(3, 4),
     Vote(3, Standing.MEMBER, 2, 7, 4, 99),
     Fetch(3, 7, 2, 5),
     Fetched(3, 5, False, [Entry(6, 1, b"six")]),
-    CopyPage(3, 9, 0, 5, 1, 6, 4, b"d", True, [(b"k", b"v"), (b"l", b"")]),
+    CopyPage(3, 9, 0, 5, 1, 6, 4, b"d", b"s", b"e", b"b" * 32, True, [(b"k", b"v"), (b"l", b"")]),
     CopyAck(3, 9, 0),
     Outside(3, 4),
+    OfferCopy(3, 9, 4),
 ]
 
 

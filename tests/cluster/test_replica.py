@@ -3,7 +3,7 @@
 import contextlib
 
 from pinfold.cluster.groups.entries import encode_body
-from pinfold.cluster.groups.messages import Standing
+from pinfold.cluster.groups.messages import CopyPage, Standing
 from pinfold.cluster.groups.views import next_view
 from pinfold.model.errors import Full
 from tests.cluster.replica_world import GROUP, World
@@ -109,6 +109,61 @@ def test_a_member_behind_a_trimmed_log_copies_and_is_counted_again():
     before = world.acknowledged
     commit(world, primary, 1)
     assert world.acknowledged == before + 1
+
+
+def test_a_member_behind_a_trimmed_log_copies_only_what_differs():
+    world, primary, (behind, _) = settled()
+    for number in range(60):
+        write(world, primary, b"cold-%d" % number, b"x" * 40)
+    world.heal(2)
+    behind.crash()
+    commit(world, primary, 40)  # six rows, over and over
+    assert primary.replica.state.first_op > behind.memory.state(GROUP).last_op + 1
+    pages = []
+    post = world.post
+
+    def look(sender, to, message):
+        if isinstance(message, CopyPage):
+            pages.append(message)
+        post(sender, to, message)
+
+    world.post = look
+    behind.start()
+    world.heal(12)
+    world.check_agreement()
+    assert world.copied_parts == world.copies == 1
+    copied = {key for page in pages for key, _ in page.rows}
+    assert copied.issuperset({b"k", b"row0", b"row1", b"row2", b"row3", b"row4"})
+    assert sum(key.startswith(b"cold-") for key in copied) < 10
+
+
+def test_a_member_that_restarts_after_it_told_its_digest_tells_it_again():
+    """What it had applied may be less now: buckets that were equal need not be any more."""
+    world, primary, (behind, _) = settled()
+    for number in range(30):
+        write(world, primary, b"cold-%d" % number, b"x" * 40)
+    world.heal(2)
+    behind.crash()
+    commit(world, primary, 40)
+    behind.start()
+    for _ in range(300):
+        if any(isinstance(message, CopyPage) for _, _, message in world.network):
+            break
+        if world.network:
+            world.deliver()
+        else:
+            primary.replica.tick()
+            primary.memory.flush()
+            behind.memory.flush()
+    (page,) = [message for _, _, message in world.network if isinstance(message, CopyPage)]
+    assert page.buckets
+    behind.crash()
+    behind.start()
+    behind.replica.handle(primary.device, page)
+    behind.memory.flush()
+    assert behind.replica.state.standing is Standing.MEMBER, "it gave up rows for a stale page"
+    world.heal()
+    world.check_agreement()
 
 
 def test_a_member_that_is_copying_proves_nothing():

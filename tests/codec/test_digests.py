@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pinfold.codec.digests import BUCKETS, DIGEST_BYTES, RowDigest, bucket_of
+from pinfold.codec.digests import (
+    BUCKETS,
+    DIGEST_BYTES,
+    RowDigest,
+    bucket_of,
+    chosen,
+    differing,
+)
 
 writes = st.lists(
     st.tuples(st.binary(max_size=6), st.none() | st.binary(max_size=6)),
@@ -33,6 +40,18 @@ def test_a_write_changes_its_own_bucket_only(before, key, value, op):
     one, other = digest_of([(op, before)]), digest_of([(op, before), (op + 1, [(key, value)])])
     differing = [n for n in range(BUCKETS) if one[8 * n : 8 * n + 8] != other[8 * n : 8 * n + 8]]
     assert differing == [bucket_of(7, key)]
+
+
+def test_what_differs_is_chosen_and_nothing_else():
+    one = digest_of([(1, [(b"a", b"1"), (b"b", b"1")])])
+    other = digest_of([(1, [(b"a", b"1"), (b"b", b"1")]), (2, [(b"b", None), (b"c", b"1")])])
+    within = chosen(differing(one, other), 7)
+    assert [key for key in (b"a", b"b", b"c") if within(key)] == [b"b", b"c"]
+    assert differing(one, b"") == differing(b"", one) == b"", "unknown: everything is copied"
+    many = digest_of([(1, [(b"%d" % n, b"") for n in range(2000)])])
+    assert differing(one, many) == b""
+    assert chosen(b"", 7)(b"anything")
+    assert not chosen(differing(one, one), 7)(b"a")
 
 
 def test_digests_differ_by_op_value_deletion_and_group():

@@ -3,7 +3,8 @@ import asyncio
 import msgpack
 import pytest
 
-from pinfold.device.api import Entry, LogState
+from pinfold.codec.digests import bucket_of
+from pinfold.device.api import Entry, LogState, Part
 from pinfold.device.device import Device
 from pinfold.device.group import decode_group
 from pinfold.model.errors import Busy, Invalid, NotFound
@@ -184,6 +185,75 @@ def test_a_copy_brings_the_digest_of_the_rows_it_replaces() -> None:
         assert device.log.digest(G) == digest
 
     lives(first, second, crash=True)
+
+
+def test_a_copy_of_some_buckets_replaces_their_rows_and_no_others() -> None:
+    keys = [b"row-%03d" % number for number in range(200)]
+    hot = sorted({bucket_of(G, key) for key in keys})[:40]
+    buckets = sum(1 << bucket for bucket in hot).to_bytes(32, "big")
+    within = [key for key in keys if bucket_of(G, key) in hot]
+    kept = [(key, b"old") for key in keys if key not in within]
+    copied = [(key, b"new") for key in within[::2]]  # the others are gone at the source
+    middle = copied[len(copied) // 2][0]
+    expected = sorted([*kept, *copied])
+    digest = bytes(range(256)) * 8
+
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.append(G, entries(1, 2))
+        device.log.apply(G, 1, [(key, b"old") for key in keys])
+        await asyncio.sleep(1)
+        device.log.apply(G, 2, [(within[1], b"stale")])  # not in the index yet
+        one, other = Part(b"", middle, buckets), Part(middle, b"", buckets)
+        page = [row for row in copied if row[0] < middle]
+        await device.log.install(G, 90, 4, page, first=True, last=False, part=one)
+        page = [row for row in copied if row[0] >= middle]
+        await device.log.install(G, 90, 4, page, first=False, last=True, digest=digest, part=other)
+        await device.log.append(G, entries(91, 1, view=5))
+        check(device)
+
+    def check(device: Device) -> None:
+        assert list(device.rows.scan(G, b"", None)) == expected
+        assert (device.log.state(G).applied_op, device.log.state(G).last_op) == (90, 91)
+        assert device.log.digest(G) == digest
+
+    async def second(device: Device) -> None:
+        check(device)
+
+    async def third(device: Device) -> None:
+        check(device)
+        await device.log.install(G, 95, 4, ROWS, first=True, last=True)
+        await asyncio.sleep(1)
+        assert list(device.rows.scan(G, b"", None)) == ROWS
+
+    async def last(device: Device) -> None:
+        assert list(device.rows.scan(G, b"", None)) == ROWS
+
+    lives(first, second, third, last, crash=True)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_an_interrupted_copy_of_some_buckets_leaves_an_empty_group(settled: bool) -> None:
+    """What it kept and what it got are of two instants: neither may be taken for the group."""
+    part = Part(b"", b"m", b"\x55" * 32)
+
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await device.log.append(G, entries(1, 1))
+        device.log.apply(G, 1, [(b"old%d" % n, b"1") for n in range(50)])
+        await asyncio.sleep(1)
+        done = device.log.install(G, 90, 4, [(b"k", b"v")], first=True, last=False, part=part)
+        if settled:
+            await done
+        else:
+            await device.log.set_view(G, 9)  # its record is durable, the index knows nothing
+
+    async def second(device: Device) -> None:
+        assert list(device.rows.scan(G, b"", None)) == []
+        assert (device.log.state(G).last_op, device.log.state(G).applied_op) == (0, 0)
+        assert device.log.digest(G) == bytes(2048)
+
+    lives(first, second, second, crash=True)
 
 
 def test_a_group_stored_by_an_earlier_version_is_read_and_its_digest_is_unknown() -> None:

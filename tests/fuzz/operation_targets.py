@@ -24,6 +24,7 @@ from pinfold.cluster.groups.messages import (
     Fetched,
     Join,
     NeedCopy,
+    OfferCopy,
     Outside,
     Prepare,
     Vote,
@@ -57,13 +58,14 @@ ENTRIES = [Entry(1, 3, encode_body([(b"k", b"v"), (b"l", None)]))]
 MESSAGES = [
     Prepare(4, 0, 0, 1, 0, 1, ENTRIES),
     Ack(4, 1, 1, True, 9),
-    NeedCopy(4, 0),
+    NeedCopy(4, 0, b""),
     Join(4, 1),
     Vote(4, 1, 1, 1, 1, 9),
+    OfferCopy(4, 9, 4),
     Outside(4, 1),
     Fetch(4, 0, 0, 0),
     Fetched(4, 0, False, ENTRIES),
-    CopyPage(4, 1, 0, 1, 1, 1, 1, b"", True, [(b"k", b"v")]),
+    CopyPage(4, 1, 0, 1, 1, 1, 1, b"", b"", b"", b"", True, [(b"k", b"v")]),
 ]
 
 

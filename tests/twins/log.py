@@ -12,14 +12,15 @@ from typing import Any
 
 from sortedcontainers import SortedDict
 
-from pinfold.codec.digests import RowDigest
-from pinfold.device.api import Entry, LogState
+from pinfold.codec.digests import RowDigest, chosen
+from pinfold.device.api import EVERYTHING, Entry, LogState, Part
 from pinfold.model.errors import NotFound, PinfoldError, Unavailable
 from pinfold.model.ids import GroupId
 
 
 class _Group:
-    def __init__(self) -> None:
+    def __init__(self, group: GroupId) -> None:
+        self.id = group
         self.view = 0
         self.voted = b""
         self.entries: dict[int, Entry] = {}
@@ -30,7 +31,7 @@ class _Group:
         self.applied_view = 0
         self.rows: SortedDict[bytes, bytes] = SortedDict()
         self.incomplete = False
-        self.digest = RowDigest(7)
+        self.digest = RowDigest(group)
 
     def set_view(self, view: int, voted: bytes) -> None:
         assert view >= self.view
@@ -71,21 +72,27 @@ class _Group:
         first: bool,
         last: bool,
         digest: bytes,
+        part: Part,
     ) -> None:
+        within = chosen(part.buckets, self.id)
         if first:
             self.incomplete = True
-            self.rows.clear()
+            if not part.buckets:
+                self.rows.clear()
             self.entries.clear()
             self.first_op, self.last_op, self.last_view = 1, 0, 0
             self.applied_op, self.applied_view = 0, 0
         assert self.incomplete
+        for key in list(self.rows.irange(part.start, part.end or None, (True, False))):
+            if part.buckets and within(key):
+                del self.rows[key]
         self.rows.update(rows)
         if last:
             self.incomplete = False
             self.first_op = base[0] + 1
             self.last_op = self.applied_op = base[0]
             self.last_view = self.applied_view = base[1]
-            self.digest = RowDigest(7, digest)
+            self.digest = RowDigest(self.id, digest)
 
 
 class MemoryLog:
@@ -115,7 +122,7 @@ class MemoryLog:
         self, groups: dict[GroupId, _Group], group: GroupId, method: str, arguments: Any
     ) -> None:
         if method == "create":
-            groups.setdefault(group, _Group())
+            groups.setdefault(group, _Group(group))
         else:
             getattr(groups[group], method)(*arguments)
 
@@ -152,7 +159,7 @@ class MemoryLog:
         self._behind.clear()
         for state in self._durable.values():
             if state.incomplete:
-                fresh = _Group()
+                fresh = _Group(state.id)
                 fresh.view, fresh.voted = state.view, state.voted
                 state.__dict__.update(fresh.__dict__)
         self._seen = copy.deepcopy(self._durable)
@@ -287,8 +294,9 @@ class AsyncLog:
         first: bool,
         last: bool,
         digest: bytes = b"",
+        part: Part = EVERYTHING,
     ) -> "asyncio.Future[None]":
         if self.refusal is not None:
             raise self.refusal
         base = (applied_op, applied_view)
-        return self._write(group, "install", base, list(rows), first, last, digest)
+        return self._write(group, "install", base, list(rows), first, last, digest, part)

@@ -6,7 +6,7 @@ in whatever batches; members that did not differ in the buckets where they did n
 the writes and not of the rows, so that keeping it costs no read of what a write replaces.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Final
 
@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 BUCKETS: Final = 256
 _ALL: Final = Struct(f">{BUCKETS}Q")
 DIGEST_BYTES: Final = _ALL.size
+BITMAP_BYTES: Final = BUCKETS // 8
 
 _MASK: Final = (1 << 64) - 1
 _OP_FACTOR: Final = 0x9E3779B97F4A7C15
@@ -26,6 +27,28 @@ _DELETED: Final = 0xD1B54A32D192ED03
 def bucket_of(seed: int, key: bytes) -> int:
     """The bucket of a key; `seed` is the group's number."""
     return xxh3_64_intdigest(key, seed) & (BUCKETS - 1)
+
+
+def differing(one: bytes, other: bytes) -> bytes:
+    """The buckets in which two digests differ, as a bitmap for `chosen`.
+
+    Empty, which stands for all of them, when one is not known or more than half differ.
+    """
+    if not one or not other:
+        return b""
+    pairs = zip(_ALL.unpack(one), _ALL.unpack(other), strict=True)
+    found = [bucket for bucket, (mine, its) in enumerate(pairs) if mine != its]
+    if len(found) > BUCKETS // 2:
+        return b""
+    return sum(1 << bucket for bucket in found).to_bytes(BITMAP_BYTES, "big")
+
+
+def chosen(bitmap: bytes, seed: int) -> Callable[[bytes], bool]:
+    """Whether a key is in one of the buckets of a bitmap."""
+    if not bitmap:
+        return lambda _key: True
+    buckets = int.from_bytes(bitmap, "big")
+    return lambda key: bool(buckets >> bucket_of(seed, key) & 1)
 
 
 class RowDigest:

@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pinfold.env.api import Buffer
 from pinfold.model.ids import BlobId, Boot, DeviceUuid, ExtentIndex, GroupId, Token, VolumeId
@@ -39,6 +39,21 @@ class LogState(NamedTuple):
     applied_op: int
     """All entries up to this are in the rows (visible now, redone after a crash)."""
     applied_view: int
+
+
+class Part(NamedTuple):
+    """What a page of a copy stands for: these buckets' rows with start <= key < end, and no other.
+
+    `end` is empty on the last page, `buckets` (`codec.digests.differing`) when all are copied.
+    """
+
+    start: bytes = b""
+    end: bytes = b""
+    buckets: bytes = b""
+
+
+EVERYTHING: Final = Part()
+"""Any page of a copy that began by dropping all rows."""
 
 
 class LogStore(Protocol):
@@ -108,11 +123,14 @@ class LogStore(Protocol):
         first: bool,
         last: bool,
         digest: bytes = b"",
+        part: Part = EVERYTHING,
     ) -> asyncio.Future[None]:
         """Replace the group's rows and log by a copy, page by page; `digest` is its at applied_op.
 
-        With `first` everything the group has here is dropped; until `last` is durable the group
-        counts as incomplete and after a crash comes back empty at op 0 (view and vote kept).
+        With `first` everything the group has here is dropped, but rows outside the buckets of
+        `part`, which stay. Within it the page's rows replace what is here. Until `last` is durable
+        the group counts as incomplete and after a crash comes back empty at op 0 (view and vote
+        kept).
         Raises Full, and nothing has changed.
         """
         ...

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from pinfold.codec.digests import RowDigest
+from pinfold.codec.digests import RowDigest, chosen
 from pinfold.codec.names import successor
 from pinfold.device import kinds
-from pinfold.device.api import Entry, LogState
+from pinfold.device.api import EVERYTHING, Entry, LogState, Part
 from pinfold.device.group import (
     ENTRY_BYTES,
     GROUP_BYTES,
@@ -196,6 +196,7 @@ class Log:
         first: bool,
         last: bool,
         digest: bytes = b"",
+        part: Part = EVERYTHING,
     ) -> asyncio.Future[None]:
         """See `LogStore.install`. Each page's future waits for the index: that is the pace.
 
@@ -205,8 +206,10 @@ class Log:
         known = self.group(group)
         self._space.take_row(sum(len(key) + len(value) for key, value in rows))
         if first:
-            self._start_install(known)
+            self._start_install(known, keep_rows=bool(part.buckets))
         assert known.installing, "the first page comes first"
+        if part.buckets:
+            self._clear_part(known, part)
         for key, value in rows:
             self._index.put(known.rows_prefix + key, value)
         if last:
@@ -325,14 +328,32 @@ class Log:
             else:
                 self._order.append((group, op))
 
-    def _start_install(self, group: Group) -> None:
+    def _start_install(self, group: Group, *, keep_rows: bool) -> None:
+        """Begin a copy. A crash before it is complete empties the group, kept rows or not: the
+        record says so until the index has the last page.
+        """
         generation = group.generation + 1
         record = encode_install(group.id, generation)
         sequence = self._journal.append(kinds.GROUP_INSTALL, [record], len(record))
-        self._index.put(_purge_key(group.id, group.generation), b"")
+        if keep_rows:
+            generation = group.generation
+        else:
+            self._index.put(_purge_key(group.id, group.generation), b"")
         self._tail_bytes -= sum(len(entry.body) for entry, _ in group.entries.values())
         group.clear(generation)
         group.base, group.installing = sequence, True
+
+    def _clear_part(self, group: Group, part: Part) -> None:
+        """Delete what a page replaces."""
+        prefix, within = group.rows_prefix, chosen(part.buckets, group.id)
+        end = prefix + part.end if part.end else successor(prefix)
+        stale = [
+            key
+            for key, _ in self._index.scan(prefix + part.start, end)
+            if within(key[len(prefix) :])
+        ]
+        for key in stale:
+            self._index.put(key, None)
 
     def _purge(self) -> None:
         """Remove some rows of generations that were replaced."""

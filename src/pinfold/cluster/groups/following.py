@@ -13,12 +13,14 @@ from pinfold.cluster.groups.messages import (
     CopyAck,
     CopyPage,
     NeedCopy,
+    OfferCopy,
     Prepare,
     Refuse,
     Standing,
 )
 from pinfold.cluster.groups.state import MemberState
 from pinfold.cluster.groups.views import owner
+from pinfold.device.api import Part
 
 _QUIET_TICKS: Final = 50
 """Silence (some 10 s) after which a primary is no longer believed to lead, although its node lives:
@@ -51,6 +53,8 @@ class Following:
         self._acked_op = -1
         self._ack_owed = False
         self._copy: _CopyIn | None = None
+        self._told_digest = 0
+        """The copy for which this log, in this life of it, told its digest."""
         self.settled = False
         """The primary has spoken in this view; until then this member keeps voting."""
         self._compared = False
@@ -78,7 +82,7 @@ class Following:
         self._compared = True
         state = self._state
         if self._needs_copy or prepare.number >> GENERATION_SHIFT > state.generation:
-            state.send(self._primary, NeedCopy(state.view, 0))
+            state.send(self._primary, NeedCopy(state.view, 0, b""))
             return
         prev_op = prepare.prev_op
         if prev_op > state.last_op:
@@ -119,8 +123,11 @@ class Following:
                 self._ack_owed = True  # the copy was overtaken by what this member has
                 self._acknowledge()
                 return
-            if page.page:
-                state.send(self._primary, NeedCopy(state.view, page.copy_id))
+            if page.page:  # begun in another life of this log
+                state.send(self._primary, NeedCopy(state.view, page.copy_id, b""))
+                return
+            if page.buckets and page.copy_id != self._told_digest:  # compared in another life
+                self._ask_for_copy(page.copy_id)
                 return
             copy = self._begin_copy(page)
         if page.page < copy.durable_pages:
@@ -133,10 +140,24 @@ class Following:
                 first=page.page == 0,
                 last=page.is_last,
                 digest=page.digest,
+                part=Part(page.start, page.end, page.buckets),
             )
             copy.pages += 1
             if page.is_last:
                 copy.through_op, copy.complete_at = page.through_op, copy.pages
+
+    def on_offer(self, offer: OfferCopy) -> None:
+        """See `OfferCopy`."""
+        self._heard()
+        if self._copy is None or self._copy.copy_id != offer.copy_id:
+            self._ask_for_copy(offer.copy_id)
+
+    def _ask_for_copy(self, copy_id: int) -> None:
+        """Say what is here: the rows of some committed op, unless a copy left them incomplete."""
+        state = self._state
+        digest = b"" if state.standing.copying else state.log.digest()
+        self._told_digest = copy_id
+        state.send(self._primary, NeedCopy(state.view, copy_id, digest))
 
     def on_installed(self, page: tuple[int, int]) -> None:
         """A page of a copy is durable."""

@@ -215,8 +215,17 @@ class Leadership:
         """See `NeedCopy`."""
         follower = self.followers[sender]
         follower.silent_ticks = 0
-        if follower.copy is None or follower.copy.copy_id == need.copy_id:
+        copy = follower.copy
+        if copy is None:
             self._begin_copy(follower)
+        elif copy.copy_id == need.copy_id:
+            if copy.offered:
+                copy.choose(need.digest)
+                copy.send_page()
+            elif not need.digest or need.digest != copy.told:
+                self._begin_copy(follower)  # it has restarted: what it told holds no more
+            elif copy.page == 0:
+                copy.send_page()
 
     def on_copy_ack(self, sender: DeviceId, ack: CopyAck) -> None:
         """See `CopyAck`."""
@@ -321,7 +330,8 @@ class Leadership:
         self._copies += 1
         follower.probing = True
         follower.match_op = follower.counted_op = follower.applied_op = 0
-        follower.copy = CopyOut(state, follower.device, state.view << 8 | self._copies & 0xFF)
+        copy_id = state.view << 8 | self._copies & 0xFF
+        follower.copy = CopyOut(state, follower.device, copy_id)
         follower.copy.send_page()
 
     def _trim(self, at_least: int) -> None:

@@ -118,10 +118,23 @@ class Refuse(NamedTuple):
 
 
 class NeedCopy(NamedTuple):
-    """A follower: I need a copy of the rows; `copy_id` is one whose page I cannot use, or 0."""
+    """A follower: I need a copy of the rows.
+
+    `copy_id` is the one that was offered, or whose page I cannot use, or 0.
+    """
 
     view: int
     copy_id: int
+    digest: bytes
+    """Of the follower's rows; empty when they are of no use."""
+
+
+class OfferCopy(NamedTuple):
+    """The primary: you are behind my log; answer with `NeedCopy`."""
+
+    view: int
+    copy_id: int
+    number: int
 
 
 class Join(NamedTuple):
@@ -190,6 +203,10 @@ class CopyPage(NamedTuple):
     number: int
     digest: bytes
     """Of the rows at base_op, on the last page; empty when it is not known."""
+    start: bytes
+    end: bytes
+    buckets: bytes
+    """See `device.api.Part`."""
     is_last: bool
     rows: Sequence[tuple[bytes, bytes]]
 
@@ -203,5 +220,16 @@ class CopyAck(NamedTuple):
 
 
 Message = (
-    Prepare | Ack | Refuse | NeedCopy | Join | Vote | Fetch | Fetched | CopyPage | CopyAck | Outside
+    Prepare
+    | Ack
+    | Refuse
+    | NeedCopy
+    | Join
+    | Vote
+    | Fetch
+    | Fetched
+    | CopyPage
+    | CopyAck
+    | Outside
+    | OfferCopy
 )

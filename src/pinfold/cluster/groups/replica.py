@@ -22,6 +22,7 @@ from pinfold.cluster.groups.messages import (
     Join,
     Message,
     NeedCopy,
+    OfferCopy,
     Outside,
     Prepare,
     Refuse,
@@ -40,7 +41,7 @@ _PATIENCE_TICKS = 10
 _OUTSIDE_TICKS = 50
 """How long (10 s) one that is told to be no voter begins no views; nobody would obey it."""
 
-_NUMBERED = Prepare | Join | Vote | CopyPage
+_NUMBERED = Prepare | Join | Vote | CopyPage | OfferCopy
 """Messages that say which configuration their sender goes by."""
 
 
@@ -319,7 +320,7 @@ class Replica:
         """The view to which a message of a higher one moves this member; None: it may not."""
         state, role = self.state, self._role
         view = message.view
-        if isinstance(message, Prepare | CopyPage):
+        if isinstance(message, Prepare | CopyPage | OfferCopy):
             return view if sender == owner(view) else None
         if sender in state.voters or sender == self.primary:
             return view
@@ -368,6 +369,8 @@ class Replica:
                 answer_fetch(self.state, sender, message)
             case CopyPage() if sender == self.primary:
                 role.on_copy_page(message)
+            case OfferCopy() if sender == self.primary:
+                role.on_offer(message)
             case Join():
                 self.unsettled_ticks = 0
 

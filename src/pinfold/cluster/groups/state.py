@@ -20,7 +20,7 @@ from pinfold.cluster.groups.messages import (
     encode_voted,
 )
 from pinfold.cluster.groups.views import OWNER_BITS
-from pinfold.device.api import Entry, LogState
+from pinfold.device.api import Entry, LogState, Part
 from pinfold.model.errors import NotFound
 from pinfold.model.ids import DeviceId, GroupId
 from pinfold.model.limits import KIB, MIB
@@ -98,6 +98,7 @@ class ReplicaLog(Protocol):
         first: bool,
         last: bool,
         digest: bytes,
+        part: Part,
     ) -> None:
         """Install a copied page at base (op, view), then `Replica.on_installed(page)`.
 
@@ -105,8 +106,13 @@ class ReplicaLog(Protocol):
         """
         ...
 
-    def rows(self, start: bytes, max_bytes: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        """Some rows from `start` on and where the next ones start; None at the end."""
+    def rows(
+        self, start: bytes, max_bytes: int, buckets: bytes = b""
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """Some rows from `start` on and where the next ones start; None at the end.
+
+        Of these buckets only (`codec.digests.chosen`); the bytes of others count too, a little.
+        """
         ...
 
 

@@ -20,6 +20,7 @@ from pinfold.cluster.groups.messages import (
     Join,
     Message,
     NeedCopy,
+    OfferCopy,
     Outside,
     Prepare,
     Refuse,
@@ -44,6 +45,7 @@ _KINDS: Final[tuple[type[Any], ...]] = (
     CopyPage,
     CopyAck,
     Outside,
+    OfferCopy,
 )
 """The position is the kind on the wire: append only."""
 
@@ -58,14 +60,29 @@ _FIELDS: Final[tuple[Any, ...]] = (
     tuple[Number, Number, _Signed, Number, Number, Number, _OPS],
     tuple[Number, Number, Number, bool, Number],
     tuple[Number, Number, Number],
-    tuple[Number, Number],
+    tuple[Number, Number, _Digest],
     tuple[Number, Number],
     tuple[Number, _Worth, Number, Number, Number, Number],
     tuple[Number, Number, Number, Number],
     tuple[Number, Number, bool, _OPS],
-    tuple[Number, Number, Number, Number, Number, Number, Number, _Digest, bool, Number],
+    tuple[
+        Number,
+        Number,
+        Number,
+        Number,
+        Number,
+        Number,
+        Number,
+        _Digest,
+        bytes,
+        bytes,
+        bytes,
+        bool,
+        Number,
+    ],
     tuple[Number, Number, Number],
     tuple[Number, _Signed],
+    tuple[Number, Number, Number],
 )
 """The fields of each kind as they travel: what their messages say, sizes in place of contents."""
 
