@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from pinfold.device.api import ExtentOp
+from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.device import Device
 from pinfold.device.memory import Memory, decode_memory, encode_memory
 from pinfold.device.rebuild import rebuild_index
@@ -217,3 +217,29 @@ def test_what_must_not_be_forgotten_fits_in_records_of_any_size() -> None:
             found.groups.update(said.groups)
             found.volumes.update(said.volumes)
         assert found == memory
+
+
+def test_a_young_journal_is_not_whole_when_a_group_was_copied_to_the_device() -> None:
+    """The copy's rows went into the index alone, and entries behind it do not bring them back."""
+
+    async def copy(env: Env) -> None:
+        await Device.format(env, PATH, CLUSTER, SETTINGS)
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await device.log.create(G)
+        await device.log.set_view(G, 4, b"member")
+        await device.log.install(G, 90, 4, [(b"row", b"copied")], first=True, last=True)
+        await device.log.append(G, [Entry(91, 5, b"entry")])
+        await device.close()
+        for name in env.disk.list(f"{PATH}/index"):
+            env.disk.unlink(f"{PATH}/index/{name}")
+        env.disk.sync_dir(f"{PATH}/index")
+
+    async def serve(env: Env) -> None:
+        result = rebuild_index(env.disk, PATH, SETTINGS, LOST)
+        assert (result.whole, result.groups) == (False, [G])
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        found = device.log.state(G)
+        assert (found.view, found.voted, found.last_op) == (5, LOST, 0)
+        await device.close()
+
+    on_files({"/": None}, copy, serve)
