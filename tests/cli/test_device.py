@@ -1,5 +1,7 @@
 import asyncio
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,11 +96,22 @@ def test_check_and_repair_find_set_aside_and_list_what_is_lost(tmp_path: Path) -
     assert (after.exit_code, json.loads(after.stdout)["quarantined"]) == (0, [BLOB.hex()])
 
 
-def test_a_device_without_its_index_is_told_how_to_get_one(tmp_path: Path) -> None:
+def replace_index(index: Path) -> None:
+    index.write_bytes(b"not an index" * 1000)
+
+
+def shorten_index(index: Path) -> None:
+    os.truncate(index, 2 * 4096)  # whoever reads behind its end is killed by SIGBUS
+
+
+@pytest.mark.parametrize("spoil", [replace_index, shorten_index])
+def test_a_device_without_its_index_is_told_how_to_get_one(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
     runner, path = CliRunner(), str(tmp_path / "d1")
     assert runner.invoke(device, ["format", path, "--cluster-id", CLUSTER]).exit_code == 0
     filled(path)
-    (tmp_path / "d1" / "index" / "data.mdb").write_bytes(b"not an index" * 1000)
+    spoil(tmp_path / "d1" / "index" / "data.mdb")
     for command in ("check", "repair"):
         found = runner.invoke(device, [command, path])
         assert found.exit_code == 1

@@ -208,8 +208,12 @@ def rebuild(path: Path, force: bool, as_json: bool) -> None:
     both when the node is started. A device whose journal is not whole is refused: replace it.
     """
     where = str(path.absolute())
+    disk = real_env().disk
+    read_superblock(disk, where)
+    lock_device(disk, where).close()
+    unreadable = bool(_probe(where))
     lost_vote = encode_voted(Voted(Standing.COPYING))
-    rebuilt = rebuild_index(real_env().disk, where, DeviceSettings(), lost_vote, force=force)
+    rebuilt = rebuild_index(disk, where, DeviceSettings(), lost_vote, force=force or unreadable)
     document = {
         "whole": rebuilt.whole,
         "blobs": rebuilt.blobs,
