@@ -433,3 +433,40 @@ def test_a_shard_that_opens_while_its_bucket_is_deleted_is_not_overlooked() -> N
         await store.put(await store.buckets.get("bucket"), "k01", content("k01"))
 
     run_virtual(run)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("change", range(5))
+def test_a_delete_that_dies_at_any_change_leaves_no_half_sealed_bucket(
+    change: int, *, after: bool
+) -> None:
+    """Mark, two seals, the bucket's row, the owner's list: then a writer comes to each shard."""
+
+    async def run() -> None:
+        store, _ = await filled([])
+        await begin(store, until="k06")
+        await finish(store)
+        die_at(store, change, after=after)
+        with pytest.raises(Crash):
+            await store.buckets.delete("bucket")
+        store.rows.before_change = store.rows.after_change = None
+        other = other_gateway(store)
+        outcomes = set()
+        for name in ("k00", "k11"):
+            try:
+                await other.put(await other.buckets.lookup("bucket"), name, content(name))
+                outcomes.add("put")
+            except NoSuchBucket:
+                outcomes.add("gone")
+        assert len(outcomes) == 1, "half a bucket"
+        if outcomes == {"put"}:
+            await demand_whole(other, ["k00", "k11"])
+            with pytest.raises(BucketNotEmpty):
+                await other.buckets.delete("bucket")
+            for name in ("k00", "k11"):
+                await other.put(await other.buckets.lookup("bucket"), name, content(name))
+        else:
+            await store.bucket()
+            assert await store.names(await store.buckets.get("bucket")) == []
+
+    run_virtual(run)
