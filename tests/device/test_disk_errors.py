@@ -371,3 +371,58 @@ def test_a_stream_that_ends_with_its_device_is_unavailable_and_no_assertion() ->
         await device.close()
 
     on_a_new_device(life)
+
+
+def test_an_unreadable_block_stops_the_device_and_a_repair_has_it_written_again() -> None:
+    async def fill(env: Env, _node: SimNode) -> None:
+        device = await opened(env)
+        ops = [ExtentOp(0, 0, 0, 4 * BLOCK_BYTES)]
+        payload = memoryview(b"x" * 4 * BLOCK_BYTES)
+        device.extents.write(V, ONE, 1, 1, ops, payload)
+        await device.extents.flush(V, ONE)
+        device.extents.stable(V, ONE, 1)
+        await device.close()
+
+    async def read(env: Env, node: SimNode) -> None:
+        node.disk.bad.add(f"{PATH}/arena/slots", BLOCK_BYTES + 512, 512)
+        device = await opened(env)
+        with pytest.raises(Unavailable):
+            await whole(device.extents.read(V, ONE, [(0, 0, 2 * BLOCK_BYTES)]))
+        assert device.status().state == "stopped"
+        await device.close()
+
+    async def mend(env: Env, _node: SimNode) -> None:
+        report = look(env)
+        assert report.bad_blocks == [(V, 0, 1)]
+        await repair(env, PATH, report)
+
+    async def settle(env: Env, _node: SimNode) -> None:
+        """What a holder does with a dirty extent: it writes it again from another copy."""
+        device = await opened(env)
+        assert device.extents.marks(V, ONE) == [(0, 1, True)]
+        ops = [ExtentOp(0, 0, 0, 4 * BLOCK_BYTES)]
+        payload = memoryview(b"x" * 4 * BLOCK_BYTES)
+        device.extents.write(V, ONE, 1, 2, ops, payload)
+        await device.extents.flush(V, ONE)
+        await device.close()
+        assert look(env).findings == []
+
+    on_a_new_device(fill, read, mend, settle)
+
+
+def test_a_journal_that_cannot_be_read_is_a_finding() -> None:
+    async def fill(env: Env, _node: SimNode) -> None:
+        device = await opened(env)
+        await put(device, b"a" * 16, bytes(100_000))
+        await device.close()
+
+    async def act(env: Env, node: SimNode) -> None:
+        node.disk.bad.add(f"{PATH}/journal/00000000", 4096, 512)
+        report = look(env)
+        assert [found.part for found in report.findings] == ["journal"]
+        assert not report.opens
+        assert report.blobs == 1  # the rest was checked all the same
+        with pytest.raises(OSError, match="read error"):
+            await Device.open(env, PATH, QUICK, cluster_id=CLUSTER)
+
+    on_a_new_device(fill, act)

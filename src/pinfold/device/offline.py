@@ -117,8 +117,8 @@ def _read(disk: Disk, path: str, device: Offline) -> None:
             sort_out,
         )
         check_memory(device.journal, applied, device.superblock, device.superblock.boot)
-    except Corrupt as error:
-        device.problems.append(("journal", error.message))
+    except (Corrupt, OSError) as error:
+        device.problems.append(("journal", str(error)))
         waiting.clear()  # what is served is unknown; the files are looked at as the index has them
     else:
         try:
