@@ -20,6 +20,8 @@ FOUND: Final = {
     20035: "the same",
     30094: "a journal that once found no room refused all although it had let a segment go "
     "(device/test_failures: once_it_has_let_a_segment_go)",
+    40024: "a read of a group of five waited for ever when its last confirmation was one too few "
+    "(cluster/test_confirm)",
     20102: "a returning member of a volume copied from one that a takeover had not settled yet: "
     "members in sync differed (volumes/test_session_rules)",
     20124: "the same as 6011, in two groups at once",

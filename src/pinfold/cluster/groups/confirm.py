@@ -191,5 +191,7 @@ class Confirmer:
                 one.end(NotPrimary("a later view has begun"))
             else:
                 one.confirm(device)
+                if one.done is not None and one.hopeless:
+                    retry.append(one)  # the last answer, and not enough
         if retry:
             self._send(retry)
