@@ -50,11 +50,12 @@ FAULT_RATES: Final = {
     "swap": (1.5, 5.0),
     "strand": (1.0, 4.0),
     "lost-index": (1.5, 5.0),
+    "cut-at-answer": (0.5, 3.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
-_DRAWN_APART: Final = ("lost-index",)
-"""With a generator of their own, so that what other draws choose does not depend on them."""
+_DRAWN_APART: Final = {"lost-index": 0.2, "cut-at-answer": 0.5}
+"""Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +136,9 @@ def make_plan(seed: int) -> Plan:
 
 def _apart(seed: int) -> dict[str, float]:
     faults: dict[str, float] = {}
-    for name in _DRAWN_APART:
+    for name, chance in _DRAWN_APART.items():
         rng = random.Random(f"{seed}/{name}")
-        if rng.random() < 0.2:
+        if rng.random() < chance:
             faults[name] = rng.uniform(*FAULT_RATES[name])
     return faults
 

@@ -174,6 +174,7 @@ class Call:
         if value is not None:
             operation = replace(operation, value=value)
         self._slot[0] = operation
+        self._recorder.tell(operation)
 
     def raised(self, error: BaseException) -> None:
         """It failed; the error's class decides whether it may have happened.
@@ -210,6 +211,7 @@ class DiskCall:
         """It succeeded. `tokens`: what a read found, one for each block."""
         request = self._end("ok")
         self._slot[0] = request if tokens is None else replace(request, tokens=tuple(tokens))
+        self._recorder.tell(self._slot[0])
 
     def lost(self, code: str = "") -> None:
         """It failed or was never answered: a write may have happened, wholly or in part."""
@@ -229,6 +231,8 @@ class Recorder:
     """Collects a history; `now` tells the time, in seconds."""
 
     now: Callable[[], float]
+    listeners: list[Callable[[Operation | DiskOperation], None]] = field(default_factory=list)
+    """Called with whatever has just succeeded: for faults that strike at such an instant."""
     _operations: list[list[Operation]] = field(default_factory=list)
     _pages: list[Page] = field(default_factory=list)
     _disk: list[list[DiskOperation]] = field(default_factory=list)
@@ -239,6 +243,11 @@ class Recorder:
         """Now, but later than every instant given out before."""
         self._last = max(self.now(), math.nextafter(self._last, math.inf))
         return self._last
+
+    def tell(self, ended: Operation | DiskOperation) -> None:
+        """Something has succeeded just now."""
+        for listener in list(self.listeners):
+            listener(ended)
 
     def begin(
         self,

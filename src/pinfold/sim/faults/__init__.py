@@ -24,5 +24,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "swap": disks.swap,
     "lost-index": disks.lose_index,
     "strand": network.strand,
+    "cut-at-answer": nodes.cut_at_answer,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

@@ -1,6 +1,17 @@
 """Faults of processes and machines: killed, without power, stopped, with clocks that are wrong."""
 
+import asyncio
+from typing import Final
+
+from pinfold.sim.checkers.history import DiskOperation, Operation
 from pinfold.sim.faults.stage import Stage
+
+_OF_OBJECTS: Final = frozenset(("put", "copy", "delete", "complete"))
+_OF_VOLUMES: Final = frozenset(("flush",))
+"""What a client may rely on from the instant at which it hears of it."""
+
+_ANSWER_S: Final = 3.0
+"""How long such an instant is waited for."""
 
 
 async def crash(stage: Stage) -> None:
@@ -28,6 +39,32 @@ async def cut_power(stage: Stage) -> None:
     for name in names:
         stage.cluster.start(name)
         await stage.wait(0.0, 0.3)
+
+
+async def cut_at_answer(stage: Stage) -> None:
+    """Power is lost, here or everywhere, just as a client hears that its change is safe."""
+    rng, recorder = stage.rng, stage.cluster.recorder
+    kinds = _OF_OBJECTS
+    if stage.cluster.plan.volume_clients and rng.random() < 0.5:
+        kinds = _OF_VOLUMES
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def look(ended: Operation | DiskOperation) -> None:
+        if ended.kind in kinds and not answered.done():
+            answered.set_result(None)
+
+    recorder.listeners.append(look)
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            await answered
+    except TimeoutError:
+        return
+    finally:
+        recorder.listeners.remove(look)
+    if rng.random() < 0.3:
+        await lose_power(stage)
+    else:
+        await cut_power(stage)
 
 
 async def freeze(stage: Stage) -> None:
