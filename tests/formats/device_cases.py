@@ -61,6 +61,7 @@ def group() -> Group:
     made = Group(G, 3)
     made.view, made.voted, made.base, made.installing = 9, b"\x01\x01", 500, True
     made.applied_op, made.applied_view = 1000, 8
+    made.digest = None
     return made
 
 
@@ -146,6 +147,13 @@ DEVICE = [
         lambda r: facts(decode_group(G, r)),
         facts(group()),
         "980109c402010103cd01f4c3cd03e808",
+        None,
+    ),
+    Case(
+        "index: group 2, without a digest",
+        lambda r: facts(decode_group(G, r)),
+        facts(group()),
+        "990209c402010103cd01f4c3cd03e808c400",
         lambda: group().encode(),
     ),
     Case(
