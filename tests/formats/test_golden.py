@@ -95,7 +95,7 @@ NEWER: list[tuple[str, Callable[[], object], str]] = [
     ("pack record", lambda: decode_head(with_version("pack record 1", 4, ">H", 9)), "version 9"),
     (
         "group",
-        lambda: decode_group(GroupId(7), msgpack.packb((9, 0, b"", 1, 0, False, 0, 0))),
+        lambda: decode_group(GroupId(7), msgpack.packb((9, 0, b"", 1, 0, False, 0, 0, b""))),
         "version 9",
     ),
     (
