@@ -81,8 +81,8 @@ def test_a_bucket_splits_under_load_and_a_killed_gateway(tmp_path: Path) -> None
         assert not watching.is_alive()
         assert wrong == []
         deadline = time.monotonic() + 60
-        while splits(pen) < 5:
-            assert time.monotonic() < deadline, splits(pen)
+        while splits(pen) < 2:
+            assert time.monotonic() < deadline, "the gateway's second life splits nothing"
             time.sleep(0.2)
         assert listed(client) == sorted(NAMES)
         for name in NAMES[::5]:
