@@ -22,6 +22,8 @@ FOUND: Final = {
     "(device/test_failures: once_it_has_let_a_segment_go)",
     40024: "a read of a group of five waited for ever when its last confirmation was one too few "
     "(cluster/test_confirm)",
+    50005: "a member that lost its extents while others were out kept a takeover waiting for ever "
+    "(volumes/test_session: keeps_nobody_waiting)",
     20102: "a returning member of a volume copied from one that a takeover had not settled yet: "
     "members in sync differed (volumes/test_session_rules)",
     20124: "the same as 6011, in two groups at once",

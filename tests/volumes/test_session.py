@@ -194,6 +194,29 @@ def test_a_member_that_lost_its_extents_is_written_whole_before_it_serves() -> N
     play(story)
 
 
+def test_a_member_that_lost_its_extents_while_another_was_out_keeps_nobody_waiting() -> None:
+    async def story(world: World) -> None:
+        old = world.gateway()
+        client = Client(old.session)
+        await client.write(0, pattern(1))
+        world.kill(old, 2)
+        await client.write(0, pattern(2))
+        await client.flush()
+        assert set((await world.row()).out) == {2}
+        await old.die()
+        world.devices[1].extents.forget()
+        world.start(2)
+        new = Client(world.gateway().session)
+        assert await new.read(0, BLOCK_BYTES) == pattern(2)
+        await new.write(0, pattern(3))
+        await world.in_sync()
+        volume = (await world.row()).id
+        for number in range(3):
+            assert world.contents(number, volume, range(1)) == [pattern(3)]
+
+    play(story)
+
+
 def test_a_new_holder_is_not_served_by_a_member_that_lost_its_extents() -> None:
     async def story(world: World) -> None:
         old = world.gateway()

@@ -167,7 +167,9 @@ class Members:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             if claimed.lost:
-                patience = 0.0  # it must be put out and written whole, however well it answers
+                # It must be put out and written whole, however well it answers; what it lost does
+                # not come back by waiting, so one member that has everything is enough to go on.
+                patience, spared = 0.0, partial(self._spared, lane, least=1)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             if first:
@@ -186,10 +188,10 @@ class Members:
         self._sequencer.opened(lane, stream, claimed.boot, joining=joining)
         self._schedule()
 
-    def _spared(self, lane: Lane, row: VolumeRow) -> bool:
-        """Whether every extent keeps enough members without this one."""
+    def _spared(self, lane: Lane, row: VolumeRow, least: int = 0) -> bool:
+        """Whether every extent keeps enough members without this one (`least`: so many)."""
         out = {*row.out, lane.device}
-        return spares(self._placement.member_sets(), out, row.min_in_sync)
+        return spares(self._placement.member_sets(), out, least or row.min_in_sync)
 
     async def _probe(self, lane: Lane) -> None:
         """See whether a slow member has recovered: a claim waits for a flush as writes do."""
