@@ -47,6 +47,15 @@ def test_every_fault_happens_and_the_cluster_survives_it(fault: str) -> None:
     assert not result.violations, result.violations[0]
 
 
+def test_members_of_groups_are_replaced_while_nodes_crash_and_clients_are_served() -> None:
+    plan = dataclasses.replace(
+        QUIET, nodes=5, faults={"new-members": 0.5, "crash": 1.0, "power-cut": 3.0}, safety_s=8.0
+    )
+    result = run_seed(3, plan=plan)
+    assert result.counts["members replaced"] >= 3
+    assert not result.violations, result.violations[0]
+
+
 def test_every_fault_has_a_pause() -> None:
     assert list(FAULTS) == [name for name in FAULTS if name in FAULT_RATES]
     assert FAULTS.keys() == FAULT_RATES.keys()

@@ -81,6 +81,11 @@ class SimCluster:
             node.disk.faults.capacity_bytes = DISK_BYTES
             node.disk.on_crash = partial(self.crash, name)
 
+    def replace_map(self, following: ClusterMap) -> None:
+        """Agree on another map; every process hears of it a little later."""
+        assert self._map is not None, "the cluster has been made"
+        self._map.replace(following)
+
     @property
     def map(self) -> ClusterMap:
         """The agreed map."""

@@ -5,18 +5,16 @@ account of the hang.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from pinfold.model.errors import PinfoldError
-from pinfold.model.ids import Boot, NodeName
-from pinfold.rpc.api import Reply, Request
 from pinfold.sim.checkers.convergence import Inspection, check
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
 from pinfold.sim.copies import lacking_copies, let_days_pass, strays
 from pinfold.sim.faults.stage import Stage
-from pinfold.sim.inspection import inspect_groups, inspect_volume
+from pinfold.sim.inspection import group_status, inspect_groups, inspect_volume, wished
 from pinfold.sim.workloads.bench import Bench, until
 from pinfold.sim.workloads.volumes import read_blocks, release
 
@@ -42,6 +40,7 @@ async def converge(bench: Bench, stage: Stage) -> None:
     await _until(bench, lambda: missing_processes(cluster))
     await _until(bench, lambda: missing_devices(cluster))
     await _until(bench, lambda: unserved_groups(cluster))
+    await _until(bench, lambda: members_not_wished(cluster))
     targets = {one["group"]: one["commit_op"] for one in group_status(cluster) if _leads(one)}
     await _until(bench, lambda: members_behind(cluster, targets))
     await _until(bench, lambda: lacking_copies(cluster))
@@ -111,26 +110,6 @@ def missing_devices(cluster: SimCluster) -> list[str]:
     ]
 
 
-def group_status(cluster: SimCluster) -> Iterator[dict[str, Any]]:
-    """What every storage node says of every group on its devices."""
-    for name, process in cluster.storage.items():
-        reply = process.context.dispatcher.run(_status_request(name), now=0.0)
-        assert isinstance(reply, Reply)
-        yield from reply.body
-
-
-def _status_request(name: str) -> Request:
-    return Request(
-        peer=NodeName(name),
-        peer_boot=Boot(0),
-        operation="group.status",
-        body=None,
-        payload=memoryview(b""),
-        deadline=float("inf"),
-        epoch=0,
-    )
-
-
 def _leads(status: dict[str, Any]) -> bool:
     return bool(status["role"] == "serving")
 
@@ -148,13 +127,23 @@ def unserved_groups(cluster: SimCluster) -> list[str]:
     ]
 
 
+def members_not_wished(cluster: SimCluster) -> list[str]:
+    """Groups whose members are not yet those of the ring."""
+    return [
+        f"group {one['group']} has the members {one['members']} and {one['joining']}"
+        for one in group_status(cluster)
+        if _leads(one) and (one["joining"] or {*one["members"]} != wished(cluster, one["group"]))
+    ]
+
+
 def members_behind(cluster: SimCluster, targets: dict[int, int]) -> list[str]:
     """Members that have not applied what their group had committed."""
     return [
         f"device {one['device']} of group {one['group']}: {one['standing']}, "
         f"applied {one['applied_op']} of {targets.get(one['group'], 0)}"
         for one in group_status(cluster)
-        if one["standing"] != "member" or one["applied_op"] < targets.get(one["group"], 0)
+        if one["device"] in wished(cluster, one["group"])
+        and (one["standing"] != "member" or one["applied_op"] < targets.get(one["group"], 0))
     ]
 
 

@@ -4,21 +4,23 @@ judges. Reads only, through what the devices offer to their own node.
 
 import asyncio
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import xxhash
 
 from pinfold.cluster.api import Row
 from pinfold.cluster.groups.entries import RESERVED, decode_row
-from pinfold.cluster.map import BLOBS
+from pinfold.cluster.map import BLOBS, METADATA
 from pinfold.device.api import Device
 from pinfold.env.api import Buffer
 from pinfold.model.errors import PinfoldError
-from pinfold.model.ids import DeviceId, ExtentIndex, GroupId, Token, VolumeId
+from pinfold.model.ids import Boot, DeviceId, ExtentIndex, GroupId, NodeName, Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
+from pinfold.rpc.api import Reply, Request
 from pinfold.sim.checkers.convergence import Blob, Inspection, Member, Volume
 from pinfold.sim.cluster import SimCluster
 from pinfold.volumes.row import VolumeRow, decode_volume, key_of
+from pinfold_ring import Ring
 
 _ZEROES: Final = bytes(BLOCK_BYTES)
 
@@ -27,6 +29,8 @@ def inspect_groups(cluster: SimCluster) -> Inspection:
     """Every member of every group, and who acknowledged the blobs that rows name."""
     groups: dict[str, dict[str, Member]] = {}
     for device, group, store in groups_of(cluster):
+        if device not in wished(cluster, group):
+            continue  # it was a member once
         state = store.log.state(group)
         member = Member(
             last_op=state.last_op, applied_op=state.applied_op, digest=_digest(store, group)
@@ -39,6 +43,31 @@ def inspect_groups(cluster: SimCluster) -> Inspection:
         for ref in row.blobs
     }
     return Inspection(now_ms=0, grace_ms=0, groups=groups, blobs=blobs)
+
+
+def wished(cluster: SimCluster, group: int) -> set[int]:
+    """The devices that the ring wishes to be members of a group."""
+    return set(Ring.from_bytes(cluster.map.rings[METADATA].table).devices_of(group))
+
+
+def group_status(cluster: SimCluster) -> Iterator[dict[str, Any]]:
+    """What every storage node says of every group on its devices."""
+    for name, process in cluster.storage.items():
+        reply = process.context.dispatcher.run(_status_request(name), now=0.0)
+        assert isinstance(reply, Reply)
+        yield from reply.body
+
+
+def _status_request(name: str) -> Request:
+    return Request(
+        peer=NodeName(name),
+        peer_boot=Boot(0),
+        operation="group.status",
+        body=None,
+        payload=memoryview(b""),
+        deadline=float("inf"),
+        epoch=0,
+    )
 
 
 async def inspect_volume(cluster: SimCluster, name: str) -> Volume:

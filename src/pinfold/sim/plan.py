@@ -51,10 +51,11 @@ FAULT_RATES: Final = {
     "strand": (1.0, 4.0),
     "lost-index": (1.5, 5.0),
     "cut-at-answer": (0.5, 3.0),
+    "new-members": (0.5, 3.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
-_DRAWN_APART: Final = {"lost-index": 0.2, "cut-at-answer": 0.5}
+_DRAWN_APART: Final = {"lost-index": 0.2, "cut-at-answer": 0.5, "new-members": 0.3}
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 
 

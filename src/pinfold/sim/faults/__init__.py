@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pinfold.sim.faults import disks, network, nodes
+from pinfold.sim.faults import disks, members, network, nodes
 from pinfold.sim.faults.stage import Fault
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -25,5 +25,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "lost-index": disks.lose_index,
     "strand": network.strand,
     "cut-at-answer": nodes.cut_at_answer,
+    "new-members": members.change,
 }
 """Each with a pause in `plan.FAULT_RATES`."""
