@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.run import ROOT, Mutant, PatchDoesNotApplyError, mutants, plant
+from tests.mutants.run import ROOT, Mutant, PatchDoesNotApplyError, mutants, plant, waiting
 
 MUTANTS_MIN = 12
 """Fewer would leave promises that nothing shows the simulator to watch."""
@@ -16,7 +16,7 @@ def touched(mutant: Mutant) -> list[str]:
     return [line.removeprefix("+++ b/") for line in lines if line.startswith("+++ b/")]
 
 
-@pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", [*mutants(), *waiting()], ids=lambda mutant: mutant.name)
 def test_a_mutant_says_what_it_breaks_and_applies(mutant: Mutant, tmp_path: Path) -> None:
     assert mutant.bug
     assert mutant.breaks.startswith("invariant ")
