@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 from click.testing import CliRunner, Result
 
-from pinfold.cli.group import group
+from pinfold.cli.group import group, print_groups
 from tests.admin.test_service import SHOWN, TOKEN, serve
 
 
@@ -26,6 +27,13 @@ def test_a_group_is_shown_with_its_change_under_way() -> None:
         assert part in done.output
     assert json.loads(run("show", "7", "--json").output) == SHOWN
     assert "served" in run("show").output
+
+
+def test_device_number_0_is_shown_as_a_primary(capsys: pytest.CaptureFixture[str]) -> None:
+    print_groups([SHOWN | {"primary": 0}])
+    assert "served  0  " in capsys.readouterr().out
+    print_groups([SHOWN | {"primary": None}])
+    assert "served  -  " in capsys.readouterr().out
 
 
 def test_forcing_without_yes_changes_nothing_and_says_what_it_would_cost() -> None:

@@ -23,7 +23,7 @@ def show(client: ClusterClient, as_json: bool, number: int | None) -> None:
     """
     if number is None:
         found = client.get("/v1/groups")["groups"]
-        echo(as_json, found, lambda: _print_all(found))
+        echo(as_json, found, lambda: print_groups(found))
     else:
         one = client.get(f"/v1/groups/{number}")
         echo(as_json, one, lambda: _print_one(one))
@@ -66,12 +66,13 @@ def force_members(
     echo(as_json, done, lambda: _print_forced(done))
 
 
-def _print_all(found: list[dict[str, Any]]) -> None:
+def print_groups(found: list[dict[str, Any]]) -> None:
+    """A line for each group as the admin API tells it."""
     rows = [
         [
             one["group"],
             one["state"],
-            one.get("primary") or "-",
+            _device(one.get("primary")),
             _members(one),
             one.get("commit_op", "-"),
             max((device["lag"] for device in one["devices"]), default="-"),
@@ -88,7 +89,7 @@ def _print_one(one: dict[str, Any]) -> None:
     if not one["devices"]:
         click.echo(f"group {one['group']}: no device that holds it answers")
         return
-    click.echo(f"group {one['group']}: {one['state']}, primary {one['primary'] or '-'}")
+    click.echo(f"group {one['group']}: {one['state']}, primary {_device(one['primary'])}")
     click.echo(f"members {_members(one)} (configuration {_configuration(one['configuration'])})")
     click.echo(f"view {_view(one['view'])}, {one['commit_op']} ops, digests: {one['digests']}")
     if one["silent"]:
@@ -106,6 +107,11 @@ def _print_forced(done: dict[str, Any]) -> None:
     else:
         click.echo("what only the others had acknowledged is lost; nobody who answers knows of any")
     click.echo(f"given up: {_list(done['given_up'])}; they come back as learners, by a copy")
+
+
+def _device(number: int | None) -> str:
+    """A device's number, 0 included."""
+    return "-" if number is None else str(number)
 
 
 def _members(one: dict[str, Any]) -> str:
