@@ -52,11 +52,26 @@ FAULT_RATES: Final = {
     "lost-index": (1.5, 5.0),
     "cut-at-answer": (0.5, 3.0),
     "new-members": (0.5, 3.0),
+    "lost-answers": (0.3, 2.0),
+    "forgotten-vote": (0.5, 2.0),
+    "lost-memory": (0.5, 2.0),
+    "stutter": (0.5, 2.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
-_DRAWN_APART: Final = {"lost-index": 0.2, "cut-at-answer": 0.5, "new-members": 0.3}
+_DRAWN_APART: Final = {
+    "lost-index": 0.2,
+    "cut-at-answer": 0.5,
+    "new-members": 0.3,
+    "lost-answers": 0.3,
+    "forgotten-vote": 0.25,
+    "lost-memory": 0.25,
+    "stutter": 0.25,
+}
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
+
+_WATCHED_CHANCE: Final = 0.4
+"""How likely somebody watches: reads cost events, and mostly find nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +98,8 @@ class Plan:
     buckets: int
     names: int
     """Names that all object clients share: few, so that they meet."""
+    watched: bool
+    """Whether somebody at each gateway reads all the time."""
 
     @property
     def storage(self) -> tuple[str, ...]:
@@ -131,6 +148,7 @@ def make_plan(seed: int) -> Plan:
         volume_bytes=rng.choice((256 * KIB, 8 << 20)),
         buckets=rng.choice((1, 2)),
         names=rng.choice((1, 3, 8)),
+        watched=random.Random(f"{seed}/watched").random() < _WATCHED_CHANCE,
     )
     return dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
 

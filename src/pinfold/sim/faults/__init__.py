@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pinfold.sim.faults import disks, members, network, nodes
+from pinfold.sim.faults import disks, groups, members, network, nodes
 from pinfold.sim.faults.stage import Fault
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -26,5 +26,9 @@ FAULTS: Final[dict[str, Fault]] = {
     "strand": network.strand,
     "cut-at-answer": nodes.cut_at_answer,
     "new-members": members.change,
+    "lost-answers": groups.lose_answers,
+    "forgotten-vote": groups.forget_vote,
+    "lost-memory": groups.lose_memory,
+    "stutter": groups.stutter,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

@@ -40,7 +40,7 @@ async def strand(stage: Stage) -> None:
     for name in part:
         others = [other for other in stage.cluster.names if other not in part]
         stage.world.net.isolate(name, others)
-    await stage.wait(1.0, 6.0)
+    await stage.wait(4.0, 7.0)  # the others elect, and clients find out
     for name in part:
         for other in stage.cluster.names:
             stage.world.net.mend(name, other)

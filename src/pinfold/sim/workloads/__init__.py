@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pinfold.sim.workloads.bench import Bench
-from pinfold.sim.workloads.objects import object_client
+from pinfold.sim.workloads.objects import object_client, watcher
 from pinfold.sim.workloads.volumes import volume_client
 
 
@@ -14,6 +14,9 @@ def start(bench: Bench) -> dict[str, Coroutine[Any, Any, None]]:
     clients: dict[str, Coroutine[Any, Any, None]] = {}
     for number in range(1, plan.object_clients + 1):
         clients[f"o{number}"] = object_client(bench, f"o{number}")
+    if plan.watched:
+        for gateway in plan.front:
+            clients[f"w-{gateway}"] = watcher(bench, f"w-{gateway}", gateway)
     for number in range(1, plan.volume_clients + 1):
         clients[f"v{number}"] = volume_client(bench, f"v{number}")
     return clients

@@ -17,7 +17,7 @@ from pinfold.objects.staging import Staged
 from pinfold.sim.checkers.history import IF_ABSENT, IF_PRESENT
 from pinfold.sim.cluster import Down, ProcessDied
 from pinfold.sim.processes import GatewayProcess
-from pinfold.sim.workloads.bench import Bench
+from pinfold.sim.workloads.bench import PATIENCE_S, Bench
 
 OWNER: Final = "owner"
 
@@ -26,6 +26,9 @@ _SIZES: Final = (12, 12, 200, 1500, 6000, 20_000, 80_000)
 
 _PAUSE_S: Final = 0.12
 """Mean pause between a client's calls."""
+
+_WATCHER_PATIENCE_S: Final = 0.5
+"""Seconds after which a watcher gives a read up: far more than an answer takes."""
 
 
 class Source:
@@ -92,6 +95,21 @@ async def copy(gateway: GatewayProcess, source: tuple[str, str], target: tuple[s
 async def object_client(bench: Bench, client: str) -> None:
     """One user of objects, one call after the other."""
     await _ObjectClient(bench, client).run()
+
+
+async def watcher(bench: Bench, client: str, gateway: str) -> None:
+    """One who only reads, always through the same gateway, and does not wait for long.
+
+    Clients that write wait for their writes; who asks a gateway that is cut off hears this one.
+    """
+    rng = bench.rng(client)
+    while not bench.stopping:
+        await asyncio.sleep(rng.expovariate(1 / _PAUSE_S))
+        bucket, name = rng.choice(bench.buckets), rng.choice(bench.names)
+        whole = rng.random() < 0.5
+        await read_object(
+            bench, client, gateway, bucket, name, whole=whole, patience_s=_WATCHER_PATIENCE_S
+        )
 
 
 class _ObjectClient:
@@ -317,19 +335,34 @@ async def create_bucket(bench: Bench, client: str, gateway: str, bucket: str) ->
 
 
 async def read_object(
-    bench: Bench, client: str, gateway: str, bucket: str, name: str, *, whole: bool = True
+    bench: Bench,
+    client: str,
+    gateway: str,
+    bucket: str,
+    name: str,
+    *,
+    whole: bool = True,
+    patience_s: float = PATIENCE_S,
 ) -> str | None:
     """GetObject, or HeadObject if not the whole is wanted, recorded; the token read."""
     if whole:
         call = bench.recorder.begin(client, "get", bucket=bucket, name=name)
         reading = bench.ask(
-            client, gateway, f"get {bucket}/{name}", lambda process: get(process, bucket, name)
+            client,
+            gateway,
+            f"get {bucket}/{name}",
+            lambda process: get(process, bucket, name),
+            patience_s,
         )
         await bench.record(call, reading, bench.token_of)
     else:
         call = bench.recorder.begin(client, "head", bucket=bucket, name=name)
         looking = bench.ask(
-            client, gateway, f"head {bucket}/{name}", lambda process: head(process, bucket, name)
+            client,
+            gateway,
+            f"head {bucket}/{name}",
+            lambda process: head(process, bucket, name),
+            patience_s,
         )
         await bench.record(call, looking, bench.token_of_etag)
     return call.operation.value if call.operation.outcome == "ok" else None
