@@ -1,6 +1,7 @@
 """Splits step by step: what each step leaves, who may take it again, and what must not get lost."""
 
 import contextlib
+import dataclasses
 
 import msgspec
 import pytest
@@ -382,6 +383,32 @@ def test_a_step_taken_late_changes_nothing_however_far_others_have_come(looked: 
     async def run() -> None:
         for taken in range(looked, CHANGES + 1):
             await late(taken)
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize("looked", range(CHANGES))
+def test_rows_read_half_before_a_step_of_others_orphan_no_child(looked: int) -> None:
+    async def torn(taken: int, *, late_moved: bool) -> None:
+        store, stale, _ = await at_change(looked)
+        before = await stale.buckets.mover.look("bucket")
+        assert before is not None
+        await advance(store, taken - looked)
+        after = await store.buckets.mover.look("bucket")
+        assert after is not None
+        moved = after.moved if late_moved else before.moved
+        state = dataclasses.replace(before, moved=moved, received=after.received)
+        with contextlib.suppress(Overtaken):
+            await stale.buckets.mover.take(state)
+        await finish(store)
+        await demand_whole(store, NAMES)
+        shards = [shard for _, shard in (await store.buckets.get("bucket")).shards]
+        assert {key[1:17] for key in store.rows if key[:1] == b"o"} <= set(shards)
+
+    async def run() -> None:
+        for taken in range(looked, CHANGES):
+            for late_moved in (False, True):
+                await torn(taken, late_moved=late_moved)
 
     run_virtual(run)
 

@@ -126,6 +126,8 @@ def next_step(state: State) -> Step:
     limit = bound_of(state.bound).limit or None
     end, given = state.parent.end, state.given
     if limit in (None, end):  # none: it has never given anything, whatever lies above it
+        if given is not None and (end is None or given.floor < end):
+            raise Overtaken("a range has been sealed and is being given already")
         if state.leftovers:
             return Step.CLEAN
         return Step.FINISH if _enough(state.split, end, given) else Step.SEAL
