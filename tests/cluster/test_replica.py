@@ -2,11 +2,16 @@
 
 import contextlib
 
+import pytest
+
 from pinfold.cluster.groups.entries import encode_body
 from pinfold.cluster.groups.messages import CopyPage, Standing
+from pinfold.cluster.groups.replica import Replica
+from pinfold.cluster.groups.state import Birth
 from pinfold.cluster.groups.views import next_view
-from pinfold.model.errors import Full
-from tests.cluster.replica_world import GROUP, World
+from pinfold.model.errors import Full, Unavailable
+from tests.cluster.replica_world import GROUP, GroupLog, World
+from tests.twins.log import MemoryLog
 
 
 def settled(size=3):
@@ -316,6 +321,27 @@ class NoRoom:
 
     def append(self, entries):
         raise Full("no room")
+
+
+class Stopped(NoRoom):
+    """A member's log on a device that has stopped."""
+
+    def set_view(self, view, voted):
+        raise Unavailable("stopped")
+
+
+def test_a_member_whose_device_stops_at_its_very_start_leads_nobody_and_harms_nobody():
+    world = World(0)
+    member = next(iter(world.all.values()))
+    member.memory = MemoryLog()
+    member.memory.write(GROUP, "create")
+    member.memory.flush()
+    birth = Birth(number=1, founders=(), wish=world.wish)
+    replica = Replica(GROUP, birth, member.device, Stopped(GroupLog(member)), member)
+    with pytest.raises(Unavailable):
+        replica.start()
+    assert replica.leadership is None
+    assert list(replica.audience) == []
 
 
 class LossyWorld(World):

@@ -68,9 +68,9 @@ class Replica:
     def start(self) -> None:
         """Take part. Whoever led before it stopped moves on: it may have lost what it sent."""
         state = self.state
+        self._role = Following(state)  # first: what follows is refused by a device that has stopped
         if not state.durable_birth:
             state.set_view(state.view, state.standing)
-        self._role = Following(state)
         voters = state.voters
         if self.primary == state.me and voters:
             self.change_view(next_view(state.view, self._behind(state.me)))
