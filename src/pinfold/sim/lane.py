@@ -42,8 +42,20 @@ class SimLane:
         self._jobs.append((future, function, arguments))
         if not self._busy:
             self._busy = True
-            self._loop.after(self._rng.uniform(0, 0.0002), self._process, self._run)
+            self._loop.after(
+                self._rng.uniform(0, 0.0002) + self._queued_s(), self._process, self._run
+            )
         return future
+
+    def _queued_s(self) -> float:
+        """How long a slow disk lets a job wait before it does anything of it.
+
+        Whatever is told of the job meanwhile is told of something that a loss of power undoes.
+        """
+        faults = self._disk.faults
+        if faults.slowness <= 1.0:
+            return 0.0
+        return self._rng.uniform(0, faults.sync_s[1]) * (faults.slowness - 1) / 2
 
     def _run(self) -> None:
         if not self._jobs:  # closed meanwhile
@@ -68,7 +80,7 @@ class SimLane:
         self, future: asyncio.Future[Any], result: Any, failure: BaseException | None
     ) -> None:
         if self._jobs:
-            self._loop.after(0, self._process, self._run)
+            self._loop.after(self._queued_s(), self._process, self._run)
         else:
             self._busy = False
         if future.done():
