@@ -23,6 +23,7 @@ QUIET = dataclasses.replace(
     object_clients=2,
     volume_clients=1,
     names=3,
+    rivals=False,
 )
 """A run in which nothing breaks."""
 
@@ -53,6 +54,16 @@ def test_members_of_groups_are_replaced_while_nodes_crash_and_clients_are_served
     )
     result = run_seed(3, plan=plan)
     assert result.counts["members replaced"] >= 3
+    assert not result.violations, result.violations[0]
+
+
+def test_gateways_that_contend_for_a_volume_leave_it_as_one_disk() -> None:
+    result = run_seed(2, plan=dataclasses.replace(QUIET, rivals=True, safety_s=8.0))
+    assert result.counts["contest"] >= 3
+    by_rivals = [request for request in result.history.disk if request.client.startswith("r at ")]
+    assert {request.kind for request in by_rivals} == {"read", "write", "flush"}
+    assert {request.gateway for request in by_rivals} == {"g1#1", "g2#1"}
+    assert any(request.error == "fenced" for request in by_rivals)
     assert not result.violations, result.violations[0]
 
 

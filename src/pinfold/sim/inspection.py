@@ -72,7 +72,7 @@ def _status_request(name: str) -> Request:
 
 async def inspect_volume(cluster: SimCluster, name: str) -> Volume:
     """What the row says of a volume, and the members' contents of each extent."""
-    row = _volume_row(cluster, name)
+    row = volume_row(cluster, name)
     volume, token = VolumeId(row.id), Token(row.token)
     extents: dict[int, dict[str, int]] = {}
     gateway = next(iter(cluster.gateways.values()))
@@ -125,7 +125,8 @@ def rows_of(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
                 yield key, decode_row(value)
 
 
-def _volume_row(cluster: SimCluster, name: str) -> VolumeRow:
+def volume_row(cluster: SimCluster, name: str) -> VolumeRow:
+    """A volume's row, as the member of its group that has applied most has it."""
     return next(decode_volume(row.body) for key, row in rows_of(cluster) if key == key_of(name))
 
 

@@ -56,6 +56,7 @@ FAULT_RATES: Final = {
     "forgotten-vote": (0.5, 2.0),
     "lost-memory": (0.5, 2.0),
     "stutter": (0.5, 2.0),
+    "blink": (0.3, 1.5),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -67,8 +68,12 @@ _DRAWN_APART: Final = {
     "forgotten-vote": 0.25,
     "lost-memory": 0.25,
     "stutter": 0.25,
+    "blink": 0.3,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
+
+_RIVALS_CHANCE: Final = 0.25
+"""How likely two gateways contend for a volume; its other clients stay away then."""
 
 _WATCHED_CHANCE: Final = 0.4
 """How likely somebody watches: reads cost events, and mostly find nothing."""
@@ -100,6 +105,8 @@ class Plan:
     """Names that all object clients share: few, so that they meet."""
     watched: bool
     """Whether somebody at each gateway reads all the time."""
+    rivals: bool
+    """Whether two gateways contend for a volume, in place of its clients."""
 
     @property
     def storage(self) -> tuple[str, ...]:
@@ -149,6 +156,7 @@ def make_plan(seed: int) -> Plan:
         buckets=rng.choice((1, 2)),
         names=rng.choice((1, 3, 8)),
         watched=random.Random(f"{seed}/watched").random() < _WATCHED_CHANCE,
+        rivals=random.Random(f"{seed}/rivals").random() < _RIVALS_CHANCE,
     )
     return dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
 

@@ -30,5 +30,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "forgotten-vote": groups.forget_vote,
     "lost-memory": groups.lose_memory,
     "stutter": groups.stutter,
+    "blink": nodes.blink,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

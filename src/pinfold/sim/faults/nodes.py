@@ -10,6 +10,9 @@ _OF_OBJECTS: Final = frozenset(("put", "copy", "delete", "complete"))
 _OF_VOLUMES: Final = frozenset(("flush",))
 """What a client may rely on from the instant at which it hears of it."""
 
+_UNFLUSHED: Final = frozenset(("write",))
+"""What a client may rely on while the gateway lives."""
+
 _ANSWER_S: Final = 3.0
 """How long such an instant is waited for."""
 
@@ -43,10 +46,32 @@ async def cut_power(stage: Stage) -> None:
 
 async def cut_at_answer(stage: Stage) -> None:
     """Power is lost, here or everywhere, just as a client hears that its change is safe."""
-    rng, recorder = stage.rng, stage.cluster.recorder
     kinds = _OF_OBJECTS
-    if stage.cluster.plan.volume_clients and rng.random() < 0.5:
+    if stage.cluster.plan.volume_clients and stage.rng.random() < 0.5:
         kinds = _OF_VOLUMES
+    if not await _answered(stage, kinds):
+        return
+    if stage.rng.random() < 0.3:
+        await lose_power(stage)
+    else:
+        await cut_power(stage)
+
+
+async def blink(stage: Stage) -> None:
+    """A machine loses its power just as a volume's write is answered, and is back at once.
+
+    Sooner than anybody gives it up: what it had taken and not flushed has to come again.
+    """
+    if not await _answered(stage, _UNFLUSHED):
+        return
+    name = stage.storage_node().name
+    stage.cluster.crash(name)
+    await stage.back_after(name, 0.0, 0.1)
+
+
+async def _answered(stage: Stage, kinds: frozenset[str]) -> bool:
+    """Wait for the instant at which a client hears of one of these; whether it has come."""
+    recorder = stage.cluster.recorder
     answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def look(ended: Operation | DiskOperation) -> None:
@@ -58,13 +83,10 @@ async def cut_at_answer(stage: Stage) -> None:
         async with asyncio.timeout(_ANSWER_S):
             await answered
     except TimeoutError:
-        return
+        return False
     finally:
         recorder.listeners.remove(look)
-    if rng.random() < 0.3:
-        await lose_power(stage)
-    else:
-        await cut_power(stage)
+    return True
 
 
 async def freeze(stage: Stage) -> None:

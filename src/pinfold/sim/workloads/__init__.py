@@ -5,6 +5,7 @@ from typing import Any
 
 from pinfold.sim.workloads.bench import Bench
 from pinfold.sim.workloads.objects import object_client, watcher
+from pinfold.sim.workloads.rivals import rivals
 from pinfold.sim.workloads.volumes import volume_client
 
 
@@ -17,6 +18,9 @@ def start(bench: Bench) -> dict[str, Coroutine[Any, Any, None]]:
     if plan.watched:
         for gateway in plan.front:
             clients[f"w-{gateway}"] = watcher(bench, f"w-{gateway}", gateway)
+    if plan.rivals:
+        clients["r"] = rivals(bench, "r")
+        return clients
     for number in range(1, plan.volume_clients + 1):
         clients[f"v{number}"] = volume_client(bench, f"v{number}")
     return clients
