@@ -57,6 +57,7 @@ FAULT_RATES: Final = {
     "lost-memory": (0.5, 2.0),
     "stutter": (0.5, 2.0),
     "blink": (0.3, 1.5),
+    "rot-named": (0.2, 1.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -69,6 +70,7 @@ _DRAWN_APART: Final = {
     "lost-memory": 0.25,
     "stutter": 0.25,
     "blink": 0.3,
+    "rot-named": 0.25,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 

@@ -31,5 +31,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "lost-memory": groups.lose_memory,
     "stutter": groups.stutter,
     "blink": nodes.blink,
+    "rot-named": disks.rot_named,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

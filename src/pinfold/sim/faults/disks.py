@@ -1,13 +1,18 @@
 """Faults of disks: slow, failing, full, rotten, or another disk altogether."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from pinfold.cluster.groups.messages import Standing, Voted, encode_voted
+from pinfold.codec.packs import decode_head, head_bytes
 from pinfold.device.engines import remove_engine
 from pinfold.device.rebuild import rebuild_index
+from pinfold.model.errors import Corrupt
 from pinfold.sim.diskfaults import DiskFaults
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inode import PAGE
+from pinfold.sim.inspection import rows_of
 from pinfold.sim.plan import DISK_BYTES
 from pinfold.sim.world import SimNode
 
@@ -81,6 +86,42 @@ async def rot(stage: Stage) -> None:
     node.disk.rot(name, offset, bit=stage.rng.randrange(8))
     stage.hurt = True
     stage.account.tell(node.name, f"has a rotten bit in {name} at {offset}")
+
+
+async def rot_named(stage: Stage) -> None:
+    """A bit flips in a blob of the victim's that a row names and readers ask for there first."""
+    node = stage.world.node(stage.victim.node)
+    path = stage.path_of(stage.victim)
+    if path in stage.pulled:
+        return
+    wanted = {
+        bytes(ref.id): ref.length
+        for _, row in rows_of(stage.cluster)
+        for ref in row.blobs
+        if ref.devices[ref.id[15] % len(ref.devices)] == stage.victim.id
+    }
+    found = [
+        (name, number * PAGE + head_bytes(len(checks)), length)
+        for name, inode in sorted(node.disk.names.items())
+        if inode is not None and name.startswith(f"{path}/packs/")
+        for number, page in sorted(inode.pages.items())
+        for blob, length, checks in _heads(page)
+        if wanted.get(blob) == length
+    ]
+    if not found:
+        return
+    name, start, length = stage.rng.choice(found)
+    offset = start + stage.rng.randrange(length)
+    node.disk.rot(name, offset, bit=stage.rng.randrange(8))
+    stage.hurt = True
+    stage.account.count("blob rotten")
+    stage.account.tell(node.name, f"has a rotten blob in {name} at {offset}")
+
+
+def _heads(page: bytes) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
+    """The head of a pack's record if a page begins with one."""
+    with contextlib.suppress(Corrupt):
+        yield decode_head(page)
 
 
 async def swap(stage: Stage) -> None:
