@@ -54,7 +54,7 @@ FAULT_RATES: Final = {
     "new-members": (0.5, 3.0),
     "lost-answers": (0.3, 2.0),
     "forgotten-vote": (0.5, 2.0),
-    "lost-memory": (0.5, 2.0),
+    "lost-memory": (1.0, 2.5),
     "stutter": (0.5, 2.0),
     "blink": (0.3, 1.5),
     "rot-named": (0.2, 1.0),
@@ -67,7 +67,7 @@ _DRAWN_APART: Final = {
     "new-members": 0.3,
     "lost-answers": 0.3,
     "forgotten-vote": 0.25,
-    "lost-memory": 0.25,
+    "lost-memory": 0.3,
     "stutter": 0.25,
     "blink": 0.3,
     "rot-named": 0.25,
@@ -77,7 +77,7 @@ _DRAWN_APART: Final = {
 _RIVALS_CHANCE: Final = 0.25
 """How likely two gateways contend for a volume; its other clients stay away then."""
 
-_WATCHED_CHANCE: Final = 0.4
+_WATCHED_CHANCE: Final = 0.5
 """How likely somebody watches: reads cost events, and mostly find nothing."""
 
 
@@ -160,7 +160,8 @@ def make_plan(seed: int) -> Plan:
         watched=random.Random(f"{seed}/watched").random() < _WATCHED_CHANCE,
         rivals=random.Random(f"{seed}/rivals").random() < _RIVALS_CHANCE,
     )
-    return dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
+    plan = dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
+    return _with_short_journals(plan) if "lost-memory" in plan.faults else plan
 
 
 def _apart(seed: int) -> dict[str, float]:
@@ -183,6 +184,20 @@ def _with_splits(settings: NodeSettings, rng: random.Random) -> NodeSettings:
     )
     s3 = msgspec.structs.replace(settings.s3, objects=objects)
     return msgspec.structs.replace(settings, s3=s3)
+
+
+def _with_short_journals(plan: Plan) -> Plan:
+    """Busy journals that soon do not reach back to the beginning: an index lost is a log lost."""
+    device = msgspec.structs.replace(
+        plan.settings.device, segment_bytes=320 * KIB, journal_retain_bytes=0
+    )
+    return dataclasses.replace(
+        plan,
+        settings=msgspec.structs.replace(plan.settings, device=device),
+        safety_s=14.0,
+        object_clients=3,
+        volume_clients=2,
+    )
 
 
 def _limits(rng: random.Random) -> Limits:
