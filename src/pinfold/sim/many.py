@@ -4,12 +4,14 @@ A seed's result does not depend on the process that runs it. A seed that is run 
 whichever process is free, each with a hash seed of its own: equal traces or it is a violation.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, Final
 
 from pinfold.sim.account import Line, Violation
@@ -77,7 +79,8 @@ def run_many(first: int, count: int, *, runs: int, processes: int) -> Iterator[O
         return
     ended: dict[int, list[Outcome]] = {}
     # Fresh interpreters: a hash seed of their own each, which nothing may depend on.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
         waiting: dict[Future[Outcome], int] = {}
         while True:
             for seed in islice(seeds, max(0, processes * _IN_HAND - len(waiting))):
@@ -91,6 +94,18 @@ def run_many(first: int, count: int, *, runs: int, processes: int) -> Iterator[O
                 outcomes.append(future.result())
                 if len(outcomes) == runs:
                     yield compared(ended.pop(seed))
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when whoever asked it has gone, however that went."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 class _real_time_limit:  # noqa: N801 - reads as a statement
