@@ -1,6 +1,7 @@
 """What a device does when its disk fails, fills up, or comes back with less than it promised."""
 
 import asyncio
+import contextlib
 import errno
 import random
 
@@ -148,26 +149,32 @@ def test_a_full_device_that_is_left_alone_serves_again_once_others_made_room() -
     lives(start, wait, between=limit)
 
 
-def test_a_journal_that_found_no_room_for_a_segment_takes_records_again_once_others_made_room() -> (
-    None
-):
+async def create_group(device: Device) -> None:
+    await device.log.create(G)
+
+
+async def fill_the_journal(device: Device) -> int:
+    """Append until there is no room for another segment; the op that was refused."""
+    op = 1
+    with contextlib.suppress(Full):
+        while True:
+            await device.log.append(G, [Entry(op, 0, bytes(4000))])
+            device.log.apply(G, op, [])
+            op += 1
+    with pytest.raises(Full, match="segment"):
+        device.log.append(G, [Entry(op, 0, b"x")])
+    return op
+
+
+def half_a_segment_left(node: SimNode) -> None:
+    node.disk.faults.capacity_bytes = node.disk.used_bytes() + SETTINGS.segment_bytes // 2
+
+
+def test_a_journal_that_found_no_room_takes_records_again_once_others_made_room() -> None:
     nodes: list[SimNode] = []
 
-    async def start(device: Device) -> None:
-        await device.log.create(G)
-
     async def fill(device: Device) -> None:
-        op = 0
-
-        async def fill_up() -> None:
-            nonlocal op
-            while True:
-                op += 1
-                await device.log.append(G, [Entry(op, 0, bytes(4000))])
-                device.log.apply(G, op, [])
-
-        with pytest.raises(Full, match="segment"):
-            await fill_up()
+        op = await fill_the_journal(device)
         await asyncio.sleep(5)
         with pytest.raises(Full, match="segment"):
             device.log.append(G, [Entry(op, 0, b"x")])
@@ -176,36 +183,26 @@ def test_a_journal_that_found_no_room_for_a_segment_takes_records_again_once_oth
         await device.log.append(G, [Entry(op, 0, b"x")])
 
     def limit(node: SimNode) -> None:
-        node.disk.faults.capacity_bytes = node.disk.used_bytes() + SETTINGS.segment_bytes // 2
+        half_a_segment_left(node)
         nodes.append(node)
 
-    lives(start, fill, between=limit, reserve_bytes=4096)
+    lives(create_group, fill, between=limit, reserve_bytes=4096)
 
 
 def test_a_journal_that_found_no_room_takes_records_again_once_it_has_let_a_segment_go() -> None:
-    async def start(device: Device) -> None:
-        await device.log.create(G)
-
     async def fill(device: Device) -> None:
-        op = 0
-
-        async def fill_up() -> None:
-            nonlocal op
-            while True:
-                op += 1
-                await device.log.append(G, [Entry(op, 0, bytes(4000))])
-                device.log.apply(G, op, [])
-
-        with pytest.raises(Full, match="segment"):
-            await fill_up()
+        op = await fill_the_journal(device)
         device.log.trim(G, op)
         await asyncio.sleep(5)
         await device.log.append(G, [Entry(op, 0, b"x")])
 
-    def limit(node: SimNode) -> None:
-        node.disk.faults.capacity_bytes = node.disk.used_bytes() + SETTINGS.segment_bytes // 2
-
-    lives(start, fill, between=limit, reserve_bytes=4096, journal_retain_bytes=0)
+    lives(
+        create_group,
+        fill,
+        between=half_a_segment_left,
+        reserve_bytes=4096,
+        journal_retain_bytes=0,
+    )
 
 
 def flushed_then_lost(place: str) -> None:
