@@ -381,3 +381,31 @@ def test_a_restarted_member_that_hears_only_of_the_commit_point_asks_what_its_lo
     member.replica.tick()
     world.settle()
     assert state.applied_op == leader.commit_op
+
+
+def test_a_member_whose_copy_is_exact_proves_it_before_its_primary_says_another_word():
+    world, primary, (copier, _) = settled()
+    cut = {(primary.device, copier.device), (copier.device, primary.device)}
+    world.cuts |= cut
+    commit(world, primary, 30)
+    for _ in range(4):
+        primary.replica.tick()
+        world.settle()
+    world.cuts.clear()
+    copied = world.copies
+    for _ in range(2000):
+        if world.copies > copied:
+            break
+        primary.replica.tick()
+        for _ in range(20):
+            if world.network and world.copies == copied:
+                world.deliver()
+        for one in world.up():
+            one.memory.flush()
+    assert world.copies > copied
+    world.cuts |= cut
+    for _ in range(4):
+        copier.memory.flush()
+    copier.crash()
+    copier.start()
+    assert copier.replica.state.standing is Standing.MEMBER

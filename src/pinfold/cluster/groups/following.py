@@ -170,6 +170,7 @@ class Following:
             state.catch_up_op = copy.through_op
             self._matched_op = copy.base_op
             self._copy = None
+            self._prove()  # at once: a group may need this member's vote before its primary speaks
         state.send(self._primary, CopyAck(state.view, page[0], page[1]))
 
     def _heard(self) -> None:
