@@ -15,6 +15,7 @@ from pinfold.sim.cluster import Down, ProcessDied, SimCluster
 from pinfold.sim.copies import lacking_copies, let_days_pass, strays
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inspection import group_status, inspect_groups, inspect_volume, wished
+from pinfold.sim.operator import attend
 from pinfold.sim.workloads.bench import Bench, until
 from pinfold.sim.workloads.volumes import read_blocks, release
 
@@ -39,6 +40,7 @@ async def converge(bench: Bench, stage: Stage) -> None:
     cluster = bench.cluster
     await _until(bench, lambda: missing_processes(cluster))
     await _until(bench, lambda: missing_devices(cluster))
+    await attend(bench, lambda: groups_without_primary(cluster))
     await _until(bench, lambda: unserved_groups(cluster))
     await _until(bench, lambda: members_not_wished(cluster))
     targets = {one["group"]: one["commit_op"] for one in group_status(cluster) if _leads(one)}
@@ -114,15 +116,25 @@ def _leads(status: dict[str, Any]) -> bool:
     return bool(status["role"] == "serving")
 
 
-def unserved_groups(cluster: SimCluster) -> list[str]:
-    """Groups without a primary that serves."""
+def groups_without_primary(cluster: SimCluster) -> list[int]:
+    """Groups that nobody serves."""
+    return [group for group, members in _by_group(cluster) if not any(map(_leads, members))]
+
+
+def _by_group(cluster: SimCluster) -> list[tuple[int, list[dict[str, Any]]]]:
+    """What devices say of each group, by group."""
     by_group: dict[int, list[dict[str, Any]]] = {}
     for status in group_status(cluster):
         by_group.setdefault(status["group"], []).append(status)
+    return sorted(by_group.items())
+
+
+def unserved_groups(cluster: SimCluster) -> list[str]:
+    """Groups without a primary that serves, and what their devices do instead."""
     return [
         f"group {group} is not served: "
         + ", ".join(f"device {one['device']} {one['role']} in {one['view']}" for one in members)
-        for group, members in sorted(by_group.items())
+        for group, members in _by_group(cluster)
         if not any(map(_leads, members))
     ]
 

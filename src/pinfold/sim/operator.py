@@ -1,0 +1,59 @@
+"""What an operator does who finds a healed cluster with row groups that have no primary.
+
+A member in the middle of a copy has given up its rows and proves nothing until the copy is exact.
+When another one loses its memory just then and the primary restarts, no quorum is left that proves
+anything, although every node is up and one of them has it all. The handbook's answer is to force
+the members that are whole. Everything acknowledged must be there afterwards, as always.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from pinfold.model.errors import PinfoldError
+from pinfold.node.groups import Groups
+from pinfold.sim.cluster import Down, ProcessDied
+from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.workloads.bench import Bench
+
+NAME: Final = "operator"
+"""Who acts, in histories and accounts."""
+
+WATCH_S: Final = 15.0
+"""Groups find a primary within seconds of a quorum being up: later somebody has to act."""
+
+LOOK_S: Final = 0.25
+"""Between two looks."""
+
+FORCE_S: Final = 20.0
+"""Patience of one command."""
+
+
+async def attend(bench: Bench, unserved: Callable[[], list[int]]) -> None:
+    """Give all groups time to find a primary, then force those that have none."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + WATCH_S
+    while unserved():
+        if loop.time() >= until:
+            break
+        await asyncio.sleep(LOOK_S)
+    for group in unserved():
+        await _force(bench, group)
+
+
+async def _force(bench: Bench, group: int) -> None:
+    async def force(process: GatewayProcess) -> str:
+        context = process.context
+        groups = Groups(context.env.clock, context.map, context.peers)
+        told = (await groups.show(group))["devices"]
+        whole = [one["device"] for one in told if one["standing"] == "member"]
+        done = await groups.force_members(group, whole)
+        return f"forces group {group} to {whole}, up to op {done['kept_op']}"
+
+    gateway = bench.plan.front[0]
+    try:
+        done = await bench.ask(NAME, gateway, f"force group {group}", force, FORCE_S)
+        bench.account.count("operator force")
+    except (PinfoldError, Down, ProcessDied, TimeoutError) as error:
+        done = f"cannot force group {group}: {error}"
+    bench.account.tell(NAME, done)
