@@ -2,14 +2,17 @@
 
 import asyncio
 from random import Random
+from typing import Any, cast
 
 import pytest
 
-from pinfold.cluster.api import Counter
+from pinfold.cluster.api import Counter, Row
+from pinfold.model.errors import Unavailable
 from pinfold.objects.buckets import Bucket
 from pinfold.objects.shards import Shard, shards_of
 from pinfold.objects.splitter import SAMPLES, Goal, Load, Loads, goal_of
-from pinfold.objects.splitting import EVERYTHING
+from pinfold.objects.splitting import EVERYTHING, Mover
+from tests.twins.cluster import MemoryRows
 from tests.twins.store import SMALL, MemoryStore
 
 SHARD = Shard("bucket", b"s" * 16, b"f", None)
@@ -110,6 +113,34 @@ def test_a_split_left_lying_is_finished_by_another_process_that_reads_the_bucket
         assert await other.splitter.pass_once() > 0
         assert await sizes(other) == [4, 4]
         assert other.buckets.splitting() == []
+
+    asyncio.run(run())
+
+
+class NoBounds:
+    """Rows in a group that has no primary: the bounds of shards cannot be read."""
+
+    def __init__(self, rows: MemoryRows) -> None:
+        self._rows = rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+    async def get(self, place: bytes, key: bytes) -> Row | None:
+        if place.startswith(b"s/"):
+            raise Unavailable("no primary")
+        return await self._rows.get(place, key)
+
+
+def test_a_split_whose_rows_cannot_be_read_waits_and_ends_no_worker() -> None:
+    async def run() -> None:
+        store, bucket = await filled(8)
+        await store.buckets.mover.begin("bucket", bucket.life, until=b"k04", rows=EVERYTHING)
+        await store.buckets.lookup("bucket")
+        store.buckets.mover = Mover(store.env, cast(Any, NoBounds(store.rows)), 1000)
+        assert await store.splitter.pass_once() == 0
+        with pytest.raises(Unavailable):
+            await store.buckets.mover.step("bucket")
 
     asyncio.run(run())
 

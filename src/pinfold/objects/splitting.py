@@ -248,7 +248,8 @@ class Mover:
     async def look(self, name: str) -> State | None:
         """A bucket's split; None when there is none.
 
-        The map is read first: all else runs ahead of it, if at all.
+        The map is read first: all else runs ahead of it, if at all. The others are read at once, so
+        some may be older than others: `next_step` and the versions that steps check see to that.
         """
         found = await self._bucket(name)
         if found is None or found[1].split is None:
@@ -258,14 +259,11 @@ class Mover:
         assert split is not None
         parent = next(one for one in shards_of(name, record.shards) if one.id == split.parent)
         child = keys.shard_place(split.child)
-        async with asyncio.TaskGroup() as reads:
-            bounds = [
-                reads.create_task(self._rows.get(parent.place, key))
-                for key in (keys.bound_key(parent.id), keys.moved_key(parent.id))
-            ]
-            receiving = reads.create_task(self._rows.get(child, keys.received_key(split.child)))
-        bound, moved = (task.result() for task in bounds)
-        received = receiving.result()
+        bound, moved, received = await self._together(
+            (parent.place, keys.bound_key(parent.id)),
+            (parent.place, keys.moved_key(parent.id)),
+            (child, keys.received_key(split.child)),
+        )
         leftovers = False
         if parent.end is not None and bound_of(bound).limit == parent.end:
             start, (_, end) = keys.prefix_key(parent.id, parent.end), keys.shard_range(parent.id)
@@ -281,6 +279,15 @@ class Mover:
             received=received,
             leftovers=leftovers,
         )
+
+    async def _together(self, *rows: tuple[bytes, bytes]) -> list[Row | None]:
+        """Rows by place and key, read at once; the first failure is the caller's."""
+        try:
+            async with asyncio.TaskGroup() as reads:
+                tasks = [reads.create_task(self._rows.get(place, key)) for place, key in rows]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     async def _seal(self, state: State) -> None:
         """Choose a range at the parent's end and refuse its writes; or see that there is none."""
