@@ -36,8 +36,9 @@ FOUND_S: Final = 40.0
 CLIENTS_S: Final = 40.0
 """Virtual seconds within which the clients' last calls end after healing."""
 
-CONVERGE_S: Final = 60.0
-"""Virtual seconds within which a healed cluster is whole again."""
+CONVERGE_S: Final = 180.0
+"""Virtual seconds within which a healed cluster is whole again: a copy that has failed often is
+tried again after a minute."""
 
 READ_S: Final = 60.0
 """Virtual seconds within which everything is read."""

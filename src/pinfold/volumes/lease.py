@@ -67,7 +67,9 @@ class Lease:
     async def acquire(self, *, force: bool = False) -> VolumeRow:
         """Take the volume, waiting until its holder is gone or silent; the row as it was before.
 
-        `force` does not wait. NotFound when there is no such volume.
+        `force` does not wait: whoever forces says that the former holder is gone. Its writes are
+        refused in any case, but until its trust ends it may answer reads from members that the new
+        holder did not reach. NotFound when there is no such volume.
         """
         silence = Silence()
         while True:

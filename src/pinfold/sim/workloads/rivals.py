@@ -105,7 +105,9 @@ class _Contest:
     async def unheard(self) -> None:
         """The second takes the volume while the first does not hear from the row of it.
 
-        Then a write of the second is on its way to a member, and the first reads of all.
+        Then a write of the second is on its way to a member, and the first reads of all. Only when
+        the second has reached them all: of others the first may read until its trust ends, and who
+        forces a volume says that there is no first any more.
         """
         if not await self._take(self._one):
             return
@@ -114,7 +116,7 @@ class _Contest:
         late = self._rng.choice(self._members)
         self._cut(self._one, primary, both=True)
         try:
-            if not await self._take(self._other):
+            if not await self._take(self._other) or self._out():
                 return
             self._cut(self._other, late)
             async with asyncio.TaskGroup() as sides:
@@ -140,6 +142,10 @@ class _Contest:
         finally:
             self._mend(self._one, away)
         await self._read_of_all(self._other)
+
+    def _out(self) -> bool:
+        """Whether a device is out of sync by the volume's row."""
+        return bool(volume_row(self._bench.cluster, self._volume).out)
 
     def _primary(self) -> str:
         """A node that leads the group of the volume's row, or any."""
