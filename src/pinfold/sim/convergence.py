@@ -15,7 +15,7 @@ from pinfold.sim.cluster import Down, ProcessDied, SimCluster
 from pinfold.sim.copies import lacking_copies, let_days_pass, strays
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inspection import group_status, inspect_groups, inspect_volume, wished
-from pinfold.sim.operator import attend
+from pinfold.sim.operator import attend, restart_stopped
 from pinfold.sim.workloads.bench import Bench, until
 from pinfold.sim.workloads.volumes import read_blocks, release
 
@@ -39,6 +39,7 @@ async def converge(bench: Bench, stage: Stage) -> None:
     """Wait until everything that was broken is whole; ends by the caller's time-out otherwise."""
     cluster = bench.cluster
     await _until(bench, lambda: missing_processes(cluster))
+    await restart_stopped(bench)
     await _until(bench, lambda: missing_devices(cluster))
     await attend(bench, lambda: groups_without_primary(cluster))
     await _until(bench, lambda: unserved_groups(cluster))

@@ -1,4 +1,6 @@
-"""What an operator does who finds a healed cluster with row groups that have no primary.
+"""What an operator does who finds a healed cluster with stopped devices, or groups without primary.
+
+A device that has stopped serves again when its node is restarted, the handbook says.
 
 A member in the middle of a copy has given up its rows and proves nothing until the copy is exact.
 When another one loses its memory just then and the primary restarts, no quorum is left that proves
@@ -13,7 +15,7 @@ from typing import Final
 from pinfold.model.errors import PinfoldError
 from pinfold.node.groups import Groups
 from pinfold.sim.cluster import Down, ProcessDied
-from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.processes import GatewayProcess, StorageProcess
 from pinfold.sim.workloads.bench import Bench
 
 NAME: Final = "operator"
@@ -22,11 +24,29 @@ NAME: Final = "operator"
 WATCH_S: Final = 15.0
 """Groups find a primary within seconds of a quorum being up: later somebody has to act."""
 
+RESTART_S: Final = 2.0
+"""Time for a node to start."""
+
 LOOK_S: Final = 0.25
 """Between two looks."""
 
 FORCE_S: Final = 20.0
 """Patience of one command."""
+
+
+async def restart_stopped(bench: Bench) -> None:
+    """Restart nodes whose devices have stopped, until none has: an error may come late."""
+    cluster = bench.cluster
+    while stopped := [name for name, process in cluster.storage.items() if _has_stopped(process)]:
+        for name in stopped:
+            bench.account.tell(NAME, f"restarts {name}, of which a device has stopped")
+            cluster.crash(name)
+            cluster.start(name)
+        await asyncio.sleep(RESTART_S)
+
+
+def _has_stopped(process: StorageProcess) -> bool:
+    return any(device["state"] == "stopped" for device in process.role.status()["devices"])
 
 
 async def attend(bench: Bench, unserved: Callable[[], list[int]]) -> None:
