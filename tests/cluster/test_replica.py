@@ -4,11 +4,13 @@ import contextlib
 
 import pytest
 
+from pinfold.cluster.groups.election import following_best
 from pinfold.cluster.groups.entries import encode_body
-from pinfold.cluster.groups.messages import CopyPage, Standing
+from pinfold.cluster.groups.messages import CopyPage, Prepare, Standing
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.state import Birth
 from pinfold.cluster.groups.views import next_view
+from pinfold.device.api import Entry
 from pinfold.model.errors import Full, Unavailable
 from tests.cluster.replica_world import GROUP, GroupLog, World
 from tests.twins.log import MemoryLog
@@ -342,6 +344,40 @@ def test_a_member_whose_device_stops_at_its_very_start_leads_nobody_and_harms_no
         replica.start()
     assert replica.leadership is None
     assert list(replica.audience) == []
+
+
+def test_entries_that_find_no_room_do_not_keep_committed_ones_from_being_applied():
+    world, primary, (other, _) = settled()
+    commit(world, primary, 3)
+    mine = other.replica.state
+    assert mine.applied_op < mine.last_op, "the primary's next word would tell of the last commit"
+    mine.log = NoRoom(mine.log)
+    state = primary.replica.state
+    entry = Entry(state.last_op + 1, state.view, encode_body([]))
+    news = Prepare(
+        state.view,
+        state.last_op,
+        state.last_view,
+        state.commit_op,
+        0,
+        state.configuration.number,
+        [entry],
+    )
+    with pytest.raises(Full):
+        other.replica.handle(primary.device, news)
+    assert mine.applied_op == state.commit_op
+
+
+def test_a_copying_elect_gives_the_lead_to_the_next_of_equals_so_that_each_has_a_turn():
+    world, primary, (one, other) = settled()
+    commit(world, primary, 3)
+    for elect_next in (one, other, primary):
+        voters = primary.replica.state.voters
+        behind = voters[(voters.index(elect_next.device) + 1) % 3]
+        votes = {member.device: member.replica.state.vote() for member in world.all.values()}
+        assert following_best(elect_next.replica.state, votes) in (elect_next.device, behind)
+        del votes[elect_next.device]
+        assert following_best(elect_next.replica.state, votes) == behind
 
 
 class LossyWorld(World):

@@ -9,7 +9,7 @@ A group that has not begun (configuration 0) may also begin with all its members
 never acknowledged anything. Not as long as one of them is copying.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.messages import Fetch, Fetched, Join, Standing, Vote
@@ -117,10 +117,7 @@ class Election:
         electors = self._electors()
         if not electors or state.me not in self._votes:
             return
-        best = max(
-            electors,
-            key=lambda one: (electors[one].last_view, electors[one].last_op, one == state.me),
-        )
+        best = following_best(state, electors)
         new = state.standing.new and electors[best].standing == Standing.MEMBER
         if state.standing.copying or new or not state.votes:
             if best != state.me:
@@ -153,6 +150,21 @@ def _proves(vote: Vote, configuration: Configuration) -> bool:
     """
     standing = Standing(vote.standing)
     return standing is Standing.MEMBER or (configuration.founded and standing.new)
+
+
+def following_best(state: MemberState, votes: Mapping[DeviceId, Vote]) -> DeviceId:
+    """Whose log is the best; of equals this member, else the next one going round.
+
+    Were it always the same one, a group would wait for ever for one whose device is too busy.
+    """
+    voters = state.voters
+    here = voters.index(state.me) if state.me in voters else 0
+
+    def rank(one: DeviceId) -> tuple[int, int, int]:
+        behind = (voters.index(one) - here) % len(voters)
+        return votes[one].last_view, votes[one].last_op, -behind
+
+    return max(votes, key=rank)
 
 
 def answer_fetch(state: MemberState, sender: DeviceId, fetch: Fetch) -> None:

@@ -94,7 +94,10 @@ class Following:
         if prev_op > known_op and state.log.view_at(prev_op) not in matching:
             state.send(self._primary, Refuse(state.view, prev_op, known_op))
             return
-        state.merge(prev_op, prepare.entries)
+        # What is known to be committed is applied first: it may be what keeps the device busy.
+        self._matched_op = max(self._matched_op, prev_op)
+        self.on_commit_news(prepare.commit_op)
+        state.merge(prev_op, prepare.entries)  # may raise; the entries will come again then
         self._matched_op = max(self._matched_op, prev_op + len(prepare.entries))
         self._ack_owed = True
         self.on_commit_news(prepare.commit_op)
