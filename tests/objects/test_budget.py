@@ -33,6 +33,21 @@ def test_waiters_are_served_in_order_and_nobody_overtakes() -> None:
     assert asyncio.run(run()) == ["large", "small"]
 
 
+def test_who_is_told_to_be_content_gets_the_least_it_named() -> None:
+    async def run() -> list[int]:
+        budget = ByteBudget(10, waiting_max=8)
+        await budget.take(8, timeout_s=5)
+        async with asyncio.TaskGroup() as group:
+            large = group.create_task(budget.take(9, timeout_s=5, least=1))
+            fixed = group.create_task(budget.take(1, timeout_s=5))
+            await asyncio.sleep(0)
+            budget.make_content()
+        assert budget.free == 0
+        return [large.result(), fixed.result()]
+
+    assert asyncio.run(run()) == [1, 1]
+
+
 def test_too_many_waiting_is_busy_at_once() -> None:
     async def run() -> None:
         budget = ByteBudget(1, waiting_max=1)
@@ -60,14 +75,17 @@ def test_a_timeout_is_busy_and_takes_nothing() -> None:
     asyncio.run(run())
 
 
-@given(st.lists(st.tuples(st.integers(1, 10), st.booleans()), max_size=20))
-def test_nothing_is_lost_whoever_is_cancelled(wishes: list[tuple[int, bool]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 10), st.booleans()), max_size=20), st.booleans())
+def test_nothing_is_lost_whoever_is_cancelled(
+    wishes: list[tuple[int, bool]], content: bool
+) -> None:
     async def run() -> None:
         budget = ByteBudget(10, waiting_max=100)
 
-        async def use(count: int) -> None:
-            await budget.take(count, timeout_s=5)
+        async def use(wish: int) -> None:
+            count = await budget.take(wish, timeout_s=5, least=2)
             try:
+                assert min(2, wish) <= count <= wish
                 assert budget.taken <= 10
                 await asyncio.sleep(0)
             finally:
@@ -78,6 +96,8 @@ def test_nothing_is_lost_whoever_is_cancelled(wishes: list[tuple[int, bool]]) ->
             for count, cancelled in wishes:
                 tasks.append((group.create_task(use(count)), cancelled))
             await asyncio.sleep(0)
+            if content:
+                budget.make_content()
             for task, cancelled in tasks:
                 if cancelled:
                     task.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from pinfold.model.errors import Corrupt, Full
 from pinfold.model.limits import INLINE_BYTES
 from pinfold.objects.staging import segment_lengths
-from tests.twins.store import Bytes, MemoryStore
+from tests.twins.store import SMALL, Bytes, MemoryStore
+from tests.twins.virtual import run_virtual
 
 SIZES = st.sampled_from([0, 1, INLINE_BYTES, INLINE_BYTES + 1, 4095, 4096, 4097, 8192, 20_000])
 
@@ -184,6 +186,37 @@ def test_uploads_that_stall_do_not_keep_others_out(first: int, size: int) -> Non
         assert store.staging.memory_taken == 0
 
     asyncio.run(run())
+
+
+def test_the_last_of_many_slow_uploads_keeps_a_quick_one_waiting_no_longer_than_the_first() -> None:
+    """Forty want forty times what there is room for; each would hold it for two seconds."""
+    patience_s, size = 2.0, 1 << 20
+    roomy = msgspec.structs.replace(
+        SMALL,
+        segment_bytes=size,
+        write_memory_bytes=size,
+        write_patience_s=patience_s,
+        memory_timeout_s=1000.0,
+        memory_waiting_max=64,
+    )
+
+    async def run() -> None:
+        store = MemoryStore(roomy)
+        stage = store.staging.stage
+        slow = [Stalling(content_of(size), 1) for _ in range(40)]
+        async with asyncio.TaskGroup() as group:
+            for source in slow:
+                group.create_task(stage(source, size, interruptible=True))
+            await asyncio.sleep(0)
+            began = asyncio.get_running_loop().time()
+            await stage(Bytes(content_of(20_000)), 20_000, interruptible=True)
+            waited_s = asyncio.get_running_loop().time() - began
+            for source in slow:
+                source.go_on.set()
+        assert waited_s <= 4 * patience_s
+        assert store.staging.memory_taken == 0
+
+    run_virtual(run)
 
 
 def test_a_stalled_upload_that_is_cancelled_gives_everything_back() -> None:

@@ -5,6 +5,7 @@ First come, first served, so that a large request is not starved by small ones.
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
 from pinfold.model.errors import Busy
 
@@ -20,7 +21,7 @@ class ByteBudget:
         self._limit = limit
         self._free = limit
         self._waiting_max = waiting_max
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[_Wish] = deque()
 
     @property
     def taken(self) -> int:
@@ -37,29 +38,37 @@ class ByteBudget:
         """Whether somebody waits."""
         return bool(self._waiting)
 
-    async def take(self, count: int, *, timeout_s: float) -> None:
-        """Wait for `count` bytes and take them.
+    async def take(self, count: int, *, timeout_s: float, least: int | None = None) -> int:
+        """Wait for `count` bytes and take them; how many were taken.
 
-        Busy when too many wait already or the bytes do not come within `timeout_s`; then nothing
-        is taken.
+        That is `count`, unless those who wait have been told to be content with their `least`. Busy
+        when too many wait already or the bytes do not come within `timeout_s`; then nothing is
+        taken.
         """
         assert 0 <= count <= self._limit, f"{count} bytes never fit into a budget of {self._limit}"
         if not self._waiting and count <= self._free:
             self._free -= count
-            return
+            return count
         if len(self._waiting) >= self._waiting_max:
             raise Busy("too many requests wait for memory")
-        future = asyncio.get_running_loop().create_future()
-        entry = (count, future)
-        self._waiting.append(entry)
+        least = count if least is None else min(least, count)
+        wish = _Wish(count, least, asyncio.get_running_loop().create_future())
+        self._waiting.append(wish)
         try:
             async with asyncio.timeout(timeout_s):
-                await future
+                await wish.granted
         except BaseException as error:
-            self._forget(entry)
+            self._forget(wish)
             if isinstance(error, TimeoutError):
                 raise Busy("no memory for the request") from None
             raise
+        return wish.count
+
+    def make_content(self) -> None:
+        """Give everybody who waits only the least that they are content with."""
+        for wish in self._waiting:
+            wish.count = wish.least
+        self._serve()
 
     def give(self, count: int) -> None:
         """Give back bytes that were taken."""
@@ -67,17 +76,25 @@ class ByteBudget:
         assert self._free <= self._limit, "more given back than taken"
         self._serve()
 
-    def _forget(self, entry: tuple[int, asyncio.Future[None]]) -> None:
-        count, future = entry
-        if future.done() and not future.cancelled():
-            self.give(count)  # it was granted in the same moment
-        elif entry in self._waiting:
-            self._waiting.remove(entry)
+    def _forget(self, wish: "_Wish") -> None:
+        if wish.granted.done() and not wish.granted.cancelled():
+            self.give(wish.count)  # it was granted in the same moment
+        elif wish in self._waiting:
+            self._waiting.remove(wish)
             self._serve()
 
     def _serve(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            count, future = self._waiting.popleft()
-            if not future.done():
-                self._free -= count
-                future.set_result(None)
+        while self._waiting and self._waiting[0].count <= self._free:
+            wish = self._waiting.popleft()
+            if not wish.granted.done():
+                self._free -= wish.count
+                wish.granted.set_result(None)
+
+
+@dataclass(eq=False, slots=True)
+class _Wish:
+    """Somebody who waits."""
+
+    count: int
+    least: int
+    granted: asyncio.Future[None]

@@ -24,7 +24,8 @@ HASH_BATCH_BYTES: Final = 1 * MIB
 
 
 SHORT_BYTES_MIN: Final = 64 << 10
-"""Memory asked for after a segment was cut short: `requests_in_flight_max` of these fit."""
+"""Memory asked for after a segment was cut short, and given to those who wait behind slow ones:
+`requests_in_flight_max` of these fit."""
 
 SHORT_BLOBS_MAX: Final = 1000
 """Blobs of a body that may be cut short; a row has room for thousands."""
@@ -165,13 +166,13 @@ class Staging:
     async def _fill(self, cutter: "_Cutter", length: int) -> "tuple[list[Buffer], int]":
         """The next `length` bytes, or fewer but some, and how many; their memory is taken."""
         while True:
-            await self._take(length)
+            taken = await self._take(length, interruptible=cutter.interruptible)
             try:
-                payload, filled = await self._cut(cutter, length)
+                payload, filled = await self._cut(cutter, taken)
             except BaseException:
-                self._budget.give(length)
+                self._budget.give(taken)
                 raise
-            self._budget.give(length - filled)
+            self._budget.give(taken - filled)
             if filled:
                 return payload, filled
             await cutter.wait()
@@ -185,24 +186,34 @@ class Staging:
         finally:
             del self._filling[cutter]
 
-    async def _take(self, count: int) -> None:
+    async def _take(self, count: int, *, interruptible: bool) -> int:
         if self._hurrying is None and (count > self._budget.free or self._budget.wanted):
             self._hurry_later()
-        await self._budget.take(count, timeout_s=self._settings.memory_timeout_s)
+        return await self._budget.take(
+            count,
+            timeout_s=self._settings.memory_timeout_s,
+            least=SHORT_BYTES_MIN if interruptible else None,
+        )
 
     def _hurry_later(self) -> None:
         loop = asyncio.get_running_loop()
         self._hurrying = loop.call_later(self._settings.write_patience_s / 2, self._hurry)
 
     def _hurry(self) -> None:
-        """While somebody waits for memory, cut short what has been filling for too long."""
+        """While somebody waits for memory, cut short what has been filling for too long.
+
+        Those who wait may be as slow: they get little to begin with. Otherwise the last of them
+        waits as often for `write_patience_s` as whole segments do not fit.
+        """
         self._hurrying = None
         if not self._budget.wanted:
             return
         began_by = asyncio.get_running_loop().time() - self._settings.write_patience_s
-        for cutter, began in self._filling.items():
-            if began <= began_by:
-                cutter.interrupt()
+        slow = [cutter for cutter, began in self._filling.items() if began <= began_by]
+        for cutter in slow:
+            cutter.interrupt()
+        if slow:
+            self._budget.make_content()
         self._hurry_later()
 
 
