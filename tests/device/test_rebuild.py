@@ -94,6 +94,28 @@ def test_blobs_come_back_and_groups_and_volumes_claim_nothing(close: bool) -> No
     on_files(without_index(files), rebuilt, serve, restore, again)
 
 
+def test_what_was_written_again_before_an_index_was_lost_again_is_not_taken_for_there() -> None:
+    """The journal tells that a loss was made good, but not all that made it good: that is lost."""
+
+    async def restore(env: Env) -> None:
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await device.extents.restored(V, ONE)
+        await device.close()
+
+    async def lose_again(env: Env) -> None:
+        for name in env.disk.list(f"{PATH}/index"):
+            env.disk.unlink(f"{PATH}/index/{name}")
+        env.disk.sync_dir(f"{PATH}/index")
+        await rebuilt(env)
+
+    async def serve(env: Env) -> None:
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        assert (await device.extents.claim(V, ONE)).lost
+        await device.close()
+
+    on_files(without_index(recorded(True, 40)), rebuilt, restore, lose_again, serve, serve, restore)
+
+
 def test_a_journal_that_has_everything_gives_everything_back() -> None:
     files = recorded(False, 3)
     state = files.told.states[-1][1]

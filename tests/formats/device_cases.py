@@ -37,6 +37,7 @@ from pinfold.device.group import (
 from pinfold.device.memory import Memory, decode_memory, encode_memory
 from pinfold.device.packs import decode_pack, encode_pack
 from pinfold.device.volume import (
+    LOST_SOMEWHEN,
     Extent,
     decode_extent,
     decode_stable,
@@ -166,13 +167,20 @@ DEVICE = [
         "000000000000000000000000000000000000000000000000000000000000000000000000000b",
         lambda: extent().encode(),
     ),
-    Case("index: volume 1", decode_volume, (Token(513), False), "0000000000000201", None),
+    Case("index: volume 1", decode_volume, (Token(513), 0), "0000000000000201", None),
     Case(
         "index: volume 2",
         decode_volume,
-        (Token(513), True),
+        (Token(513), LOST_SOMEWHEN),
         "02000000000000020101",
-        lambda: encode_volume(513, lost=True),
+        None,
+    ),
+    Case(
+        "index: volume 3",
+        decode_volume,
+        (Token(513), 770),
+        "0300000000000002010000000000000302",
+        lambda: encode_volume(513, lost_at=770),
     ),
     Case(
         "index: pack 1",

@@ -50,7 +50,9 @@ def test_what_is_stored_today_is_what_the_version_says(case: Case) -> None:
     if case.write is not None:
         assert case.write().hex() == case.golden
     else:
-        assert case.name.endswith(" 1"), "only an old version is no longer written"
+        name, version = case.name.rsplit(" ", 1)
+        later = f"{name} {int(version) + 1}"
+        assert any(other.name.startswith(later) for other in CASES), "only old ones are not written"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ NEWER: list[tuple[str, Callable[[], object], str]] = [
         ),
         "version 9",
     ),
-    ("volume", lambda: decode_volume(b"\x09" + bytes(9)), "version 9"),
+    ("volume", lambda: decode_volume(b"\x09" + bytes(16)), "version 9"),
     ("pack", lambda: decode_pack(msgpack.packb((9, 8192, 1, True))), "version 9"),
     ("index", lambda: decode_applied(struct.pack(">HQQQ", 9, 1, 1, 1)), "version 9"),
     ("promises", lambda: decode_memory(msgpack.packb((9, 0, 1, []))), "version 9"),

@@ -178,7 +178,7 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (packs.decode_pack_header, packs.encode_pack_header(b"u" * 16, 3)),
     (records.decode_segment_header, records.encode_segment_header(
         records.SegmentHeader(b"u" * 16, 1, 1, 1))),
-    (volume.decode_volume, bytes(9)),
+    (volume.decode_volume, volume.encode_volume(3, lost_at=9)),
 )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ FOUND: Final = {
     20102: "a returning member of a volume copied from one that a takeover had not settled yet: "
     "members in sync differed (volumes/test_session_rules)",
     20124: "the same as 6011, in two groups at once",
+    6000069: "a device that lost its index twice believed what its journal said of the first loss: "
+    "members in sync differed (device/test_rebuild: before_an_index_was_lost_again)",
 }
 """By seed, what it prevented and where the directed test is."""
 

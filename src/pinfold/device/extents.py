@@ -231,7 +231,9 @@ class Extents:
             self._claimed(*decode_token(record.payload))
         elif record.kind == kinds.EXTENT_RESTORED:
             volume, token = decode_token(record.payload)
-            self._restore(self._claimed(volume, token))
+            known = self._claimed(volume, token)
+            if record.sequence > known.lost_at:
+                self._restore(known)
         elif record.kind == kinds.EXTENT_STABLE:
             volume, token, sequence = decode_stable(record.payload)
             if (found := self._volumes.get(volume)) is not None:
@@ -301,8 +303,8 @@ class Extents:
     def _load(self) -> None:
         for key, record in self._index.scan(_VOLUME_TABLE, successor(_VOLUME_TABLE)):
             volume = VolumeId(key[1:])
-            token, lost = decode_volume(record)
-            self._volumes[volume] = Volume(volume, token, lost=lost)
+            token, lost_at = decode_volume(record)
+            self._volumes[volume] = Volume(volume, token, lost_at=lost_at)
         used = set()
         for key, record in self._index.scan(_EXTENT_TABLE, successor(_EXTENT_TABLE)):
             volume, index = VolumeId(key[1:17]), int.from_bytes(key[17:], "big")
@@ -330,11 +332,11 @@ class Extents:
         return known
 
     def _restore(self, known: Volume) -> None:
-        known.lost = False
+        known.lost_at = 0
         self._put_volume(known)
 
     def _put_volume(self, known: Volume) -> None:
-        record = encode_volume(known.token, lost=known.lost)
+        record = encode_volume(known.token, lost_at=known.lost_at)
         self._index.put(_VOLUME_TABLE + known.id, record)
 
     def _admit(self, known: Volume, ops: Sequence[ExtentOp], payload_bytes: int) -> bool:

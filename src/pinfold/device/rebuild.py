@@ -171,7 +171,7 @@ def _entries(
         yield b"g" + group_id.to_bytes(8, "big"), group.encode()
     for volume, token in sorted(remembered.tokens.items()):
         result.volumes.append(volume)
-        yield b"v" + volume, encode_volume(token, lost=True)
+        yield b"v" + volume, encode_volume(token, lost_at=remembered.last)
     seen: set[BlobId] = set()
     next_pack = 0
     for number, name in numbered_files(disk, f"{path}/packs"):

@@ -23,14 +23,18 @@ TRIM: Final = 2
 
 NO_SLOT: Final = -1
 ALL_BLOCKS: Final = (1 << BLOCKS) - 1
+LOST_SOMEWHEN: Final = (1 << 64) - 1
+"""In place of the journal's end at a loss: later than any record there is."""
+
 ZERO_BLOCK: Final = memoryview(bytes(BLOCK_BYTES))
 
 _WRITE_HEAD: Final = struct.Struct(">16sQQQI")
 _OP_WORDS: Final = 4
 _EXTENT: Final = struct.Struct(">BiQQQ?")
 _BITMAP_BYTES: Final = BLOCKS // 8
-_VOLUME: Final = struct.Struct(">BQ?")
-_VOLUME_VERSION: Final = 2
+_VOLUME: Final = struct.Struct(">BQQ")
+_VOLUME_2: Final = struct.Struct(">BQ?")
+_VOLUME_VERSION: Final = 3
 _VOLUME_1_BYTES: Final = 8
 _TOKEN: Final = struct.Struct(">16sQ")
 _STABLE: Final = struct.Struct(">16sQQ")
@@ -125,14 +129,20 @@ class Extent:
 class Volume:
     """One volume's extents on this device, and the highest token it has seen."""
 
-    __slots__ = ("extents", "id", "lost", "token")
+    __slots__ = ("extents", "id", "lost_at", "token")
 
-    def __init__(self, volume: VolumeId, token: Token, *, lost: bool = False) -> None:
+    def __init__(self, volume: VolumeId, token: Token, *, lost_at: int = 0) -> None:
         self.id = volume
         self.token = token
-        self.lost = lost
-        """Extents were here and are gone: see `Claim.lost`."""
+        self.lost_at = lost_at
+        """Where the journal ended when extents that had been here were lost; 0 for nothing lost.
+        What records up to there say of an earlier loss being made good is true no more."""
         self.extents: dict[int, Extent] = {}
+
+    @property
+    def lost(self) -> bool:
+        """Extents were here and are gone: see `Claim.lost`."""
+        return self.lost_at > 0
 
     def extent(self, index: int) -> Extent:
         """The extent, made if it is new."""
@@ -168,22 +178,27 @@ def decode_extent(volume: VolumeId, index: int, record: bytes) -> Extent:
     return extent
 
 
-def encode_volume(token: int, *, lost: bool) -> bytes:
+def encode_volume(token: int, *, lost_at: int) -> bytes:
     """A volume's record in the index."""
-    return _VOLUME.pack(_VOLUME_VERSION, token, lost)
+    return _VOLUME.pack(_VOLUME_VERSION, token, lost_at)
 
 
 @decodes("the index's record of a volume")
-def decode_volume(record: bytes) -> tuple[Token, bool]:
-    """(highest token seen, lost); the inverse of `encode_volume`.
+def decode_volume(record: bytes) -> tuple[Token, int]:
+    """(highest token seen, `Volume.lost_at`); the inverse of `encode_volume`.
 
-    Version 1 was the token alone, and eight bytes long.
+    Version 1 was the token alone, and eight bytes long; version 2 did not say when extents were
+    lost, so that nothing in the journal makes them good.
     """
     if len(record) == _VOLUME_1_BYTES:
-        return Token(int.from_bytes(record, "big")), False
-    require_version("index: the record of a volume", record[0], _VOLUME_VERSION, oldest=2)
-    _, token, lost = _VOLUME.unpack(record)
-    return Token(token), lost
+        return Token(int.from_bytes(record, "big")), 0
+    version = record[0]
+    require_version("index: the record of a volume", version, _VOLUME_VERSION, oldest=2)
+    if version == 2:
+        _, token, lost = _VOLUME_2.unpack(record)
+        return Token(token), LOST_SOMEWHEN if lost else 0
+    _, token, lost_at = _VOLUME.unpack(record)
+    return Token(token), lost_at
 
 
 def encode_write(
