@@ -47,8 +47,10 @@ class Following:
     def __init__(self, state: MemberState) -> None:
         self._state = state
         self._primary = owner(state.view)
-        self._matched_op = state.commit_op
-        """The log up to here is known to match the primary's."""
+        self._matched_op = state.last_op if state.last_view == state.view else state.commit_op
+        """The log up to here is known to match the primary's; it does up to any entry of its view.
+        A member that restarts must know, for it may have acknowledged that much: no copy of older
+        rows may take it away."""
         self._told_commit_op = 0
         self._acked_op = -1
         self._ack_owed = False
