@@ -1,4 +1,4 @@
-"""What a caller may conclude from the error it gets in the end."""
+"""Whom a caller asks, and what it may conclude from the error it gets in the end."""
 
 import asyncio
 import random
@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from pinfold.cluster.api import Change
+from pinfold.cluster.api import Change, Changed
 from pinfold.cluster.groups.client import RowClient
 from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Full, NotPrimary, PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId, GroupId, NodeName, OpId
+from pinfold.rpc.api import Answer
 from tests.twins.virtual import VirtualClock, run_virtual
 
 
@@ -25,6 +26,22 @@ class Answers:
         error = self._errors.pop(0) if len(self._errors) > 1 else self._errors[0]
         future = asyncio.get_running_loop().create_future()
         future.set_exception(error)
+        return future
+
+
+class Nodes:
+    """Peers that answer or refuse by name."""
+
+    def __init__(self, answers: dict[str, Answer | PinfoldError]) -> None:
+        self._answers = answers
+
+    def call(self, node: NodeName, *_arguments: Any, **_options: Any) -> asyncio.Future[Answer]:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer = self._answers[node]
+        if isinstance(answer, PinfoldError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
         return future
 
 
@@ -43,6 +60,8 @@ BUSY = Busy("too many changes wait")
 FULL = Full("no room")
 SILENT = Unavailable("no answer in time")
 FOLLOWER = NotPrimary("another leads", detail=(5, 2, (1, 2, 3)))
+FOLLOWER_OF_3 = NotPrimary("another leads", detail=(5, 3, (1, 2, 3)))
+CHANGE = Change(op_id=OpId(bytes(16)), puts=())
 
 
 @pytest.mark.parametrize(
@@ -64,17 +83,29 @@ def test_a_change_that_may_have_happened_is_never_called_refused(
     """Whoever is refused gives back the bytes that the change would have named."""
 
     async def story() -> None:
-        unused: Any = None
-        env = Env(
-            clock=VirtualClock(),
-            rng=random.Random(1),
-            disk=unused,
-            net=unused,
-            new_offload=unused,
-        )
-        peers: Any = Answers(errors)
-        client = RowClient(env, peers, Three(), lambda _place: GroupId(0))
         with pytest.raises(told):
-            await client.change(b"p", Change(op_id=OpId(bytes(16)), puts=()))
+            await client_of(Answers(errors)).change(b"p", CHANGE)
 
     run_virtual(story)
+
+
+@pytest.mark.parametrize("view", [3, 5, 9])
+def test_a_member_that_was_left_behind_in_its_own_view_is_not_asked_for_ever(view: int) -> None:
+    """It lost its memory, so it leads nothing, and nobody tells it of later views."""
+
+    async def story() -> None:
+        left_behind = NotPrimary("lost", detail=(view, 1, (1, 2, 3)))
+        served = Answer((7, 8), memoryview(b""))
+        client = client_of(Nodes({"n1": left_behind, "n2": FOLLOWER_OF_3, "n3": served}))
+        for _ in range(3):
+            assert await client.change(b"p", CHANGE) == Changed(7, 8)
+
+    run_virtual(story)
+
+
+def client_of(peers: Any) -> RowClient:
+    unused: Any = None
+    env = Env(
+        clock=VirtualClock(), rng=random.Random(1), disk=unused, net=unused, new_offload=unused
+    )
+    return RowClient(env, peers, Three(), lambda _place: GroupId(0))

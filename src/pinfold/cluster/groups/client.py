@@ -207,11 +207,12 @@ class RowClient:
             self._told[group] = tuple(map(DeviceId, named))
         else:
             self._told.pop(group, None)
-        if device not in members and device not in named:
+        if device == asked or (device not in members and device not in named):
+            # Its own view is all that it knows: it may not lead yet, or the group left it behind.
             self._try_next(group, members, asked)
             return False
         self._primaries[group] = (view, device)
-        return bool(device != asked and (known is None or view > known[0]))
+        return known is None or view > known[0]
 
     def _try_next(self, group: GroupId, members: tuple[DeviceId, ...], asked: DeviceId) -> None:
         """Ask another member the next time; keep the highest view heard of."""
