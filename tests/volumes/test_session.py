@@ -194,6 +194,23 @@ def test_a_member_that_lost_its_extents_is_written_whole_before_it_serves() -> N
     play(story)
 
 
+def test_a_member_of_a_volume_at_rest_that_lost_its_extents_is_missed() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        await client.flush()
+        await asyncio.sleep(1.0)  # declared stable: nothing more is sent
+        volume = (await world.row()).id
+        world.kill(gateway, 1)
+        world.devices[1].extents.forget()
+        world.start(1)
+        await world.whole(1)
+        assert world.contents(1, volume, range(1)) == [pattern(1)]
+
+    play(story)
+
+
 def test_a_member_that_lost_its_extents_while_another_was_out_keeps_nobody_waiting() -> None:
     async def story(world: World) -> None:
         old = world.gateway()

@@ -367,8 +367,20 @@ class Session:
                 self._boots_changed.clear()
                 await self._lease.beat(self._boots())
                 self._check_size()
+                self._look_after_members()
         except PinfoldError as error:
             self._lose(error)
+
+    def _look_after_members(self) -> None:
+        """Ask all members whether their streams are still open, which costs them nothing.
+
+        A volume at rest would else not notice that a member has restarted, or lost what it had,
+        until somebody needs it.
+        """
+        assert self._sequencer is not None
+        for lane in self._sequencer.lanes.values():
+            if lane.standing is Standing.LIVE:
+                self._tell(lane)
 
     def _trusted(self) -> bool:
         """Whether nobody else can have taken the volume yet."""
@@ -400,13 +412,17 @@ class Session:
 
     def _tell_stable(self, sequencer: Sequencer) -> None:
         """An idle volume's members need no later message to learn that all is flushed."""
-        assert self._members is not None
         for lane in sequencer.lanes.values():
             if lane.standing is Standing.LIVE and sequencer.stable > lane.stable:
                 lane.stable = sequencer.stable
-                self._client.stable(
-                    self._members.address(lane), lane.stable, deadline=self._deadline()
-                ).add_done_callback(partial(self._told, lane, lane.stream))
+                self._tell(lane)
+
+    def _tell(self, lane: Lane) -> None:
+        """Tell a member what is stable, which it may know: then only its answer matters."""
+        assert self._members is not None
+        self._client.stable(
+            self._members.address(lane), lane.stable, deadline=self._deadline()
+        ).add_done_callback(partial(self._told, lane, lane.stream))
 
     def _told(self, lane: Lane, stream: int, answer: asyncio.Future[Answer]) -> None:
         error = _error_of(answer)
