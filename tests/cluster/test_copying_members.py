@@ -2,7 +2,7 @@
 
 from pinfold.cluster.groups.messages import Ack, CopyPage, Prepare
 from pinfold.cluster.groups.state import Limits
-from tests.cluster.replica_world import World
+from tests.cluster.replica_world import GROUP, World
 from tests.cluster.test_replica import commit, elect, serving
 
 SHORT = Limits(batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1)
@@ -52,3 +52,59 @@ def test_a_late_acknowledgement_counts_for_nothing_that_was_given_up_since():
     elect(world)
     world.heal()
     world.check_agreement()
+
+
+def test_a_copy_by_a_primary_that_does_not_know_yet_what_is_committed_is_not_exact():
+    """It is of what that primary had applied: what its follower gave up may be more."""
+    world = World(0, limits=SHORT)
+    world.heal(12)
+    (primary,) = serving(world)
+    copying, behind = (one for one in world.all.values() if one is not primary)
+    commit(world, primary, 2)
+    copying.memory.index = lambda: None  # what it applies from here on is forgotten
+    world.cuts.add((primary.device, behind.device))
+    commit(world, primary, 3)
+    primary.memory.index = lambda: None
+    commit(world, primary, 3)
+    committed = primary.replica.state.commit_op
+    world.cuts.add((primary.device, copying.device))
+    commit(world, primary, 2)
+    primary.crash()
+    world.cuts.clear()
+    begin(world, copying, behind)
+    copying.crash()
+    del primary.memory.index, copying.memory.index
+    primary.start()
+    begin(world, primary, behind)
+    world.cuts.add((primary.device, behind.device))
+    assert primary.replica.state.applied_op < committed
+    copying.start()
+    assert copying.memory.state(GROUP).last_op > committed
+    while world.copies == 0 or world.network or copying.memory.pending:
+        if not world.network:
+            primary.replica.tick()
+            copying.memory.flush()
+        elif world.copies and isinstance(world.network[0][2], Prepare):
+            del world.network[0]  # what follows the copy is lost, and so is who sent it
+        else:
+            world.deliver()
+    primary.crash()
+    elect(world)
+    world.heal()
+    world.check_agreement()
+
+
+def begin(world, leader, voter):
+    """Have a member elected by another one, and nothing of what it then sends arrive."""
+    world.network.clear()
+    if leader.replica.role != "electing":
+        world.suspect(leader, {leader.device, voter.device}.__contains__)
+    while leader.replica.role != "starting":
+        if world.network:
+            world.deliver()
+        else:
+            leader.replica.tick()
+        leader.memory.flush(leader.memory.pending)
+        voter.memory.flush()
+    leader.memory.flush(leader.memory.pending)
+    world.network.clear()

@@ -225,21 +225,21 @@ class Following:
     def _prove(self) -> None:
         """Become a full member once nothing that was ever committed is missing here.
 
-        A new member is there when its log reaches into this view (whose primary began with
-        everything committed before) and up to the primary's commit point, a copying one when the
-        copy is exact; one that never counted must also be awaited by the group.
+        That takes a log that reaches into this view, whose primary began with everything committed
+        before: what the primary of a copy had applied by then may be less. A new member must also
+        reach up to the primary's commit point, and one that never counted be awaited by the group;
+        a copy must be exact.
         """
         state = self._state
         standing = state.standing
         if standing is Standing.MEMBER:
             return
+        durable_op = min(state.durable_op, self._matched_op)
         if standing.copying:
             exact = state.catch_up_op is not None and state.applied_op >= state.catch_up_op
         else:
-            durable_op = min(state.durable_op, self._matched_op)
-            exact = (
-                durable_op >= self._told_commit_op and state.log.view_at(durable_op) == state.view
-            )
+            exact = durable_op >= self._told_commit_op
+        exact = exact and state.log.view_at(durable_op) == state.view
         if not exact:
             return
         if not standing.new or (state.votes and state.durable_birth):
