@@ -60,6 +60,8 @@ class MemoryExtents:
         """(extent, block) that fail verification until written whole."""
         self.flush_gate: asyncio.Future[None] | None = None
         """While set, flushes wait for it."""
+        self.restored_gate: asyncio.Future[None] | None = None
+        """While set, the answer that a loss was made good waits for it."""
 
     def crash(self, rng: random.Random) -> None:
         """Lose a random suffix of what was not flushed."""
@@ -216,7 +218,7 @@ class MemoryExtents:
 
     def restored(self, volume: VolumeId, token: Token) -> asyncio.Future[None]:
         self._enter(volume, token).lost = False
-        return self.flush(volume, token)
+        return self.restored_gate or self.flush(volume, token)
 
     def drop(self, volume: VolumeId) -> asyncio.Future[None]:
         self._volumes.pop(volume, None)

@@ -211,6 +211,31 @@ def test_a_member_of_a_volume_at_rest_that_lost_its_extents_is_missed() -> None:
     play(story)
 
 
+def test_a_member_lost_again_as_its_loss_is_made_good_comes_back_later() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        await client.flush()
+        world.kill(gateway, 1)
+        device = world.devices[1].extents
+        device.forget()
+        gate = device.restored_gate = asyncio.get_running_loop().create_future()
+        world.start(1)
+        await client.write(0, pattern(2))
+        await world.whole(1)
+        device.full = True
+        await client.write(0, pattern(3))
+        device.full, device.restored_gate = False, None
+        gate.set_result(None)
+        await world.in_sync()
+        await client.flush()
+        assert gateway.lost is None
+        assert world.contents(1, (await world.row()).id, range(1)) == [pattern(3)]
+
+    play(story)
+
+
 def test_a_member_that_lost_its_extents_while_another_was_out_keeps_nobody_waiting() -> None:
     async def story(world: World) -> None:
         old = world.gateway()

@@ -196,7 +196,7 @@ class Care:
         that has it must not be dispensed with.
         """
         while not self._begun or self._sequencer.unsettled:
-            self._still_joining(lane)
+            self.still_joining(lane)
             await self._holder.changed.wait()
         began = self._now()
         copied = 0
@@ -208,10 +208,10 @@ class Care:
                     await asyncio.sleep(ahead)
         sequence = lane.last
         while lane.flushed < sequence:
-            self._still_joining(lane)
+            self.still_joining(lane)
             self._sequencer.flush()
             await self._holder.changed.wait()
-        self._still_joining(lane)
+        self.still_joining(lane)
 
     async def _lacking(self, lane: Lane, dirty: list[int], *, everything: bool) -> list[int]:
         """Extents that the member may lack writes of, in order."""
@@ -232,10 +232,11 @@ class Care:
         for mark in await self._marks(lane):
             if mark.extent not in present:  # trimmed away meanwhile
                 lacking[mark.extent] = None
-        self._still_joining(lane)
+        self.still_joining(lane)
         return sorted(extent for extent in lacking if lane.device in self._holder.members(extent))
 
-    def _still_joining(self, lane: Lane) -> None:
+    def still_joining(self, lane: Lane) -> None:
+        """Unavailable when a member being brought back was lost meanwhile."""
         if lane.standing is not Standing.JOINING:
             raise Unavailable(f"device {lane.device} was lost while joining")
 
@@ -245,7 +246,7 @@ class Care:
             self._sequencer.fence(extent, blocks(within, self._piece_bytes))
             try:
                 payload = await self._read_any(extent, within, self._piece_bytes, lane)
-                self._still_joining(lane)
+                self.still_joining(lane)
                 return self._send([lane], extent, within, payload)
             finally:
                 self._sequencer.unfence(extent)

@@ -224,6 +224,7 @@ class Members:
                 if claimed.lost:
                     deadline = self._now() + self._settings.flush_s
                     await self._client.restored(self.address(lane), deadline=deadline)
+                    self.care.still_joining(lane)
                 self._sequencer.take_in(lane)
                 break
             except Fenced:
