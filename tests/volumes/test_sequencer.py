@@ -2,7 +2,7 @@
 
 import pytest
 
-from pinfold.model.errors import Fenced
+from pinfold.model.errors import Fenced, Full
 from pinfold.model.ids import Boot, DeviceId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
@@ -93,6 +93,18 @@ class Desk:
             else:
                 self.paper.flushes.append((lane, upto))
         self.sequencer.pump()
+
+    def full(self, *devices: int) -> None:
+        """These members have no room for what was sent to them first, which ends their streams."""
+        for lane in map(self.lane, devices):
+            self.sequencer.full(lane, next(iter(lane.unacked)))
+            self.sequencer.lost(lane)
+            self.paper.writes = [sent for sent in self.paper.writes if sent[0] is not lane]
+        self.sequencer.pump()
+
+    def reopen(self, *devices: int) -> None:
+        for lane in map(self.lane, devices):
+            self.sequencer.opened(lane, lane.stream + 10, lane.boot, joining=False)
 
     def lane(self, number: int) -> Lane:
         return self.lanes[DeviceId(number)]
@@ -281,6 +293,76 @@ def test_a_joining_member_gets_everything_and_nobody_waits_for_it() -> None:
     desk.ask(WRITE)
     desk.take(0, 1)
     assert desk.paper.answers == [write]
+
+
+def test_a_write_fails_for_lack_of_room_only_when_no_member_can_have_it() -> None:
+    desk = Desk()
+    write, behind = desk.ask(WRITE), desk.ask(WRITE, 4096)
+    desk.full(0, 1)
+    assert not desk.paper.answers
+    desk.full(2)
+    assert desk.paper.answers == [write]
+    assert isinstance(write.error, Full)
+    desk.reopen(0, 1, 2)
+    assert [batch.ops[0][2] for _lane, batch in desk.paper.writes] == [4096] * 3
+    desk.take(0, 1, 2)
+    assert desk.paper.answers == [write, behind]
+    assert behind.error is None
+
+
+def test_a_write_on_its_way_to_a_member_again_is_not_failed_by_the_others() -> None:
+    desk = Desk()
+    write = desk.ask(WRITE)
+    desk.full(0, 1)
+    desk.reopen(0)
+    desk.full(2)
+    assert not desk.paper.answers
+    desk.take(0)
+    desk.reopen(1, 2)
+    desk.full(1, 2)
+    assert not desk.paper.answers
+    desk.reopen(1, 2)
+    desk.take(1, 2)
+    assert desk.paper.answers == [write]
+    assert write.error is None
+
+
+def test_a_write_of_which_a_member_did_not_tell_is_not_failed_by_the_others() -> None:
+    desk = Desk()
+    desk.ask(WRITE)
+    desk.sequencer.lost(desk.lane(0))
+    desk.reopen(0)
+    desk.full(0, 1, 2)
+    assert not desk.paper.answers
+
+
+def test_a_write_that_has_failed_goes_to_nobody_later() -> None:
+    desk = Desk(VolumeSettings(window_bytes=4 << 10))
+    joining = desk.lane(2)
+    desk.sequencer.lost(joining)
+    desk.sequencer.put_out(joining, 2)
+    desk.sequencer.opened(joining, 9, Boot(2), joining=True)
+    for number in range(3):
+        desk.ask(WRITE, number * 4096)
+        desk.take(0, 1)
+    write = desk.ask(WRITE, 3 * 4096)
+    assert len(joining.unacked) == 3
+    assert joining.backlog
+    desk.full(0, 1)
+    assert isinstance(write.error, Full)
+    desk.take(2)
+    assert not desk.paper.writes
+    assert not joining.backlog
+
+
+def test_what_makes_members_equal_waits_for_room() -> None:
+    desk = Desk()
+    lane = desk.lane(2)
+    sequence = desk.sequencer.copy([lane], [(WRITE, 0, 0, 4096)], [bytes(4096)])
+    desk.full(2)
+    assert not lane.clean
+    desk.reopen(2)
+    assert [(sent, batch.sequence) for sent, batch in desk.paper.writes] == [(lane, sequence)]
 
 
 def test_losing_the_volume_fails_every_request_once() -> None:

@@ -65,7 +65,7 @@ class Batch:
         """All operations go to the same members."""
         self.waiting: set[DeviceId] = set()
         self.taken = False
-        """Some member has it: it cannot be called off any more."""
+        """Some member has it, or may have: it cannot be called off any more."""
         self.done = False
         self.readers: list[Io] = []
         """Reads that may have seen it and are answered when it is everywhere."""

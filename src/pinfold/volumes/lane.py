@@ -110,6 +110,14 @@ class Lane:
         waiting = next(iter(self.unacked), None) or (self.backlog[0] if self.backlog else None)
         return waiting is None or waiting.sequence > self.whole_after
 
+    def unsend(self, batch: "Batch") -> None:
+        """The member has said that it took neither this batch nor what was sent behind it."""
+        sent = list(self.unacked)
+        for one in reversed(sent[sent.index(batch) :] if batch in self.unacked else ()):
+            del self.unacked[one]
+            self.unacked_bytes -= one.payload_bytes
+            self.backlog.appendleft(one)
+
     def forget(self) -> None:
         """Drop everything unsent and untaken: the device is out of sync."""
         self.backlog.clear()

@@ -391,6 +391,8 @@ class Sequencer:
 
     def lost(self, lane: Lane) -> None:
         """A member's stream has ended; what it had not taken is kept for the next one."""
+        for batch in lane.unacked:
+            batch.taken = True  # for all that is known
         if lane.standing is Standing.LIVE:
             lane.standing = Standing.DOWN
         elif lane.standing is Standing.JOINING:
@@ -436,11 +438,19 @@ class Sequencer:
         self._standing_changed()
 
     def full(self, lane: Lane, batch: Batch) -> None:
-        """A member has no room for a batch. When that is true of all, the writes fail."""
-        lane.full_at = batch.sequence
-        if batch.done or batch.taken:
+        """A member has no room for a batch. When that is true of all, its writes fail.
+
+        What some member has, or may have, cannot be called off any more, nor what makes members
+        equal: it waits for room, or until the member is put out.
+        """
+        lane.unsend(batch)
+        if lane.in_sync:
+            lane.full_at = batch.sequence
+        if batch.taken or not batch.ios:
             return
         if any(self.lanes[device].full_at != batch.sequence for device in batch.waiting):
+            return
+        if any(batch in other.unacked for other in self.lanes.values()):
             return
         error = Full("no member has room")
         for io in batch.ios:
@@ -449,9 +459,8 @@ class Sequencer:
         for other in self.lanes.values():
             if other.full_at == batch.sequence:
                 other.full_at = 0
-            if batch in other.unacked:
-                del other.unacked[batch]
-                other.unacked_bytes -= batch.payload_bytes
+            if batch in other.backlog:
+                other.backlog.remove(batch)
         self._complete(batch)
 
     # Fences

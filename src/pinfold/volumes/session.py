@@ -249,7 +249,7 @@ class Session:
             self._sequencer.taken(lane, batch)
             self._schedule()
             return
-        if isinstance(error, Full) and lane.in_sync:
+        if isinstance(error, Full):
             self._sequencer.full(lane, batch)
         self._members.failed(lane, stream, error)
 
