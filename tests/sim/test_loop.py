@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_a_run_that_does_not_end_is_ended() -> None:
 
     with World(1) as world, pytest.raises(TimeoutError):
         world.run(scenario(), limit_s=10)
+
+
+def test_a_run_is_given_up_by_the_work_it_takes_and_not_for_a_machine_that_slept() -> None:
+    async def main(rounds: int) -> None:
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+
+    with World(1) as world:
+        world.loop.cpu_end = time.process_time() + 0.5
+        time.sleep(0.6)
+        world.run(main(3000), limit_s=10)
+        with pytest.raises(TimeoutError, match="too slow"):
+            world.run(main(10_000_000), limit_s=10)
 
 
 def test_what_a_callback_raises_ends_the_run() -> None:

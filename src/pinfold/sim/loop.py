@@ -102,8 +102,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._processes = [self._outside]
         self._closed = False
         self._running = False
-        self.real_end = float("inf")
-        """When, on the real clock, a run is given up; what it did by then is not deterministic."""
+        self.cpu_end = float("inf")
+        """When a run is given up, in CPU time: how far it came by then is not deterministic."""
         self.failures: list[BaseException] = []
         """What callbacks raised; the first one ends the run."""
 
@@ -118,7 +118,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Run until `main` ends; raises what it or any callback raises.
 
         Deadlock when nothing can happen any more, TimeoutError past `limit_s` of world time or
-        past `real_end`.
+        past `cpu_end`.
         """
         assert not self._running
         end = self._now + limit_s
@@ -131,7 +131,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             steps = batches = 0
             while not task.done():
                 batches += 1
-                if not batches % 1024 and time.monotonic() > self.real_end:
+                if not batches % 1024 and time.process_time() > self.cpu_end:
                     raise TimeoutError(f"too slow: at {self._now:.3f} s of world time")
                 self._advance(end)
                 steps += self._run_batch()

@@ -15,7 +15,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any, Final
 
 from pinfold.sim.account import Line, Violation
-from pinfold.sim.run import REAL_S, run_seed
+from pinfold.sim.run import CPU_S, run_seed
 
 _IN_HAND: Final = 2
 """Seeds given to each process ahead, so that none waits."""
@@ -43,7 +43,7 @@ class Outcome:
 
 def run_one(seed: int) -> Outcome:
     """A seed's outcome."""
-    with _real_time_limit(2 * REAL_S):
+    with _cpu_limit(2 * CPU_S):
         result = run_seed(seed)
     return Outcome(
         seed=seed,
@@ -108,7 +108,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
-class _real_time_limit:  # noqa: N801 - reads as a statement
+class _cpu_limit:  # noqa: N801 - reads as a statement
     """Interrupt code that loops without ever coming back to the loop."""
 
     def __init__(self, seconds: float) -> None:
@@ -116,12 +116,12 @@ class _real_time_limit:  # noqa: N801 - reads as a statement
         self._before: Any = None
 
     def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGALRM, _interrupt)
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        self._before = signal.signal(signal.SIGPROF, _interrupt)
+        signal.setitimer(signal.ITIMER_PROF, self._seconds)
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, self._before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, self._before)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
