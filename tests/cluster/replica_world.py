@@ -156,6 +156,8 @@ class World:
         self.copies = 0
         self.copied_parts = 0
         self.swaps = 0
+        self.swaps_in_copies = 0
+        """While another member was taking a copy."""
         self.changing = 0.0
         """How often the wish changes or a device is swapped, in a step."""
         self.loss = 0.0
@@ -274,8 +276,9 @@ class World:
     def swap(self, member: Member) -> None:
         """Its device comes back empty, unless that would be one loss more than is promised.
 
-        It is promised that a group survives the loss of one member while all others are whole and
-        are a quorum, also by a configuration that is still on its way.
+        It is promised that a group survives the loss of one member while all others are a quorum,
+        also by a configuration that is still on its way, and each is whole, or is taking a copy and
+        gave nothing up for it that is needed.
         """
         configuration = self.committed_configuration()
         others = [one for one in configuration.voters if one != member.device]
@@ -289,16 +292,23 @@ class World:
             one.quorum(self.remaining(one, member)) for one in (configuration, wished, *newer)
         ):
             return
+        copying = 0
         for device in others:
             durable = self.all[device].memory.durable(GROUP)
             voted = self.stored(self.all[device])
             whole = voted.standing is Standing.MEMBER and durable.last_op >= len(self.history)
-            if not whole or configuration.births[device] != voted.birth:
+            copying += voted.standing is Standing.NEW_COPYING
+            if not (whole or voted.standing is Standing.NEW_COPYING):
                 return
+            if configuration.births[device] != voted.birth:
+                return
+        if copying == len(others):
+            return
         if member.up:
             member.crash()
         member.swap()
         self.swaps += 1
+        self.swaps_in_copies += copying > 0
 
     def remaining(self, configuration: Configuration, swapped: Member) -> list[DeviceId]:
         """The devices that would still be those a configuration names."""

@@ -1,12 +1,88 @@
 """What a member gives up for a copy of the rows, and what is said of it meanwhile."""
 
-from pinfold.cluster.groups.messages import Ack, CopyPage, Prepare
-from pinfold.cluster.groups.state import Limits
-from tests.cluster.replica_world import GROUP, World
-from tests.cluster.test_replica import commit, elect, serving
+import pytest
 
-SHORT = Limits(batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1)
+from pinfold.cluster.groups.configuration import GENERATION_SHIFT
+from pinfold.cluster.groups.messages import (
+    Ack,
+    CopyPage,
+    Prepare,
+    Standing,
+    encode_voted,
+)
+from pinfold.cluster.groups.state import Limits
+from pinfold.cluster.groups.views import next_view
+from tests.cluster.replica_world import GROUP, World
+from tests.cluster.test_replica import commit, elect, serving, settled
+
+SHORT = Limits(batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1, page_bytes=64)
 """A log that is trimmed although much of it is still on its way."""
+
+
+def copying(world, primary, member):
+    """Let a member that is behind give up its rows, and no page of the copy be complete."""
+    for _ in range(500):
+        if member.memory.durable(GROUP).incomplete:
+            break
+        if world.network:
+            world.deliver()
+        else:
+            primary.replica.tick()
+            member.memory.flush(1)
+    assert member.replica.state.standing.copying
+    world.network.clear()
+
+
+def test_a_member_that_is_copying_does_not_keep_a_whole_one_from_leading():
+    """What it gave up was committed without it, all of it: one more loss is no loss of quorum."""
+    world, primary, (behind, other) = settled()
+    behind.crash()
+    commit(world, primary, 40)
+    committed = world.acknowledged
+    behind.start()
+    copying(world, primary, behind)
+    primary.crash()
+    elect(world)
+    assert serving(world) == [other]
+    assert other.replica.state.commit_op > committed
+    primary.swap()
+    primary.start()
+    world.heal()
+    world.check_agreement()
+    assert world.acknowledged == committed
+
+
+def test_a_member_that_is_copying_and_knew_more_leads_nobody_and_proves_nothing():
+    """Its log had the entry that the copy begins with: it may be who committed what came behind."""
+    world, primary, (late, _) = settled()
+    commit(world, primary, 3)
+    state = primary.replica.state
+    page = CopyPage(
+        state.view, 7, 0, state.applied_op, state.last_view, state.applied_op,
+        1 << GENERATION_SHIFT, b"", b"", b"x", b"", False, (),
+    )  # fmt: skip
+    late.replica.handle(primary.device, page)
+    late.memory.flush()
+    assert late.replica.state.standing is Standing.COPYING
+    primary.crash()
+    world.network.clear()
+    elect(world)
+    assert not serving(world)
+
+
+def test_what_a_copying_member_has_of_a_log_is_not_waited_for():
+    """It acknowledged nothing of that, and can neither lead nor tell how it goes on."""
+    world, primary, (elect_next, copier) = settled()
+    primary.crash()
+    copier.crash()
+    world.network.clear()
+    elect_next.replica.change_view(next_view(primary.replica.view, elect_next.device))
+    world.settle()
+    state = elect_next.replica.state
+    mine, birth = state.vote(), copier.replica.state.durable_birth
+    more = mine._replace(standing=Standing.NEW_COPYING, last_op=mine.last_op + 9, birth=birth)
+    elect_next.replica.handle(copier.device, more)
+    assert elect_next.replica.role == "starting"
 
 
 def test_a_late_acknowledgement_counts_for_nothing_that_was_given_up_since():
@@ -54,42 +130,80 @@ def test_a_late_acknowledgement_counts_for_nothing_that_was_given_up_since():
     world.check_agreement()
 
 
-def test_a_copy_by_a_primary_that_does_not_know_yet_what_is_committed_is_not_exact():
-    """It is of what that primary had applied: what its follower gave up may be more."""
-    world = World(0, limits=SHORT)
+def uninformed(world):
+    """A primary that has forgotten what was committed, whose log goes on otherwise than another's.
+
+    Both have all of it in their logs, and a third member lacks it; (primary, the other, committed).
+    """
     world.heal(12)
     (primary,) = serving(world)
-    copying, behind = (one for one in world.all.values() if one is not primary)
+    other, behind = (one for one in world.all.values() if one is not primary)
     commit(world, primary, 2)
-    copying.memory.index = lambda: None  # what it applies from here on is forgotten
+    other.memory.index = lambda: None  # what it applies from here on is forgotten
     world.cuts.add((primary.device, behind.device))
     commit(world, primary, 3)
     primary.memory.index = lambda: None
     commit(world, primary, 3)
     committed = primary.replica.state.commit_op
-    world.cuts.add((primary.device, copying.device))
+    world.cuts.add((primary.device, other.device))
     commit(world, primary, 2)
     primary.crash()
     world.cuts.clear()
-    begin(world, copying, behind)
-    copying.crash()
-    del primary.memory.index, copying.memory.index
+    begin(world, other, behind)
+    other.crash()
+    del primary.memory.index, other.memory.index
     primary.start()
     begin(world, primary, behind)
     world.cuts.add((primary.device, behind.device))
     assert primary.replica.state.applied_op < committed
-    copying.start()
-    assert copying.memory.state(GROUP).last_op > committed
-    while world.copies == 0 or world.network or copying.memory.pending:
+    assert other.memory.state(GROUP).last_op > committed
+    return primary, other, committed
+
+
+def copy_alone(world, primary, member):
+    """Let a copy reach a member, and no entry behind it."""
+    pages = 0
+    while not pages or world.network or member.memory.pending:
         if not world.network:
             primary.replica.tick()
-            copying.memory.flush()
-        elif world.copies and isinstance(world.network[0][2], Prepare):
-            del world.network[0]  # what follows the copy is lost, and so is who sent it
+            member.memory.flush()
+            continue
+        message = world.network[0][2]
+        pages += isinstance(message, CopyPage)
+        if pages and isinstance(message, Prepare):
+            del world.network[0]
         else:
             world.deliver()
+
+
+def test_a_member_does_not_give_up_what_it_has_for_a_copy_of_less():
+    """Committed entries would then be on the primary alone, and there may be no second copy."""
+    world = World(0, limits=SHORT)
+    primary, member, committed = uninformed(world)
+    member.start()
+    copy_alone(world, primary, member)
+    assert member.memory.state(GROUP).last_op > committed
     primary.crash()
     elect(world)
+    assert serving(world)
+    world.heal()
+    world.check_agreement()
+
+
+def test_a_copy_by_a_primary_that_does_not_know_yet_what_is_committed_is_not_exact():
+    """It is of what that primary had applied: what its follower once gave up may be more."""
+    world = World(0, limits=SHORT)
+    primary, member, committed = uninformed(world)
+    voted = world.stored(member)._replace(standing=Standing.COPYING)
+    member.memory.write(GROUP, "set_view", member.memory.state(GROUP).view, encode_voted(voted))
+    member.memory.flush()
+    member.start()
+    copy_alone(world, primary, member)
+    assert world.copies
+    assert primary.replica.state.applied_op == member.replica.state.applied_op < committed
+    primary.crash()
+    elect(world)
+    assert not serving(world)
     world.heal()
     world.check_agreement()
 
@@ -108,3 +222,33 @@ def begin(world, leader, voter):
         voter.memory.flush()
     leader.memory.flush(leader.memory.pending)
     world.network.clear()
+
+
+def lose_while_copying(seed, size):
+    """One member after the other falls behind, and another is lost when it begins to copy."""
+    world = World(seed, size, limits=SHORT)
+    world.heal(12)
+    rng, everybody = world.rng, list(world.all.values())
+    for _ in range(5):
+        behind = rng.choice(everybody)
+        for other in everybody:
+            world.cuts |= {(behind.device, other.device), (other.device, behind.device)}
+        for _ in range(rng.randrange(200)):
+            world.step()
+        world.cuts.clear()
+        for _ in range(200):
+            world.step()
+            if world.stored(behind).standing is Standing.NEW_COPYING and rng.random() < 0.2:
+                world.swap(rng.choice([one for one in everybody if one is not behind]))
+                break
+        world.heal(20 * rng.randrange(2))
+    world.heal(150)
+    world.check_agreement()
+    return world
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_one_is_lost_while_another_is_copying_and_nothing_else_is(size):
+    worlds = [lose_while_copying(seed, size) for seed in range(40)]
+    assert sum(world.swaps_in_copies for world in worlds) > 20
+    assert sum(world.acknowledged for world in worlds) > 400

@@ -2,10 +2,8 @@
 
 A device that has stopped serves again when its node is restarted, the handbook says.
 
-A member in the middle of a copy has given up its rows and proves nothing until the copy is exact.
-When another one loses its memory just then and the primary restarts, no quorum is left that proves
-anything, although every node is up and one of them has it all. The handbook's answer is to force
-the members that are whole. Everything acknowledged must be there afterwards, as always.
+A group of which more members have lost their memory than are promised to may is forced to those
+that are whole, as the handbook says. Everything acknowledged must be there afterwards, as always.
 """
 
 import asyncio

@@ -5,6 +5,14 @@ members, who keep it, and whoever votes acknowledges nothing older from then on.
 members shares one with that quorum. Which sets are quorums the best log itself says: when what is
 fetched from it names other members, the elect goes on collecting, from them (see `configuration`).
 
+Members that are *new* prove by their vote alone, since nothing was committed by their help. That
+holds for a log that was just created, and for one given up for a copy that begins at an entry which
+it lacked. This entry was committed, without it; whoever has the entry has all before it; and what
+came behind it this log, which has no gaps, cannot have acknowledged either. So any quorum of proofs
+has a member that counts and holds the entry, however many of the others are new: take the latest of
+the entries that their copies began at, which none of them acknowledged. A log that has the
+entry is given up only when its group was forced, and proves nothing until the copy is exact.
+
 A group that has not begun (configuration 0) may also begin with all its members together: new ones
 never acknowledged anything. Not as long as one of them is copying.
 """
@@ -115,9 +123,10 @@ class Election:
     def _decide(self) -> None:
         state = self._state
         electors = self._electors()
-        if not electors or state.me not in self._votes:
+        whole = {one: v for one, v in electors.items() if not Standing(v.standing).copying}
+        if not whole or state.me not in self._votes:
             return
-        best = following_best(state, electors)
+        best = following_best(state, whole)  # what a copying one has it never acknowledged
         new = state.standing.new and electors[best].standing == Standing.MEMBER
         if state.standing.copying or new or not state.votes:
             if best != state.me:
@@ -145,8 +154,9 @@ class Election:
 def _proves(vote: Vote, configuration: Configuration) -> bool:
     """Whether a vote tells everything that its voter ever acknowledged.
 
-    A new log that the configuration names by its birth has acknowledged nothing yet. Without its
-    vote a joint entry that it has not received could keep the group from having a primary.
+    A new log that the configuration names by its birth has nothing to tell. Without its vote a
+    joint entry that it has not received could keep the group from having a primary, or one more
+    loss while it is copying.
     """
     standing = Standing(vote.standing)
     return standing is Standing.MEMBER or (configuration.founded and standing.new)

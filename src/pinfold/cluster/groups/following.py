@@ -51,7 +51,9 @@ class Following:
         """The log up to here is known to match the primary's; it does up to any entry of its view.
         A member that restarts must know, for it may have acknowledged that much: no copy of older
         rows may take it away."""
-        self._told_commit_op = 0
+        self._told_commit_op = state.catch_up_op or 0
+        """Everything up to here is committed: of what a copy has in its rows, its primary knew. The
+        present one may have forgotten, and need this member to count before it can tell."""
         self._acked_op = -1
         self._ack_owed = False
         self._copy: _CopyIn | None = None
@@ -124,8 +126,11 @@ class Following:
         if copy is None or copy.copy_id != page.copy_id:
             generation = page.number >> GENERATION_SHIFT
             enough = not self._needs_copy and generation == state.generation
-            if enough and page.base_op <= self._matched_op:
-                self._ack_owed = True  # the copy was overtaken by what this member has
+            if enough and self._holds(page.base_op, page.base_view):
+                # Giving that up would cost a copy of what is committed, and bring nothing.
+                self._matched_op = max(self._matched_op, page.base_op)
+                self._ack_owed = True
+                self.on_commit_news(page.base_op)
                 self._acknowledge()
                 return
             if page.page:  # begun in another life of this log
@@ -174,6 +179,7 @@ class Following:
             state.restart_at(copy.base_op, copy.base_view)
             state.catch_up_op = copy.through_op
             self._matched_op = copy.base_op
+            self._told_commit_op = max(self._told_commit_op, copy.through_op)
             self._copy = None
             self._prove()  # at once: a group may need this member's vote before its primary speaks
         state.send(self._primary, CopyAck(state.view, page[0], page[1]))
@@ -191,13 +197,18 @@ class Following:
         """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
         state = self._state
         state.generation = max(state.generation, page.number >> GENERATION_SHIFT)
-        copying = Standing.NEW_COPYING if state.standing.new else Standing.COPYING
-        state.set_view(state.view, copying)
+        whole = state.standing is Standing.MEMBER and not self._holds(page.base_op, page.base_view)
+        new = state.standing.new or whole  # what it gives up is needed by nobody: see `election`
+        state.set_view(state.view, Standing.NEW_COPYING if new else Standing.COPYING)
         state.restart_at(0, 0)
         self._matched_op = 0
         self._acked_op = -1
         self._copy = _CopyIn(page.copy_id, base_op=page.base_op, base_view=page.base_view)
         return self._copy
+
+    def _holds(self, op: int, view: int) -> bool:
+        """Whether this log has a committed entry, and so everything before it."""
+        return op <= self._matched_op or self._state.log.view_at(op) == view
 
     def _vote(self) -> None:
         state = self._state

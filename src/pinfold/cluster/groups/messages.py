@@ -26,17 +26,18 @@ class Standing(IntEnum):
     """What a member's log is worth as evidence; stored with the view."""
 
     NEW = 0
-    """Created empty and never acknowledged anything that counted."""
+    """Nothing that it ever acknowledged is needed as a proof; most often it was created empty."""
     MEMBER = 1
     """Holds everything it ever acknowledged."""
     COPYING = 2
     """Gave its rows up for a copy that is not complete: votes for views, proves nothing."""
     NEW_COPYING = 3
-    """The same without ever having acknowledged anything that counted."""
+    """The same, but what it gave up is not needed as a proof: it lacked what the copy begins with,
+    or had never counted. See `election`."""
 
     @property
     def new(self) -> bool:
-        """Whether nothing was ever acknowledged that counted."""
+        """Whether it counts as if it had never acknowledged anything."""
         return self in (Standing.NEW, Standing.NEW_COPYING)
 
     @property
