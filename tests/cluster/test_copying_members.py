@@ -3,6 +3,7 @@
 import pytest
 
 from pinfold.cluster.groups.configuration import GENERATION_SHIFT
+from pinfold.cluster.groups.entries import EMPTY_BODY
 from pinfold.cluster.groups.messages import (
     Ack,
     CopyPage,
@@ -12,6 +13,7 @@ from pinfold.cluster.groups.messages import (
 )
 from pinfold.cluster.groups.state import Limits
 from pinfold.cluster.groups.views import next_view
+from pinfold.device.api import Entry
 from tests.cluster.replica_world import GROUP, World
 from tests.cluster.test_replica import commit, elect, serving, settled
 
@@ -206,6 +208,32 @@ def test_a_copy_by_a_primary_that_does_not_know_yet_what_is_committed_is_not_exa
     assert not serving(world)
     world.heal()
     world.check_agreement()
+
+
+def test_what_was_committed_before_members_were_forced_is_not_committed_after_it():
+    """A copy of their past was being replayed; the forced group's log goes on from less."""
+    world, primary, (member, _) = settled()
+    world.check_said = world.check_applied = lambda *_: None
+    state = member.replica.state
+
+    def take(message):
+        member.replica.handle(primary.device, message)
+        member.memory.flush()
+
+    def page(view, base_op, through_op, number):
+        base = (base_op, 1, through_op, number, b"", b"", b"", b"", True, ())
+        return CopyPage(view, base_op, 0, *base)
+
+    def prepare(view, number, *entries):
+        return Prepare(view, 5, 1, 5, 0, number, entries)
+
+    take(page(state.view, 40, 50, state.configuration.number))
+    assert (state.last_op, state.catch_up_op) == (40, 50)
+    view, number = next_view(state.view, primary.device), 1 << GENERATION_SHIFT
+    take(prepare(view, number))
+    take(page(view, 5, 5, number))
+    take(prepare(view, number, Entry(6, view, EMPTY_BODY)))
+    assert (state.durable_op, state.commit_op) == (6, 5)
 
 
 def begin(world, leader, voter):

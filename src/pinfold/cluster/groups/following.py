@@ -202,6 +202,7 @@ class Following:
         state.set_view(state.view, Standing.NEW_COPYING if new else Standing.COPYING)
         state.restart_at(0, 0)
         self._matched_op = 0
+        self._told_commit_op = page.base_op  # what was known may be of an older generation's log
         self._acked_op = -1
         self._copy = _CopyIn(page.copy_id, base_op=page.base_op, base_view=page.base_view)
         return self._copy
