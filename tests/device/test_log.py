@@ -113,6 +113,56 @@ def test_unapplied_entries_are_bounded() -> None:
     lives(life)
 
 
+def apply_all(device: Device) -> None:
+    state = device.log.state(G)
+    for op in range(state.applied_op + 1, state.last_op + 1):
+        device.log.apply(G, op, [])
+
+
+def test_a_full_tail_takes_more_once_it_was_applied() -> None:
+    async def life(device: Device) -> None:
+        await device.log.create(G)
+        with pytest.raises(Busy):
+            await append_many(device)
+        apply_all(device)
+        await device.log.append(G, entries(device.log.state(G).last_op + 1, 1))
+
+    lives(life)
+
+
+def test_a_full_tail_found_at_opening_is_not_in_the_way_of_what_applies_it() -> None:
+    """After a power cut it may be as full on all members: none could take the next primary's."""
+    limit = 2 * SETTINGS.log_tail_bytes
+    body = bytes(4000)
+
+    def not_applied(device: Device) -> int:
+        first = device.log.state(G).applied_op + 1
+        return sum(len(entry.body) for entry in device.log.tail(G, first, limit * 10))
+
+    async def append_more(device: Device) -> None:
+        first = device.log.state(G).last_op + 1
+        for op in range(first, first + 1000):
+            await device.log.append(G, [Entry(op, 1, body)])
+
+    async def fill(device: Device) -> None:
+        with pytest.raises(Busy):
+            await append_more(device)
+
+    async def first(device: Device) -> None:
+        await device.log.create(G)
+        await fill(device)
+        assert limit < not_applied(device) <= limit + len(body)
+
+    async def second(device: Device) -> None:
+        await fill(device)
+        assert 2 * limit < not_applied(device) <= 2 * (limit + len(body))
+        apply_all(device)
+        await fill(device)
+        assert limit < not_applied(device) <= limit + len(body)
+
+    lives(first, second, crash=True)
+
+
 ROWS = [(b"row-%04d" % number, b"new") for number in range(300)]
 
 
