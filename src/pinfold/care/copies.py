@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pinfold.cluster.bodies import Id, Short, taken
+from pinfold.cluster.bodies import Form, Id, Short, taken
 from pinfold.device.api import Device
 from pinfold.model.errors import (
     Corrupt,
@@ -39,9 +39,9 @@ LACKING_MAX: Final = 1024
 PIECE_BYTES: Final = 1 * MIB
 """Read from the source at a time."""
 
-_LACKING: Final = tuple[Short, list[Id]]
-_DESCRIBE: Final = tuple[Short, Id]
-_FETCH: Final = tuple[Short, Id, list[tuple[Short, str]]]
+_LACKING: Final = Form(tuple[Short, list[Id]])
+_DESCRIBE: Final = Form(tuple[Short, Id])
+_FETCH: Final = Form(tuple[Short, Id, list[tuple[Short, str]]])
 
 
 class Copies:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from pinfold.cluster.bodies import Number, Short, taken
+from pinfold.cluster.bodies import Form, Number, Short, taken
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.client import RowClient
 from pinfold.cluster.groups.entries import FREES_RANGE, decode_free, decode_row
@@ -30,7 +30,7 @@ PAGE_BLOBS: Final = 2_000
 """A page with more ends early; one row's blobs may exceed it. Its reader notes a name in 4 µs."""
 
 _ID_BYTES: Final = 16
-_NAMES: Final = tuple[Short, Number, bytes, Number]
+_NAMES: Final = Form(tuple[Short, Number, bytes, Number])
 _ROWS_FROM: Final = b"\x01"
 """Keys below are the groups' own."""
 

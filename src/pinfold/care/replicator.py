@@ -21,7 +21,7 @@ from pinfold.care.rounds import Rounds, Step
 from pinfold.care.worker import Found
 from pinfold.cluster.api import Row
 from pinfold.cluster.blobs.client import HINT
-from pinfold.cluster.bodies import Id, Number, Short, taken
+from pinfold.cluster.bodies import Form, Id, Number, Short, taken
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.service import GroupService
@@ -51,7 +51,8 @@ POLL_S: Final = 1.0
 ASK_S: Final = 5.0
 """Longest answer to a question which blobs are lacking."""
 
-_HINT: Final = tuple[Id, Number, list[Short], list[Short]]
+_HINT: Final = Form(tuple[Id, Number, list[Short], list[Short]])
+_MISSED: Final = Form(str)
 _ROWS_FROM: Final = b"\x01"
 """Keys below are the groups' own."""
 
@@ -180,7 +181,7 @@ class Replicator:
 
     def _on_missed(self, request: Request) -> Reply:
         """A copy that a hint asked for was not made on a device of this node."""
-        self._rounds.missed(NodeName(taken(MISSED, request.body, str)), self._clock.monotonic())
+        self._rounds.missed(NodeName(taken(MISSED, request.body, _MISSED)), self._clock.monotonic())
         self._wake()
         return Reply()
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from pinfold.cluster.bodies import Id, Number, Short, answered, taken
+from pinfold.cluster.bodies import Form, Id, Number, Short, answered, taken
 from pinfold.device.api import Claim, Device, ExtentOp, ExtentStore
 from pinfold.env.api import Buffer
 from pinfold.model.errors import (
@@ -53,27 +53,32 @@ PARKED_MAX: Final = 4_096
 _ALLOCATED_EXTENTS_MAX: Final = 4096
 """Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
 
-_CLAIMED: Final = tuple[Id, Short, list[tuple[Short, Number]], bool]
-_MARKS: Final = list[tuple[Short, Number, bool]]
-_RUNS: Final = list[list[tuple[Short, Short]]]
+_CLAIMED: Final = Form(tuple[Id, Short, list[tuple[Short, Number]], bool])
+_MARKS: Final = Form(list[tuple[Short, Number, bool]])
+_RUNS: Final = Form(list[list[tuple[Short, Short]]])
 """Answers."""
 
-_CLAIM: Final = tuple[Short, Id, Number, Number]
-_FORMS: Final[dict[str, Any]] = {
-    "extent.write": tuple[Short, Short, Id, Number, Number, Number, Number, Number, Number, bytes],
-    "extent.read": tuple[Short, Short, Id, Number, Number, Number, bytes],
-    "extent.flush": tuple[Short, Short, Id, Number, Number, Number],
-    "extent.stable": tuple[Short, Short, Id, Number, Number, Number],
-    "extent.marks": tuple[Short, Short, Id, Number, Number],
-    "extent.restored": tuple[Short, Short, Id, Number, Number],
-    "extent.allocated": tuple[
-        Short,
-        Short,
-        Id,
-        Number,
-        Number,
-        Annotated[list[Short], msgspec.Meta(max_length=_ALLOCATED_EXTENTS_MAX)],
-    ],
+_CLAIM: Final = Form(tuple[Short, Id, Number, Number])
+_DROP: Final = Form(tuple[Short, Id])
+_FORMS: Final[dict[str, Form[Any]]] = {
+    "extent.write": Form(
+        tuple[Short, Short, Id, Number, Number, Number, Number, Number, Number, bytes]
+    ),
+    "extent.read": Form(tuple[Short, Short, Id, Number, Number, Number, bytes]),
+    "extent.flush": Form(tuple[Short, Short, Id, Number, Number, Number]),
+    "extent.stable": Form(tuple[Short, Short, Id, Number, Number, Number]),
+    "extent.marks": Form(tuple[Short, Short, Id, Number, Number]),
+    "extent.restored": Form(tuple[Short, Short, Id, Number, Number]),
+    "extent.allocated": Form(
+        tuple[
+            Short,
+            Short,
+            Id,
+            Number,
+            Number,
+            Annotated[list[Short], msgspec.Meta(max_length=_ALLOCATED_EXTENTS_MAX)],
+        ]
+    ),
 }
 """Bodies of a stream's messages: device, boot, volume, token, stream, and what is asked."""
 
@@ -349,7 +354,7 @@ class ExtentHost:
         return self._ordered(request, _act_restored)
 
     async def _drop(self, request: Request) -> Reply:
-        device, volume = taken("extent.drop", request.body, tuple[Short, Id])
+        device, volume = taken("extent.drop", request.body, _DROP)
         await self._device(device).extents.drop(VolumeId(volume))
         self._streams.pop((device, volume), None)
         return _TAKEN

@@ -7,15 +7,15 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-from pinfold.cluster.bodies import Check, Id, Number, Short, taken
+from pinfold.cluster.bodies import Check, Form, Id, Number, Short, taken
 from pinfold.device.api import Device
 from pinfold.model.errors import Invalid, NotFound
 from pinfold.model.ids import BlobId, DeviceId
 from pinfold.rpc.api import Dispatcher, HandlerResult, Reply, Request
 
-_PUT: Final = tuple[Short, Id, Number, list[Check]]
-_READ: Final = tuple[Short, Id, Number, Number]
-_DELETE: Final = tuple[Short, list[Id]]
+_PUT: Final = Form(tuple[Short, Id, Number, list[Check]])
+_READ: Final = Form(tuple[Short, Id, Number, Number])
+_DELETE: Final = Form(tuple[Short, list[Id]])
 
 
 class BlobServer:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pinfold.cluster.api import Change, Changed, Check, Collapse, Page, Row
-from pinfold.cluster.bodies import Number, Short, answered
+from pinfold.cluster.bodies import Form, Number, Short, answered
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.membership import GroupOf, Membership
 from pinfold.cluster.groups.service import CHANGE, GET, SCAN
@@ -42,11 +42,14 @@ _BACKOFF_MAX_S: Final = 0.2
 """Pauses between attempts, doubled each time and shortened at random by up to a half."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_HINT: Final = tuple[Number, Short, list[Short]]
+_HINT: Final = Form(tuple[Number, Short, list[Short]])
 """What a refusal tells: the view, who leads it, the members."""
 
-_FAILED: Final = tuple[Number, bytes | None]
+_FAILED: Final = Form(tuple[Number, bytes | None])
 """What a conflict tells: which check failed, and its row."""
+
+_CHANGED: Final = Form(tuple[Number, Number])
+_NEXT_START: Final[Form[bytes | None]] = Form(bytes | None)  # type: ignore[arg-type]
 
 _items_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes | None]])
 
@@ -107,7 +110,7 @@ class RowClient:
             items = _items_decoder.decode(answer.payload)
         except UNREADABLE as error:
             raise Unavailable(f"{SCAN} was answered with nonsense: {error}") from None
-        next_start = answered(SCAN, answer.body, bytes | None)  # type: ignore[arg-type]
+        next_start = answered(SCAN, answer.body, _NEXT_START)
         rows = ((key, None if value is None else decode_row(value)) for key, value in items)
         return Page(tuple(rows), next_start)
 
@@ -117,7 +120,7 @@ class RowClient:
             answer = await self._ask(self._group_of(place), CHANGE, (), (_encode(change),))
         except Conflict as conflict:
             raise _with_row(conflict) from None
-        version, stamp_ms = answered(CHANGE, answer.body, tuple[Number, Number])
+        version, stamp_ms = answered(CHANGE, answer.body, _CHANGED)
         return Changed(version, stamp_ms)
 
     async def ask(self, group: GroupId, operation: str, arguments: tuple[Any, ...]) -> Answer:

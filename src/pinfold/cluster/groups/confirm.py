@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from pinfold.cluster.bodies import answered
+from pinfold.cluster.bodies import Form, answered
 from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.membership import Membership
 from pinfold.env.api import Clock
@@ -39,6 +39,8 @@ ROUND_S: Final = 1.5
 
 _FAILED_S: Final = 1.0
 """What a failed call counts as when nodes are ranked by response time."""
+
+_REFUSED: Final = Form(list[int])
 
 _NEW_WEIGHT: Final = 0.1
 """Weight of the latest response time in a node's average."""
@@ -174,7 +176,7 @@ class Confirmer:
         failed = future.cancelled() or future.exception() is not None
         if not failed:
             try:
-                refused = answered(CONFIRM, future.result().body or [], list[int])
+                refused = answered(CONFIRM, future.result().body or [], _REFUSED)
             except Unavailable:
                 failed = True
         took_s = _FAILED_S if failed else self._clock.monotonic() - began

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from pinfold.cluster.api import Change, Collapse
-from pinfold.cluster.bodies import Number, Short, taken
+from pinfold.cluster.bodies import Form, Number, Short, taken
 from pinfold.cluster.groups import wire
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.checks import demand
@@ -69,11 +69,13 @@ _MESSAGES_S: Final = 2.0
 _PAGE_MAX: Final = LISTING_PAGE_MAX + 1
 """Items in one page of a scan: a listing's page and the row that says there is more."""
 
-_PING: Final = tuple[
-    list[Short], list[tuple[Short, Short, Number, Number, Number]], list[tuple[Short, float]]
-]
-_FORCE: Final = tuple[Short, Short, Number, bytes]
-_GET: Final = tuple[Short, Short, bytes, list[Any]]
+_PING: Final = Form(
+    tuple[list[Short], list[tuple[Short, Short, Number, Number, Number]], list[tuple[Short, float]]]
+)
+_CONFIRM: Final = Form(list[Number])
+_GET: Final = Form(tuple[Short, Short, bytes, list[Any]])
+_CHANGE: Final = Form(tuple[Short, Short])
+_FORCE: Final = Form(tuple[Short, Short, Number, bytes])
 
 
 class _Scan(msgspec.Struct, array_like=True, frozen=True):
@@ -91,8 +93,9 @@ class _Scan(msgspec.Struct, array_like=True, frozen=True):
     checks: list[Any]
 
 
+_SCAN: Final = Form(_Scan)
+
 _change_decoder = msgspec.msgpack.Decoder(Change)
-_collapse_decoder = msgspec.msgpack.Decoder(Collapse)
 
 
 class GroupService:
@@ -388,7 +391,7 @@ class GroupService:
         return _DONE
 
     def _on_confirm(self, request: Request) -> HandlerResult:
-        body = taken(CONFIRM, request.body, list[Number])
+        body = taken(CONFIRM, request.body, _CONFIRM)
         refused: list[int] = []
         groups = self._groups
         for position in range(len(body) // FIELDS):
@@ -424,7 +427,7 @@ class GroupService:
         return serving.read(look, request.deadline)
 
     def _on_scan(self, request: Request) -> HandlerResult:
-        asked = taken(SCAN, request.body, _Scan)
+        asked = taken(SCAN, request.body, _SCAN)
         bound, serving = self._serving(DeviceId(asked.device), GroupId(asked.group))
         collapse = None if asked.collapse is None else Collapse(*asked.collapse)
 
@@ -446,7 +449,7 @@ class GroupService:
         return serving.read(look, request.deadline)
 
     def _on_change(self, request: Request) -> HandlerResult:
-        device, group = taken(CHANGE, request.body, tuple[Short, Short])
+        device, group = taken(CHANGE, request.body, _CHANGE)
         _, serving = self._serving(DeviceId(device), GroupId(group))
         try:
             change = _change_decoder.decode(request.payload)

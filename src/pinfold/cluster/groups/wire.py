@@ -6,11 +6,12 @@ Many heads to one node share a frame, their payloads one behind the other.
 """
 
 from collections.abc import Iterator, Sequence
+from types import GenericAlias
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from pinfold.cluster.bodies import Number, Short, taken
+from pinfold.cluster.bodies import Form, Number, Short, taken
 from pinfold.cluster.groups.messages import (
     Ack,
     CopyAck,
@@ -56,38 +57,30 @@ _Signed = Annotated[int, msgspec.Meta(ge=-1)]
 """-1 says that there is none."""
 _Digest = Annotated[bytes, msgspec.Meta(max_length=DIGEST_BYTES)]
 _Worth = Annotated[int, msgspec.Meta(ge=0, le=len(Standing) - 1)]
-_FIELDS: Final[tuple[Any, ...]] = (
-    tuple[Number, Number, _Signed, Number, Number, Number, _OPS],
-    tuple[Number, Number, Number, bool, Number],
-    tuple[Number, Number, Number],
-    tuple[Number, Number, _Digest],
-    tuple[Number, Number],
-    tuple[Number, _Worth, Number, Number, Number, Number],
-    tuple[Number, Number, Number, Number],
-    tuple[Number, Number, bool, _OPS],
-    tuple[
-        Number,
-        Number,
-        Number,
-        Number,
-        Number,
-        Number,
-        Number,
-        _Digest,
-        bytes,
-        bytes,
-        bytes,
-        bool,
-        Number,
-    ],
-    tuple[Number, Number, Number],
-    tuple[Number, _Signed],
-    tuple[Number, Number, Number],
+_FORMS: Final[tuple[Form[list[Any]], ...]] = tuple(
+    Form(GenericAlias(tuple, (Short, Short, Short, Short, *fields)))  # type: ignore[arg-type]
+    for fields in (
+        (Number, Number, _Signed, Number, Number, Number, _OPS),
+        (Number, Number, Number, bool, Number),
+        (Number, Number, Number),
+        (Number, Number, _Digest),
+        (Number, Number),
+        (Number, _Worth, Number, Number, Number, Number),
+        (Number, Number, Number, Number),
+        (Number, Number, bool, _OPS),
+        (
+            *(Number, Number, Number, Number, Number, Number, Number),
+            *(_Digest, bytes, bytes, bytes, bool, Number),
+        ),
+        (Number, Number, Number),
+        (Number, _Signed),
+        (Number, Number, Number),
+    )
 )
-"""The fields of each kind as they travel: what their messages say, sizes in place of contents."""
+"""The heads of each kind: kind, group, to, from, and what their messages say, sizes in place of
+contents."""
 
-_ADDRESS: Final = tuple[Short, Short, Short, Short]
-"""Kind, group, to, from."""
+_HEADS: Final = Form(list[list[Any]])
 
 _rows_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
@@ -115,11 +108,13 @@ def encode(
 def decode(heads: Any, payload: memoryview) -> Iterator[Arrived]:
     """The messages of one frame, in order. Raises Invalid for what no member sends."""
     at = 0
-    for head in taken("group.messages", heads, list[list[Any]]):
+    for head in taken("group.messages", heads, _HEADS):
         try:
-            kind, group, to, sender = taken("group.messages", head[:4], _ADDRESS)
+            kind = head[0]
+            if type(kind) is not int or not 0 <= kind < len(_KINDS):
+                raise ValueError("a message of unknown kind")
             cls = _KINDS[kind]
-            fields: list[Any] = list(taken("group.messages", head[4:], _FIELDS[kind]))
+            _, group, to, sender, *fields = taken("group.messages", head, _FORMS[kind])
             if cls is Prepare or cls is Fetched:
                 fields[-1], at = _entries(fields[1], fields[-1], payload, at)
             elif cls is CopyPage:
