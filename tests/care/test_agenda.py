@@ -67,24 +67,24 @@ def test_the_pause_between_tries_ends_somewhere():
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 1 << 20), st.floats(0, 1), st.integers(1, 8)), max_size=40),
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.floats(0, 1)), max_size=40),
     st.lists(st.floats(0, 2), min_size=40, max_size=40),
 )
 def test_no_window_sees_more_than_its_share_and_one_grant(grants, gaps):
     """Grants asked for at any times, under any load, keep to both budgets."""
     pace = Pace(bytes_per_s=1 << 20, operations_per_s=10)
     now, begun = 100.0, []
-    for (size, load, operations), gap in zip(grants, gaps, strict=False):
+    for (size, load), gap in zip(grants, gaps, strict=False):
         now += gap
-        wait_s = pace.take(now, size, load, operations)
+        wait_s = pace.take(now, size, load)
         assert wait_s >= 0
-        begun.append((now + wait_s, size, operations))
-    for first, (start, _, _) in enumerate(begun):
+        begun.append((now + wait_s, size))
+    for first, (start, _) in enumerate(begun):
         for last in range(first, len(begun)):
             span_s = begun[last][0] - start + 1e-6
             before_last = begun[first:last]
-            assert sum(size for _, size, _ in before_last) <= span_s * (1 << 20) + 1
-            assert sum(count for _, _, count in before_last) <= span_s * 10 + 1e-6
+            assert sum(size for _, size in before_last) <= span_s * (1 << 20) + 1
+            assert len(before_last) <= span_s * 10 + 1e-6
 
 
 def test_load_slows_down_and_never_stops():

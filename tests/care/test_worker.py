@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from pinfold.care.worker import LOOK_OPERATIONS, Found, Supervisor
+from pinfold.care.worker import Found, Supervisor
 from pinfold.model.errors import Unavailable
 from pinfold.model.settings import WorkerSettings
 from tests.cluster.group_cluster import env_for
@@ -117,7 +117,25 @@ def test_bytes_and_operations_keep_the_pace_and_a_busy_node_gets_less():
     supervise(small, 0.5)
     first, last = small.began[0][0], small.began[7][0]
     assert last - first >= 7 * 0.01 - 1e-6
-    assert first <= LOOK_OPERATIONS * 0.01 + 0.01
+    assert first <= 2 * 0.01
+
+
+class Searcher(Digger):
+    """Takes its time to find nothing."""
+
+    async def find(self, room):
+        self.rooms.append(room)
+        await asyncio.sleep(0.1)
+        return Found()
+
+
+def test_looking_takes_its_share_of_the_time_and_less_of_a_busy_node():
+    idle = Searcher([])
+    supervise(idle, 21, look_share=0.05)
+    assert 9 <= len(idle.rooms) <= 11
+    busy = Searcher([])
+    supervise(busy, 21, load=0.5, look_share=0.05)
+    assert 4 <= len(busy.rooms) <= 6
 
 
 def test_a_look_that_fails_is_repeated_after_a_pause():

@@ -23,15 +23,14 @@ class Pace:
     operations_per_s: float
     _free_at: float = 0.0
 
-    def take(self, now: float, payload_bytes: int, load: float, operations: int = 1) -> float:
-        """Grant this much; the seconds to wait before it is begun.
+    def take(self, now: float, payload_bytes: int, load: float) -> float:
+        """Grant one operation of so many bytes; the seconds to wait before it is begun.
 
         `load` from 0 to 1 is how busy the foreground is.
         """
         assert payload_bytes >= 0
-        assert operations > 0
         assert 0.0 <= load <= 1.0
-        cost_s = max(operations / self.operations_per_s, payload_bytes / self.bytes_per_s)
+        cost_s = max(1 / self.operations_per_s, payload_bytes / self.bytes_per_s)
         start = max(self._free_at, now)
         self._free_at = start + cost_s / max(1.0 - load, SLOWEST)
         return start - now

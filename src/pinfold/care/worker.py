@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from pinfold.care.agenda import Agenda, Job
-from pinfold.care.pace import Pace
+from pinfold.care.pace import SLOWEST, Pace
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
@@ -23,9 +23,6 @@ _log: Final = structlog.get_logger("pinfold.care")
 
 LATE_S: Final = 0.05
 """A loop that wakes its sleepers so late is fully loaded: clients wait as long for each step."""
-
-LOOK_OPERATIONS: Final = 8
-"""What a step of looking counts as: it reads a page of rows, some milliseconds of a loop."""
 
 _NEW_WEIGHT: Final = 0.1
 """Weight of the latest measurement in an average."""
@@ -164,7 +161,7 @@ class Supervisor(Generic[J]):
                 self._scope.start(self._do(job))
                 return True
         if self._roomy and self._clock.monotonic() >= self._find_at:
-            await self._paced(0, LOOK_OPERATIONS)
+            await self._paced(0)
             await self._look()
             return True
         return False
@@ -175,6 +172,7 @@ class Supervisor(Generic[J]):
         return 2 * self.agenda.room >= self._settings.queue_max
 
     async def _look(self) -> None:
+        began = self._clock.monotonic()
         try:
             found = await self._worker.find(self.agenda.room)
         except PinfoldError as error:
@@ -183,7 +181,9 @@ class Supervisor(Generic[J]):
             return
         for job in found.jobs:
             self.agenda.offer(job)
-        self._find_at = self._clock.monotonic() + found.wait_s
+        now = self._clock.monotonic()
+        rest_s = (now - began) * (1 / self._settings.look_share - 1) / max(1 - self._busy, SLOWEST)
+        self._find_at = now + max(found.wait_s, rest_s)
 
     async def _do(self, job: J) -> None:
         began = self._clock.monotonic()
@@ -205,10 +205,14 @@ class Supervisor(Generic[J]):
             self._running -= 1
             self._wake.set()
 
-    async def _paced(self, size: int, operations: int = 1) -> None:
-        load = max(self._load(), self._late_s / LATE_S)
+    @property
+    def _busy(self) -> float:
+        """How busy the node is, from 0 to 1."""
+        return min(max(self._load(), self._late_s / LATE_S, 0.0), 1.0)
+
+    async def _paced(self, size: int) -> None:
         before = self._clock.monotonic()
-        wait_s = self._pace.take(before, size, min(max(load, 0.0), 1.0), operations)
+        wait_s = self._pace.take(before, size, self._busy)
         await asyncio.sleep(wait_s)
         late_s = max(0.0, self._clock.monotonic() - before - wait_s)
         self._late_s += (late_s - self._late_s) * _NEW_WEIGHT

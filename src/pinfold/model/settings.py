@@ -77,8 +77,9 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     shard_rows_max: Count = 250_000
     """A bucket's shard with more objects is split: about 100 MiB of rows, which a member that lags
     far behind copies in some ten seconds."""
-    shard_changes_per_s_max: Annotated[float, msgspec.Meta(gt=0, le=1 << 20)] = 1_000.0
-    """A shard that this process alone changes more often is split: a third of what a group does."""
+    shard_changes_per_s_max: Annotated[float, msgspec.Meta(gt=0, le=1 << 20)] = 4_000.0
+    """A shard that this process alone changes more often is split: half of what a group does.
+    Below, moving its rows would cost more than two groups gain."""
     split_range_rows: Annotated[int, msgspec.Meta(gt=0, le=1_000)] = 500
     """Rows that a shard gives to its child at a time; meanwhile requests for their names wait."""
     split_interval_s: Seconds = 5.0
@@ -185,6 +186,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Payload moved: what a disk gives beside its clients, and 1 TB in under five hours."""
     operations_per_s: Count = 200
     """Jobs, and steps of looking for them."""
+    look_share: Annotated[float, msgspec.Meta(ge=0.0001, le=1)] = 0.02
+    """Of the time, how much is spent on looking for work: each step costs some milliseconds of a
+    primary and of this node, so a million rows take ten minutes when nothing else is to do."""
     jobs_at_once: Count = 4
     """Jobs under way: enough to hide round trips and flushes."""
     queue_max: Count = 4096

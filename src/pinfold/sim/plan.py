@@ -272,6 +272,7 @@ def _care(rng: random.Random) -> CareSettings:
         worker=WorkerSettings(
             bytes_per_s=rng.choice((1 << 20, 64 << 20)),
             operations_per_s=rng.choice((100, 1000)),
+            look_share=0.5,
             jobs_at_once=rng.choice((1, 4)),
             queue_max=rng.choice((8, 4096)),
             backoff_s=0.2,
