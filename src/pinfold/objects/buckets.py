@@ -114,6 +114,8 @@ class Buckets:
     def __init__(self, env: Env, rows: Rows, settings: ObjectSettings) -> None:
         self._clock = env.clock
         self._rng = env.rng
+        self._op_prefix = env.rng.randbytes(8)
+        self._op_ids = 0
         self._rows = rows
         self._settings = settings
         self._cache: OrderedDict[str, tuple[float, Bucket]] = OrderedDict()
@@ -122,8 +124,9 @@ class Buckets:
         self.mover = Mover(env, rows, settings.split_range_rows)
 
     def op_id(self) -> OpId:
-        """A fresh id of a change."""
-        return OpId(self._rng.randbytes(16))
+        """A fresh id of a change: no other process begins its ids so."""
+        self._op_ids += 1
+        return OpId(self._op_prefix + self._op_ids.to_bytes(8, "big"))
 
     async def get(self, name: str) -> Bucket:
         """The bucket as its row says now; NoSuchBucket."""

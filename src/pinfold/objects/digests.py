@@ -34,6 +34,8 @@ _CRCS: Final = {
     CRC64NVME: (checksums.crc64nvme, checksums.combine_crc64nvme, 8),
 }
 
+_HASHES: Final = {MD5: hashlib.md5, SHA1: hashlib.sha1, SHA256: hashlib.sha256}
+
 DIGEST_BYTES: Final = {CRC32: 4, CRC32C: 4, CRC64NVME: 8, SHA1: 20, SHA256: 32, MD5: 16}
 
 OFFLOAD_FROM_BYTES: Final = 64 * 1024
@@ -71,7 +73,7 @@ def new_digest(algorithm: str) -> Digest:
     """A running checksum of one of `ALGORITHMS` or MD5."""
     if algorithm in _CRCS:
         return _Crc(algorithm)
-    return hashlib.new(algorithm, usedforsecurity=False)
+    return _HASHES[algorithm](usedforsecurity=False)
 
 
 def checksum_of(algorithm: str, payload: bytes) -> bytes:

@@ -34,9 +34,9 @@ class PeerClock:
         elif ahead < self._least:
             self._least = ahead
 
-    def local(self, instant: float) -> float:
-        """An instant of the peer's clock on ours. Invalid before the peer has told its time."""
-        ahead = min(self._least, self._least_before)
+    def ahead(self) -> float:
+        """What to add to an instant of the peer's clock. Invalid before it has told its time."""
+        ahead = self._least if self._least < self._least_before else self._least_before
         if ahead == math.inf:
             raise Invalid("session: a deadline before the first word on the peer's clock")
-        return instant + ahead
+        return ahead

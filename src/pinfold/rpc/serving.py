@@ -148,9 +148,13 @@ class Serving:
             self._epoch = epoch
             self._epoch_seen(peer, epoch)
         now = self._clock.monotonic()
+        # The word on the peer's clock comes first in its frame, so all deadlines share one shift.
+        shift: float | None = None
         start, end = 0, len(payload)
         for message in messages:
             if type(message) is Asked:
+                if shift is None:
+                    shift = self._shift(now)
                 stop = start + message.payload_length
                 _demand_part(start, stop, end)
                 part = payload[start:stop] if stop > start else EMPTY
@@ -161,10 +165,10 @@ class Serving:
                     message.operation,
                     message.body,
                     part,
-                    self._deadline(message.due_ms, now),
+                    message.due_ms / 1000 + shift,
                     epoch,
                 )
-                self._serve(message.id, request)
+                self._serve(message.id, request, now)
             elif type(message) is Chunk:
                 stop = start + message.payload_length
                 _demand_part(start, stop, end)
@@ -182,7 +186,7 @@ class Serving:
                 deadline = now + TELL_S
                 self._hear(Request(peer.node, peer.boot, operation, body, EMPTY, deadline, epoch))
             case Opened(number, operation, due_ms, body):
-                deadline = self._deadline(due_ms, now)
+                deadline = due_ms / 1000 + self._shift(now)
                 request = Request(peer.node, peer.boot, operation, body, EMPTY, deadline, epoch)
                 self._open(number, request)
             case Finished(number):
@@ -198,13 +202,13 @@ class Serving:
             case _:
                 raise Invalid(f"session: {type(message).__name__} from the dialling side")
 
-    def _deadline(self, due_ms: int, now: float) -> float:
-        """A request's deadline on our own clock."""
-        return self._peer_clock.local(due_ms / 1000) if self._absolute else now + due_ms / 1000
+    def _shift(self, now: float) -> float:
+        """What to add to a deadline as it was told, for our own clock."""
+        return self._peer_clock.ahead() if self._absolute else now
 
     # calls
 
-    def _serve(self, number: int, request: Request) -> None:
+    def _serve(self, number: int, request: Request, now: float) -> None:
         if self._under_way.leaving:
             self._fail(number, Unavailable("this node is leaving"))
             return
@@ -212,7 +216,7 @@ class Serving:
             # Reading has stopped already; these are the rest of what had been read by then.
             self._fail(number, Busy("too many bytes of answers wait for the asking node"))
             return
-        result = self._operations.run(request, self._clock.monotonic())
+        result = self._operations.run(request, now)
         if type(result) is Reply:
             self._reply(number, request.operation, result)
         elif isinstance(result, PinfoldError):

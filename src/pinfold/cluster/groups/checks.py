@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from pinfold.cluster.api import Check, Row
 from pinfold.cluster.groups.entries import decode_row, encode_row, without_payload
 from pinfold.model.errors import Conflict, Invalid
@@ -42,15 +40,11 @@ def failure(index: int, check: Check, row: Row | None) -> Conflict:
     return Conflict(f"check {index} ({check.kind}) does not hold", detail=detail)
 
 
-def demand(checks: Sequence[object], get: Callable[[bytes], bytes | None]) -> None:
-    """Raise Conflict at the first check of a read, as it was sent, that does not hold."""
+def demand(checks: Sequence[Check], get: Callable[[bytes], bytes | None]) -> None:
+    """Raise Conflict at the first check of a read that does not hold."""
     if len(checks) > READ_CHECKS_MAX:
         raise Invalid(f"a read has at most {READ_CHECKS_MAX} checks")
-    for index, sent in enumerate(checks):
-        try:
-            check = msgspec.convert(sent, Check)
-        except msgspec.ValidationError as error:
-            raise Invalid(f"a check that does not decode: {error}") from error
+    for index, check in enumerate(checks):
         if check.kind == "empty":
             raise Invalid("a read checks single rows")
         value = get(check.key)

@@ -243,7 +243,8 @@ class Batch:
             self._counter(change.counter)
         version = (self.op << VERSION_SHIFT) + len(self._op_ids)
         effects, values = self._effects(change, version)
-        self._judge_names(effects, carried=change.carried)
+        if any(row.blobs for _, row in change.puts):
+            self._judge_names(effects, carried=change.carried)
         if not change.keep_blobs:
             self._free(effects, version)
         if change.counter:

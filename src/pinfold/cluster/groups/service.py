@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import structlog
 
-from pinfold.cluster.api import Change, Collapse
+from pinfold.cluster.api import Change, Check, Collapse
 from pinfold.cluster.bodies import Form, Number, Short, taken
 from pinfold.cluster.groups import wire
 from pinfold.cluster.groups.binding import BoundGroup
@@ -73,7 +73,7 @@ _PING: Final = Form(
     tuple[list[Short], list[tuple[Short, Short, Number, Number, Number]], list[tuple[Short, float]]]
 )
 _CONFIRM: Final = Form(list[Number])
-_GET: Final = Form(tuple[Short, Short, bytes, list[Any]])
+_GET: Final = Form(tuple[Short, Short, bytes, list[Check]])
 _CHANGE: Final = Form(tuple[Short, Short])
 _FORCE: Final = Form(tuple[Short, Short, Number, bytes])
 
@@ -90,7 +90,7 @@ class _Scan(msgspec.Struct, array_like=True, frozen=True):
     kinds: bytes | None
     reverse: bool
     payloads: bool
-    checks: list[Any]
+    checks: list[Check]
 
 
 _SCAN: Final = Form(_Scan)

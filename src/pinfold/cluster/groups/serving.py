@@ -25,7 +25,7 @@ from pinfold.cluster.groups.scan import RowIterator
 from pinfold.cluster.groups.turns import WAITING_PER_ROW, Turns, row_of
 from pinfold.env.api import Clock
 from pinfold.model.errors import Busy, Conflict, DeadlineExceeded, PinfoldError, Unavailable
-from pinfold.model.limits import MIB
+from pinfold.model.limits import ENTRY_CHANGES, MIB
 from pinfold.rpc.api import Reply
 
 PIPELINE_ENTRIES: Final = 4
@@ -95,20 +95,28 @@ class Serving:
         until then all the same is dropped.
         """
         row = row_of(change)
-        waiting = len(self._waiting) + self._judged
-        if waiting >= WAITING_CHANGES or self._waiting_bytes + size > WAITING_BYTES:
-            raise Busy("too many changes wait in this group")
-        crowded = self._waiting_bytes > WAITING_BYTES // 2 and self._waiting.waiting(row)
-        if crowded or self._waiting.waiting(row) >= WAITING_PER_ROW:
-            raise Busy("too many changes of this row wait")
-        ahead = self._waiting.ahead(row)
-        if self._pace.wait_s(ahead) > deadline - self._clock.monotonic():
-            raise Busy(f"{ahead} changes wait in this group, too many to be in time")
+        if self._waiting or self._judged:
+            self._demand_room(row, size, deadline)
         answer = self._new_answer()
         self._waiting.put(row, (change, size, deadline, answer))
         self._waiting_bytes += size
         self._schedule()
         return answer
+
+    def _demand_room(self, row: bytes, size: int, deadline: float) -> None:
+        """Busy unless one more change of the row may wait."""
+        waiting = len(self._waiting)
+        if waiting + self._judged >= WAITING_CHANGES or self._waiting_bytes + size > WAITING_BYTES:
+            raise Busy("too many changes wait in this group")
+        of_row = self._waiting.waiting(row)
+        crowded = self._waiting_bytes > WAITING_BYTES // 2 and of_row
+        if crowded or of_row >= WAITING_PER_ROW:
+            raise Busy("too many changes of this row wait")
+        if waiting < ENTRY_CHANGES:
+            return
+        ahead = self._waiting.ahead(row)
+        if self._pace.wait_s(ahead) > deadline - self._clock.monotonic():
+            raise Busy(f"{ahead} changes wait in this group, too many to be in time")
 
     def remove(self, keys: Sequence[bytes]) -> Answering:
         """Delete rows of the group's own."""
