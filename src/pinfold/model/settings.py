@@ -263,7 +263,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Journal not yet applied, which is also held in memory: beyond it writes are Busy."""
     apply_bytes: Bytes = 16 * MIB
     """So much unapplied starts the applier at once, before `apply_interval_s` has passed."""
-    apply_interval_s: Seconds = 0.1
+    apply_interval_s: Seconds = 0.5
     """Longest wait of a change for the applier: long enough that neighbours merge."""
     log_tail_bytes: Bytes = 64 * MIB
     """Log entries of all groups held in memory; applied ones beyond it are trimmed."""
