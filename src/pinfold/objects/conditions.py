@@ -4,8 +4,9 @@ Entity tags are compared without their quotes. Times are compared in whole secon
 all a client has seen.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from pinfold.cluster.api import Check, Row
 from pinfold.model.errors import Conflict, NotFound
@@ -27,8 +28,7 @@ class NoSuchKey(NotFound):
     """There is no object of this name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """What the client demands of the object that is there."""
 
     if_match: tuple[str, ...] | None = None

@@ -78,9 +78,23 @@ def new_digest(algorithm: str) -> Digest:
 
 def checksum_of(algorithm: str, payload: bytes) -> bytes:
     """The checksum of some bytes."""
-    digest = new_digest(algorithm)
-    digest.update(payload)
-    return digest.digest()
+    if algorithm in _CRCS:
+        function, _, length = _CRCS[algorithm]
+        value: int = function(payload, 0)
+        return value.to_bytes(length, "big")
+    return _HASHES[algorithm](payload, usedforsecurity=False).digest()
+
+
+def checksums_of(algorithms: Sequence[str], payload: bytes) -> dict[str, bytes]:
+    """Several checksums of a few bytes; Invalid for an algorithm we do not know."""
+    _demand_known(algorithms)
+    return {algorithm: checksum_of(algorithm, payload) for algorithm in algorithms}
+
+
+def _demand_known(algorithms: Sequence[str]) -> None:
+    for algorithm in algorithms:
+        if algorithm not in DIGEST_BYTES:
+            raise Invalid(f"unknown checksum algorithm {algorithm}")
 
 
 def combines(algorithm: str) -> bool:
@@ -140,9 +154,7 @@ class Hashing:
 
     def digests(self, algorithms: Sequence[str]) -> Digests:
         """Fresh running checksums; Invalid for an algorithm we do not know."""
-        for algorithm in algorithms:
-            if algorithm not in DIGEST_BYTES:
-                raise Invalid(f"unknown checksum algorithm {algorithm}")
+        _demand_known(algorithms)
         self._next = (self._next + 1) % LANES
         return Digests(algorithms, self._lanes[self._next])
 

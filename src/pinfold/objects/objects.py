@@ -5,7 +5,6 @@ hold, in the order of the log. Whoever reads a row sees bytes that were all ther
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -24,8 +23,7 @@ ATTEMPTS: Final = 16
 """Read-and-replace rounds before others' changes count as too many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """An object's row, read."""
 
     shard: Shard
@@ -64,6 +62,10 @@ class Objects:
             if found is not None:
                 return found
         raise NoSuchKey(f"no object of this name in {bucket.name}")
+
+    def inline(self, found: Found, start: int, stop: int) -> bytes | None:
+        """The object's bytes start <= i < stop if they came with its row."""
+        return self._reading.inline(found.row, found.record, start, stop)
 
     def chunks(self, found: Found, start: int, stop: int) -> Chunks:
         """The object's bytes start <= i < stop; see `Reading.chunks`."""

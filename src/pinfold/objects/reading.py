@@ -42,6 +42,15 @@ class Reading:
         """Whether somebody waits for memory that others hold."""
         return self._budget.wanted
 
+    def inline(self, row: Row, record: ObjectRecord, start: int, stop: int) -> bytes | None:
+        """The bytes start <= i < stop of an object that its row holds; None if blobs hold them."""
+        if row.blobs and start < stop:
+            return None
+        content = row.payload or record.inline
+        if len(content) != record.size and start < stop:
+            return None  # `chunks` tells what is wrong
+        return content[start:stop] if stop - start < len(content) else content
+
     def chunks(self, row: Row, record: ObjectRecord, start: int, stop: int) -> Chunks:
         """The bytes start <= i < stop of an object, in order.
 

@@ -10,7 +10,6 @@ The rule of this file: nobody else builds checks of these two rows for names.
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -30,8 +29,7 @@ _FORMER_SEAL: Final = BoundRecord(deleting=b"former")
 """What a seal without a body stands for, as a bucket of one shard used to have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """A shard as some map of its bucket shows it."""
 
     bucket: str

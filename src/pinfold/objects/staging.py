@@ -7,9 +7,10 @@ a client fills slowly while others wait is cut short, so that memory is held for
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
+
+import msgspec
 
 from pinfold.cluster.api import BlobRef, Blobs
 from pinfold.env.api import Buffer
@@ -17,7 +18,7 @@ from pinfold.env.tasks import TaskScope
 from pinfold.model.limits import INLINE_BYTES, MIB, SEGMENT_BYTES
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects.budget import ByteBudget
-from pinfold.objects.digests import MD5, Digests, Hashing
+from pinfold.objects.digests import MD5, Digests, Hashing, checksums_of
 
 HASH_BATCH_BYTES: Final = 1 * MIB
 """Hashed at a time: about 2 ms of MD5, so that two hops between threads are lost in it."""
@@ -39,8 +40,7 @@ class ByteSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that are stored and that no row names."""
 
     size: int
@@ -85,12 +85,11 @@ class Staging:
         clients do not keep the memory that others wait for. Busy, Full or Unavailable when the
         bytes cannot be stored; whatever was is given back then.
         """
+        if size <= INLINE_BYTES:
+            inline = await _whole(source, size)
+            return Staged(size=size, sums=checksums_of((MD5, *algorithms), inline), inline=inline)
         digests = self._hashing.digests((MD5, *algorithms))
         cutter = _Cutter(source, digests, interruptible=interruptible)
-        if size <= INLINE_BYTES:
-            payload, _ = await cutter.cut(size)
-            inline = b"".join(payload)
-            return Staged(size=size, sums=digests.results(), inline=inline)
         if size > self._settings.segment_bytes:
             blobs = await self._stage_segments(cutter, size)
             return Staged(size=size, sums=digests.results(), blobs=blobs)
@@ -215,6 +214,17 @@ class Staging:
         if slow:
             self._budget.make_content()
         self._hurry_later()
+
+
+async def _whole(source: ByteSource, size: int) -> bytes:
+    """All of a source of a few bytes."""
+    pieces: list[Buffer] = []
+    while size:
+        piece = await source.read()
+        assert 0 < len(piece) <= size, "a source raises when it ends early, and knows its size"
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 class _Cutter:

@@ -3,9 +3,10 @@
 Only what a canned ACL can say is supported; any other set of grants is refused.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from pinfold.s3.errors import Refused
 from pinfold.s3.xml import INSTANCE, Node, Writer
@@ -40,8 +41,7 @@ class Permission(Enum):
     WRITE_ACP = "WRITE_ACP"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Who sent the request; anonymous when `user` is empty."""
 
     user: str

@@ -4,7 +4,7 @@ import base64
 from typing import Final
 
 from pinfold.model.limits import METADATA_BYTES
-from pinfold.objects.conditions import ANY, Conditions
+from pinfold.objects.conditions import ANY, NONE, Conditions
 from pinfold.objects.objects import Found
 from pinfold.objects.records import Checksum, Pairs
 from pinfold.s3.body import CHECKSUM_PREFIX
@@ -124,11 +124,17 @@ def checksum_element(algorithm: str) -> str:
 
 def conditions_of(headers: dict[str, str], prefix: str = "") -> Conditions:
     """The If- headers of a request, or those of a copy's source."""
+    match = headers.get(prefix + "if-match")
+    none_match = headers.get(prefix + "if-none-match")
+    since = headers.get(prefix + "if-modified-since")
+    until = headers.get(prefix + "if-unmodified-since")
+    if match is none_match is since is until is None:
+        return NONE
     return Conditions(
-        if_match=_tags(headers.get(prefix + "if-match")),
-        if_none_match=_tags(headers.get(prefix + "if-none-match")),
-        modified_since_s=_date(headers.get(prefix + "if-modified-since")),
-        unmodified_since_s=_date(headers.get(prefix + "if-unmodified-since")),
+        if_match=_tags(match),
+        if_none_match=_tags(none_match),
+        modified_since_s=_date(since),
+        unmodified_since_s=_date(until),
     )
 
 

@@ -45,6 +45,10 @@ CLOSE_S: Final = 10.0
 COALESCE_BYTES: Final = 64 * 1024
 """Bodies up to this are joined with their head into one write: cheaper than a second one."""
 
+NAMES_MAX: Final = 256
+NAME_BYTES_MAX: Final = 64
+"""Names of headers remembered, and how long one may be for that."""
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_BODY: Final = EmptyBody()
 _STATUS_LINES: Final = {
@@ -418,11 +422,23 @@ def _headers(raw: tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:
     """Names in lower case to latin-1 values; repeated ones joined by commas."""
     headers: dict[str, str] = {}
     for name_bytes, value_bytes in raw:
-        name, value = name_bytes.decode("latin-1").lower(), value_bytes.decode("latin-1")
+        name = _names.get(name_bytes) or _name_of(name_bytes)
+        value = value_bytes.decode("latin-1")
         if name in headers:
             value = f"{headers[name]},{value}"
         headers[name] = value
     return headers
+
+
+_names: dict[bytes, str] = {}
+"""Names of headers as they came, to how they are looked up: clients send the same ones always."""
+
+
+def _name_of(raw: bytes) -> str:
+    name = raw.decode("latin-1").lower()
+    if len(_names) < NAMES_MAX and len(raw) <= NAME_BYTES_MAX:
+        _names[raw] = name
+    return name
 
 
 def _head(response: Response, request_id: str, clock: Clock, *, keep_alive: bool) -> bytes:

@@ -11,9 +11,11 @@ import hashlib
 import hmac
 import re
 import time
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote_plus, unquote_to_bytes
+
+import msgspec
 
 from pinfold.s3.errors import Refused
 from pinfold.s3.times import parse_date
@@ -28,6 +30,10 @@ EXPIRES_MAX_S: Final = 7 * 24 * 3600
 SIGNING_KEYS_MAX: Final = 4096
 """Signing keys remembered (one per secret, day and region); more empties the cache."""
 
+SIGNERS_MAX: Final = 1024
+SIGNER_CHARS_MAX: Final = 512
+"""Beginnings of Authorization headers remembered, and how long one may be for that."""
+
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 STREAMING: Final = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 STREAMING_TRAILER: Final = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
@@ -35,19 +41,18 @@ STREAMING_UNSIGNED_TRAILER: Final = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 TRAILING: Final = frozenset({STREAMING_TRAILER, STREAMING_UNSIGNED_TRAILER})
 CHUNKED: Final = TRAILING | {STREAMING}
 
-_HEADER: Final = re.compile(
+_SIGNER: Final = re.compile(
     r"AWS4-HMAC-SHA256\s+Credential=(?P<credential>[^,\s]+)\s*,"
-    r"\s*SignedHeaders=(?P<signed>[^,\s]+)\s*,"
-    r"\s*Signature=(?P<signature>[0-9a-fA-F]+)\s*"
+    r"\s*SignedHeaders=(?P<signed>[^,\s]+)\s*,\s*"
 )
+_SIGNATURE: Final = re.compile(r"(?P<signature>[0-9a-fA-F]+)\s*")
 _STAMP: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9\-._~/]*")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _SPACES: Final = re.compile(r" {2,}")
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """Who a request says has signed it, how, and when."""
 
     access_key: str
@@ -78,15 +83,15 @@ def claim_of(authorization: str, query: dict[str, str], headers: dict[str, str])
 
 
 def _claim_of_header(authorization: str, headers: dict[str, str]) -> Claim:
-    found = _HEADER.fullmatch(authorization)
+    signer, _, end = authorization.rpartition("Signature=")
+    found = _SIGNATURE.fullmatch(end)
     if found is None:
-        if not authorization.startswith(ALGORITHM):
-            raise Refused("InvalidArgument", "Unsupported Authorization Type")
-        raise Refused("AuthorizationHeaderMalformed")
-    credential, signed, signature = found.groups()
-    access_key, date, region, service = _scope(credential, "AuthorizationHeaderMalformed")
+        raise _unreadable(authorization)
+    parse = _signer if len(signer) <= SIGNER_CHARS_MAX else _signer.__wrapped__
+    access_key, date, region, service, names = parse(signer)
+    signature = found["signature"]
     stamp = _stamp(headers.get("x-amz-date") or headers.get("date", ""))
-    if not _STAMP.fullmatch(stamp):
+    if not stamp:
         raise Refused("AccessDenied", "a valid Date or x-amz-date header is required")
     if stamp[:8] != date:
         raise Refused("AuthorizationHeaderMalformed", "the credential's date is not the request's")
@@ -94,10 +99,29 @@ def _claim_of_header(authorization: str, headers: dict[str, str]) -> Claim:
     if not payload_hash:
         raise Refused("MissingSecurityHeader", "x-amz-content-sha256 is required")
     _demand_payload_hash(payload_hash)
-    names = tuple(signed.lower().split(";"))
     return Claim(
         access_key, date, region, service, names, signature.lower(), stamp, payload_hash, None
     )
+
+
+@lru_cache(maxsize=SIGNERS_MAX)
+def _signer(text: str) -> tuple[str, str, str, str, tuple[str, ...]]:
+    """(access key, date, region, service, signed headers): all of a header before its signature.
+
+    A client's requests share it for a day.
+    """
+    found = _SIGNER.fullmatch(text)
+    if found is None:
+        raise _unreadable(text)
+    credential, signed = found.groups()
+    scope = _scope(credential, "AuthorizationHeaderMalformed")
+    return (*scope, tuple(signed.lower().split(";")))
+
+
+def _unreadable(authorization: str) -> Refused:
+    if not authorization.startswith(ALGORITHM):
+        return Refused("InvalidArgument", "Unsupported Authorization Type")
+    return Refused("AuthorizationHeaderMalformed")
 
 
 def _claim_of_query(query: dict[str, str], headers: dict[str, str]) -> Claim:

@@ -17,7 +17,11 @@ from pinfold.s3.times import http_date
 async def get_object(call: Call) -> Response:
     """The object's bytes, or a range or part of them."""
     found, response, start, stop = await _answer(call)
-    response.chunks = call.store.objects.chunks(found, start, stop)
+    body = call.store.objects.inline(found, start, stop)
+    if body is None:
+        response.chunks = call.store.objects.chunks(found, start, stop)
+    else:
+        response.body = body
     return response
 
 
