@@ -33,16 +33,16 @@ class Store:
         self.ledger = self.new_ledger()
         self.op = 1
 
-    def new_ledger(self):
-        return Ledger(self.rows.get, self.scan, DAY_MS)
+    def new_ledger(self, now_s=0.0):
+        return Ledger(self.rows.get, self.scan, DAY_MS, now_s)
 
     def scan(self, start, end):
         for key in list(self.rows.irange(start, end, (True, False))):
             yield key, self.rows[key]
 
-    def entry(self, changes, now_ms=1000):
+    def entry(self, changes, now_ms=1000, now_s=0.0):
         """Evaluate changes into the next entry; returns their results."""
-        batch = self.ledger.begin(self.op, now_ms)
+        batch = self.ledger.begin(self.op, now_ms, now_s)
         results = []
         for change in changes:
             known = batch.known(change.op_id)
@@ -130,15 +130,28 @@ def test_an_op_id_takes_effect_once_also_after_a_new_primary_took_over():
 def test_results_are_forgotten_after_their_time_and_their_rows_with_them():
     store = Store()
     for number in range(20):
-        store.entry([put(number, b"k")], now_ms=1000 + number)
+        store.entry([put(number, b"k")], now_s=number)
     store.apply(20)
-    late = 1000 + ledger_module.RESULTS_KEPT_MS + 100
+    late = ledger_module.RESULTS_KEPT_S + 100
     for number in range(20, 30):
-        store.entry([put(number, b"k")], now_ms=late)
+        store.entry([put(number, b"k")], now_s=late)
     store.apply(10)
     assert len(list(store.scan(*RESULTS_RANGE))) == 10
     assert store.ledger.known(op_id(3)) is None
     assert store.ledger.known(op_id(25)) is not None
+
+
+def test_a_wall_clock_that_is_hours_ahead_makes_nobody_forget_results():
+    store = Store()
+    (first,) = store.entry([put(1, b"k")], now_s=7e6)
+    hours_ms = 10 * 3600 * 1000
+    store.entry([put(2, b"k")], now_ms=hours_ms, now_s=7e6 + 1)
+    store.apply(2)
+    store.ledger = store.new_ledger(now_s=3.0)  # a monotonic clock of its own
+    store.entry([put(3, b"k")], now_ms=2 * hours_ms, now_s=4.0)
+    assert store.entry([put(1, b"k")], now_s=5.0) == [first]
+    store.entry([put(4, b"k")], now_s=3.0 + ledger_module.RESULTS_KEPT_S + 1)
+    assert store.ledger.known(op_id(1)) is None
 
 
 def test_stamps_never_decrease_even_with_a_new_primary_whose_clock_is_behind():
@@ -232,7 +245,7 @@ def test_blobs_that_rows_of_another_group_took_over_are_not_freed():
 def test_an_entry_that_could_not_be_appended_leaves_no_trace():
     store = Store()
     store.entry([put(1, b"k", b"1")])
-    batch = store.ledger.begin(store.op, 1000)
+    batch = store.ledger.begin(store.op, 1000, 0.0)
     batch.add(put(2, b"k", b"2"))
     batch.add(put(3, b"l", b"3"))
     batch.finish()

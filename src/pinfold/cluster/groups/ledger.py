@@ -47,8 +47,9 @@ from pinfold.model.limits import (
     ROW_KEY_BYTES,
 )
 
-RESULTS_KEPT_MS: Final = 600_000
-"""How long an op id is remembered: far longer than any client retries."""
+RESULTS_KEPT_S: Final = 600.0
+"""How long an op id is remembered: far longer than any client retries. Each primary counts anew,
+by its monotonic clock: wall clocks may jump by hours, within a view and from one to the next."""
 
 RESULTS_MAX: Final = 32_768
 """Op ids remembered by a group (some 5 MiB): tens of seconds of a busy group's changes."""
@@ -74,6 +75,7 @@ class Ledger:
         get: Callable[[bytes], bytes | None],
         scan: Callable[[bytes, bytes | None], RowIterator],
         name_within_ms: int,
+        now_s: float,
     ) -> None:
         self.name_within_ms = name_within_ms
         self.moves = 0
@@ -83,9 +85,11 @@ class Ledger:
         self._pending: dict[bytes, _Pending] = {}
         self._touched: deque[tuple[int, list[bytes]]] = deque()
         self._versions: dict[bytes, int] = {}
-        self._results: deque[tuple[int, int, list[bytes]]] = deque()
+        self._results: deque[tuple[int, float, list[bytes]]] = deque()
+        """(op, since when it is remembered here, op ids)."""
         self._stamps: dict[int, int] = {}
         self.stamp_ms = 0
+        self._now_s = now_s
         for key, value in scan(*RESULTS_RANGE):
             self._remember(results_op(key), *decode_results(value))
 
@@ -122,8 +126,12 @@ class Ledger:
             return None
         return Changed(version, self._stamps[version >> VERSION_SHIFT])
 
-    def begin(self, op: int, now_ms: int) -> "Batch":
-        """Start the entry `op`; every earlier one has been finished."""
+    def begin(self, op: int, now_ms: int, now_s: float) -> "Batch":
+        """Start the entry `op`; every earlier one has been finished.
+
+        `now_ms` is what the wall clock shows, `now_s` the monotonic one.
+        """
+        self._now_s = now_s
         self.stamp_ms = max(self.stamp_ms, now_ms)
         return Batch(self, op, self.stamp_ms)
 
@@ -162,7 +170,7 @@ class Ledger:
         writes: list[Write] = [(results_key(op), encode_results(stamp_ms, op_ids))]
         for _ in range(_EXPIRE_PER_ENTRY):
             oldest = self._results[0]
-            aged = oldest[1] + RESULTS_KEPT_MS < stamp_ms
+            aged = oldest[1] + RESULTS_KEPT_S < self._now_s
             if oldest[0] == op or not (aged or len(self._versions) > RESULTS_MAX):
                 break
             self._forget_oldest()
@@ -181,7 +189,7 @@ class Ledger:
 
     def _remember(self, op: int, stamp_ms: int, op_ids: list[bytes]) -> None:
         self.stamp_ms = max(self.stamp_ms, stamp_ms)
-        self._results.append((op, stamp_ms, op_ids))
+        self._results.append((op, self._now_s, op_ids))
         self._stamps[op] = stamp_ms
         base = op << VERSION_SHIFT
         for index, op_id in enumerate(op_ids):

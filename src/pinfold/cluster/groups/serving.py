@@ -58,7 +58,7 @@ class Serving:
         ready: Callable[["Serving"], None],
     ) -> None:
         self._replica = replica
-        self._ledger = Ledger(get, scan, name_within_ms)
+        self._ledger = Ledger(get, scan, name_within_ms, clock.monotonic())
         self._clock = clock
         self._confirm = confirm
         self._ready = ready
@@ -195,7 +195,8 @@ class Serving:
         """Evaluate what waits into the next entry, if any of it changes anything."""
         replica, waiting = self._replica, self._waiting
         now = self._clock.monotonic()
-        batch = self._ledger.begin(replica.state.last_op + 1, int(self._clock.wall() * 1000))
+        wall_ms = int(self._clock.wall() * 1000)
+        batch = self._ledger.begin(replica.state.last_op + 1, wall_ms, now)
         done: list[tuple[Answering, Changed]] = []
         judged: list[tuple[int, Answering, Changed | Conflict]] = []
         while waiting and not batch.full:
