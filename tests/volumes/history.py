@@ -57,6 +57,10 @@ class History:
         self._unflushed[written] = block
         self._evidence(block, written)
 
+    def refused_write(self, block: int, value: int) -> None:
+        """The write has failed for good: nobody may ever see it."""
+        del self._block(block).writes[value]
+
     def _evidence(self, block: int, written: Written) -> None:
         state = self._block(block)
         state.floor = max(state.floor, written.began)

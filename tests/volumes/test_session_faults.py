@@ -1,5 +1,7 @@
 """Random work under random faults: members die, hang, lose connections and bits, holders die.
 
+Rarer ones are played apart: one member forgets all that it had, several have no room.
+
 A run is a seed. Whatever happens, a block never goes back (`history`), a finished flush survives a
 power cut of everything, and in the end the volume heals: all members in sync, equal and clean.
 """
@@ -10,7 +12,7 @@ import random
 import pytest
 
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import PinfoldError
+from pinfold.model.errors import Full, PinfoldError
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from tests.twins.virtual import run_virtual
@@ -103,13 +105,16 @@ class Chaos:
             self.later(rng.choice([0.3, 2.0, 6.0]), self.thaw, number)
         elif kind == "slow":
             node.latency = rng.choice([0.0002, 0.002, 0.05])
-        elif kind == "rot" and not any(device.extents.corrupt for device in world.devices):
+        elif kind == "rot" and self.may_rot(number):
             block = rng.choice(BLOCKS)
             world.devices[number].extents.corrupt.add(divmod(block, PER_EXTENT))
         elif kind == "holder":
             await self.change_holder(power_cut=False)
         elif kind == "power":
             await self.change_holder(power_cut=True)
+
+    def may_rot(self, number: int) -> bool:
+        return not any(device.extents.corrupt for device in self.world.devices)
 
     def later(self, delay: float, action, number: int) -> None:  # type: ignore[no-untyped-def]
         async def act() -> None:
@@ -229,6 +234,54 @@ def decode(found: bytes) -> int:
     return value
 
 
+class RarerChaos(Chaos):
+    """The same with one member that forgets, and members without room."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.forgetful = self.rng.randrange(len(self.world.devices))
+        """The only one, and the only one that rots: one device may be lost, no more."""
+
+    async def write(self, client: Client, block: int) -> None:
+        value = self.history.value()
+        written = self.history.begin_write(block, value)
+        try:
+            await client.write(block * BLOCK_BYTES, encode(value))
+        except Full:
+            self.history.refused_write(block, value)
+        else:
+            self.history.end_write(block, written)
+
+    async def fault(self) -> None:
+        assert self.gateway is not None
+        world, rng, choice = self.world, self.rng, self.rng.random()
+        if choice < 0.2 and world.nodes[self.forgetful].up:
+            world.kill(self.gateway, self.forgetful, deliver=rng.randint(0, 6))
+            world.devices[self.forgetful].extents.forget()
+            self.later(rng.choice([0.01, 0.5, 4.0]), self.revive, self.forgetful)
+        elif choice < 0.4:
+            for number in rng.sample(range(len(world.devices)), rng.randint(1, 3)):
+                began = rng.choice([0.0, 0.01, 0.1])
+                self.later(began, self.fill, number)
+                self.later(began + rng.choice([0.05, 0.3, 2.0, 5.0]), self.empty, number)
+        else:
+            await super().fault()
+
+    def may_rot(self, number: int) -> bool:
+        return number == self.forgetful and super().may_rot(number)
+
+    def compare(self, volume: bytes) -> None:
+        super().compare(volume)
+        forgetful = self.world.devices[self.forgetful].extents
+        assert not forgetful.claimed_lost(volume)  # type: ignore[arg-type]
+
+    def fill(self, number: int) -> None:
+        self.world.devices[number].extents.full = True
+
+    def empty(self, number: int) -> None:
+        self.world.devices[number].extents.full = False
+
+
 FOUND = (178, 285, 420)
 """Seeds that found a bug: a flush answered for a predecessor's unflushed writes, and a member that
 lost its memory while extents were unsettled and was still believed."""
@@ -239,5 +292,14 @@ def test_a_volume_behaves_as_a_disk(seed: int) -> None:
     async def run() -> None:
         async with asyncio.timeout(900):
             await Chaos(seed).run()
+
+    run_virtual(run)
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_a_volume_outlives_a_member_that_forgets_and_members_without_room(seed: int) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(900):
+            await RarerChaos(seed).run()
 
     run_virtual(run)
