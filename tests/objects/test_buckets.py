@@ -120,6 +120,31 @@ def test_an_intent_that_was_given_up_is_forgotten() -> None:
     asyncio.run(run())
 
 
+def test_a_bucket_is_listed_though_its_intent_was_given_up_by_a_clock_ahead() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        changes = 0
+
+        async def list_between_intent_and_bucket() -> None:
+            if changes == 1:
+                store.rows.turn = None
+                store.clock.advance(3600)  # as another gateway's clock has it
+                assert await listed(store) == []
+
+        def count(_change: Change) -> None:
+            nonlocal changes
+            changes += 1
+
+        store.rows.after_change, store.rows.turn = count, list_between_intent_and_bucket
+        await store.bucket()
+        assert changes > 3
+        assert await listed(store) == ["bucket"]
+        await store.buckets.delete("bucket")
+        assert await listed(store) == []
+
+    asyncio.run(run())
+
+
 def test_a_name_is_taken_whoever_has_it() -> None:
     async def run() -> None:
         store = MemoryStore()

@@ -187,7 +187,7 @@ class Buckets:
         except Conflict:
             await self._note_of_other_life(owner, name, note, intent)
             raise BucketExists((await self.get(name)).owner) from None
-        await self._renote(owner, name, _live(note), intent)
+        await self._note_created(owner, name, note, intent)
         return await self.get(name)
 
     async def set_acl(self, name: str, acl: str) -> None:
@@ -398,6 +398,20 @@ class Buckets:
         key = keys.account_bucket_key(owner.encode(), name.encode())
         change = Change(self.op_id(), checks=checks, puts=((key, Row(encode(note))),))
         return (await self._rows.change(keys.account_place(owner.encode()), change)).version
+
+    async def _note_created(
+        self, owner: str, name: str, note: BucketListRecord, intent: int
+    ) -> None:
+        """Make an intent live; one that somebody gave up, by a clock ahead of ours, comes back.
+
+        As an intent: the bucket may have been deleted since, and listings look.
+        """
+        key = keys.account_bucket_key(owner.encode(), name.encode())
+        try:
+            await self._note(owner, name, _live(note), Check("version", key, number=intent))
+        except Conflict:
+            with contextlib.suppress(Conflict):
+                await self._note(owner, name, note, Check("absent", key))
 
     async def _renote(self, owner: str, name: str, note: BucketListRecord, version: int) -> None:
         """Write the list row unless somebody else did since `version`."""
