@@ -2,8 +2,9 @@
 
 A device that has stopped serves again when its node is restarted, the handbook says.
 
-A group of which more members have lost their memory than are promised to may is forced to those
-that are whole, as the handbook says. Everything acknowledged must be there afterwards, as always.
+A group is forced to the members that are whole when it stays without a primary, as one may that
+lost a member's memory, while another was copying, before it had named all members' births.
+Everything acknowledged must be there afterwards, as always.
 """
 
 import asyncio
