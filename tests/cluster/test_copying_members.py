@@ -236,6 +236,54 @@ def test_what_was_committed_before_members_were_forced_is_not_committed_after_it
     assert (state.durable_op, state.commit_op) == (6, 5)
 
 
+def left_behind():
+    """A group that has moved on to other members; (world, primary, one never told, one asked back).
+
+    The first knows none of the change, the other helped to begin it and was then taken out.
+    """
+    world = World(0, 3, spare=2)
+    world.heal(12)
+    primary, untold, former = (world.all[n] for n in (1, 2, 3))
+    assert primary.replica.leadership
+    untold.crash()
+    world.founding, world.wish = False, (1, 4, 5)
+    for _ in range(40):
+        if former.replica.state.configuration.joint:
+            break
+        primary.replica.tick()
+        world.settle()
+        primary.replica.pursue(world.wish)
+        world.settle()
+    assert primary.replica.state.configuration.joint
+    former.crash()
+    for _ in range(8):
+        primary.replica.tick()
+        primary.replica.pursue(world.wish)
+        world.settle()
+    assert world.committed_configuration().members == (1, 4, 5)
+    commit(world, primary, 40)
+    world.wish = (1, 3, 4)
+    former.start()
+    return world, primary, untold, former
+
+
+def test_a_former_member_that_is_copying_proves_nothing_to_those_who_missed_the_change():
+    """What its copy begins with was committed without it, but by others than they know of."""
+    world, primary, untold, former = left_behind()
+    primary.replica.pursue(world.wish)
+    copying(world, primary, former)
+    for one in (untold, former):
+        for other in (1, 4, 5):
+            world.cuts |= {(one.device, other), (other, one.device)}
+    untold.start()
+    former.memory.flush(former.memory.pending)
+    elect(world)
+    assert serving(world) == [primary]
+    commit(world, primary, 3)
+    world.heal(150)
+    world.check_agreement()
+
+
 def begin(world, leader, voter):
     """Have a member elected by another one, and nothing of what it then sends arrive."""
     world.network.clear()

@@ -43,7 +43,7 @@ CONFIGURATION = Configuration(
     joining=(DeviceId(2), DeviceId(3)),
     births={DeviceId(1): 11, DeviceId(2): 22, DeviceId(3): 33},
 )
-VOTED = Voted(Standing.MEMBER, 11, 0, CONFIGURATION)
+VOTED = Voted(Standing.MEMBER, 11, (1 << 32) + 3, CONFIGURATION)
 OP_IDS = [bytes([number]) * 16 for number in (1, 2)]
 MAP = ClusterMap(
     cluster_id=bytes(range(16)),
@@ -115,8 +115,15 @@ WRITTEN = [
     Case(
         "vote 2",
         decode_voted,
+        VOTED._replace(taken=1 << 32),
+        "0294010b01c4139501039201029202039392010b920216920321",
+        None,
+    ),
+    Case(
+        "vote 3",
+        decode_voted,
         VOTED,
-        "0294010b00c4139501039201029202039392010b920216920321",
+        "0394010bcf0000000100000003c4139501039201029202039392010b920216920321",
         lambda: encode_voted(VOTED),
     ),
     Case(

@@ -10,8 +10,11 @@ holds for a log that was just created, and for one given up for a copy that begi
 it lacked. This entry was committed, without it; whoever has the entry has all before it; and what
 came behind it this log, which has no gaps, cannot have acknowledged either. So any quorum of proofs
 has a member that counts and holds the entry, however many of the others are new: take the latest of
-the entries that their copies began at, which none of them acknowledged. A log that has the
-entry is given up only when its group was forced, and proves nothing until the copy is exact.
+the entries that their copies began at, which none of them acknowledged. That entry's quorum has to
+meet the elect's: so a copy tells under which configuration it began, and an elect that goes by one
+two steps older does not count who took it, for it may have acknowledged the step between. A log
+that has the entry is given up only when its group was forced, and proves nothing until the copy is
+exact.
 
 A group that has not begun (configuration 0) may also begin with all its members together: new ones
 never acknowledged anything. Not as long as one of them is copying.
@@ -156,9 +159,11 @@ def _proves(vote: Vote, configuration: Configuration) -> bool:
 
     A new log that the configuration names by its birth has nothing to tell. Without its vote a
     joint entry that it has not received could keep the group from having a primary, or one more
-    loss while it is copying.
+    loss while it is copying. Unless the group has gone on, by two configurations or more.
     """
     standing = Standing(vote.standing)
+    if standing.copying and vote.number > configuration.number + 1:
+        return False
     return standing is Standing.MEMBER or (configuration.founded and standing.new)
 
 

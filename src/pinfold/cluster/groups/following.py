@@ -196,7 +196,7 @@ class Following:
     def _begin_copy(self, page: CopyPage) -> _CopyIn:
         """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
         state = self._state
-        state.generation = max(state.generation, page.number >> GENERATION_SHIFT)
+        state.taken = max(state.taken, page.number)
         whole = state.standing is Standing.MEMBER and not self._holds(page.base_op, page.base_view)
         new = state.standing.new or whole  # what it gives up is needed by nobody: see `election`
         state.set_view(state.view, Standing.NEW_COPYING if new else Standing.COPYING)

@@ -12,14 +12,20 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from pinfold.cluster.groups.configuration import Configuration, decode_configuration
+from pinfold.cluster.groups.configuration import (
+    GENERATION_SHIFT,
+    Configuration,
+    decode_configuration,
+)
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.device.api import Entry
 from pinfold.model.errors import Corrupt
 
-_VOTED_FORMAT: Final = 2
+_VOTED_FORMAT: Final = 3
+_GENERATION_FORMAT: Final = 2
+"""The one before: a generation stood where `taken` is."""
 _STANDING_FORMAT: Final = 1
-"""The earlier format: two bytes, without birth and configuration."""
+"""The first format: two bytes, without birth and configuration."""
 
 
 class Standing(IntEnum):
@@ -52,8 +58,9 @@ class Voted(NamedTuple):
     standing: Standing = Standing.NEW
     birth: int = 0
     """Of this log; 0: not drawn yet."""
-    generation: int = 0
-    """The highest generation of members whose rows were taken, or are being taken."""
+    taken: int = 0
+    """The highest configuration (its number) whose primary's rows were taken, or are being taken.
+    The group goes by it, or by the one before."""
     configuration: Configuration | None = None
     """The newest one applied; the rows may hold a newer one. None: never stored."""
 
@@ -64,7 +71,7 @@ _voted_decoder = msgspec.msgpack.Decoder(tuple[int, int, int, bytes])
 def encode_voted(voted: Voted) -> bytes:
     """As stored by `LogStore.set_view`."""
     configuration = b"" if voted.configuration is None else voted.configuration.encode()
-    fields = (int(voted.standing), voted.birth, voted.generation, configuration)
+    fields = (int(voted.standing), voted.birth, voted.taken, configuration)
     return bytes((_VOTED_FORMAT,)) + msgspec.msgpack.encode(fields)
 
 
@@ -75,10 +82,12 @@ def decode_voted(stored: bytes) -> Voted:
     try:
         if stored[0] == _STANDING_FORMAT and len(stored) == 2:
             return Voted(Standing(stored[1]))
-        if stored[0] == _VOTED_FORMAT:
-            standing, birth, generation, known = _voted_decoder.decode(stored[1:])
+        if stored[0] in (_GENERATION_FORMAT, _VOTED_FORMAT):
+            standing, birth, taken, known = _voted_decoder.decode(stored[1:])
+            if stored[0] == _GENERATION_FORMAT:
+                taken <<= GENERATION_SHIFT
             configuration = decode_configuration(known) if known else None
-            return Voted(Standing(standing), birth, generation, configuration)
+            return Voted(Standing(standing), birth, taken, configuration)
     except (ValueError, *UNREADABLE) as error:
         raise Corrupt(f"a group's vote does not decode: {stored.hex()}") from error
     raise Corrupt(f"a group's vote of unknown format: {stored.hex()}")
@@ -153,6 +162,7 @@ class Vote(NamedTuple):
     last_view: int
     last_op: int
     number: int
+    """In the middle of a copy at least that of the copy."""
     birth: int
 
 

@@ -221,7 +221,7 @@ class Replica:
         if state.standing is not Standing.MEMBER or state.lost:
             raise Conflict(f"device {state.me} holds no complete copy of group {state.group}")
         state.forget_proposals()
-        state.generation = configuration.generation
+        state.taken = configuration.number
         state.set_view(next_view(state.view, state.me), Standing.MEMBER)
         self._role = Following(state)
         try:

@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pinfold.cluster.groups.configuration import Configuration, decode_configuration
+from pinfold.cluster.groups.configuration import (
+    GENERATION_SHIFT,
+    Configuration,
+    decode_configuration,
+)
 from pinfold.cluster.groups.entries import MEMBERS_KEY, Write, configuration_in, decode_body
 from pinfold.cluster.groups.messages import (
     Message,
@@ -151,7 +155,8 @@ class MemberState:
         self.birth = voted.birth or birth.number
         self.durable_birth = voted.birth
         """0 until the birth is stored: it is not told before."""
-        self.generation = voted.generation
+        self.taken = voted.taken
+        """See `Voted.taken`."""
         self.log = log
         self.limits = limits
         self.send = ports.send
@@ -191,6 +196,11 @@ class MemberState:
         return self.configuration.voters
 
     @property
+    def generation(self) -> int:
+        """Of the members whose rows are here, or are being taken."""
+        return self.taken >> GENERATION_SHIFT
+
+    @property
     def lost(self) -> bool:
         """Whether the group knows another log of this device as its member: never vote."""
         born = self.configuration.births.get(self.me)
@@ -206,7 +216,7 @@ class MemberState:
         assert view >= self.view, "views only grow"
         self.view = view
         self.standing = standing
-        voted = Voted(standing, self.birth, self.generation, self._configurations[0][1])
+        voted = Voted(standing, self.birth, self.taken, self._configurations[0][1])
         self.log.set_view(view, encode_voted(voted))
 
     def on_view_durable(self, view: int, stored: bytes) -> None:
@@ -234,12 +244,13 @@ class MemberState:
 
     def vote(self) -> Vote:
         """This member's vote for its view."""
+        number = self.configuration.number
         return Vote(
             self.view,
             self.durable_standing,
             self.last_view,
             self.last_op,
-            self.configuration.number,
+            max(number, self.taken) if self.durable_standing.copying else number,
             self.durable_birth,
         )
 
