@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from pinfold.model.errors import Corrupt
 from pinfold.model.settings import S3Settings
+from pinfold.s3.metrics import S3Metrics
 from tests.s3.signing import UNSIGNED
 from tests.s3.world import TINY, World
 
@@ -193,8 +194,25 @@ def test_requests_are_counted_by_operation_and_status() -> None:
         sample = 'pinfold_s3_requests_total{operation="GetObject",status="404"} 1.0'
         assert sample in text
         assert 'operation="CreateBucket",status="200"' in text
+        for part in ('bucket{le="+Inf",', "count{"):
+            assert f'pinfold_s3_request_seconds_{part}operation="GetObject"}} 1.0' in text
 
     asyncio.run(run())
+
+
+def test_times_fall_into_the_bucket_that_they_do_not_exceed() -> None:
+    registry = CollectorRegistry()
+    metrics = S3Metrics(registry)
+    for seconds in (0.0, 0.001, 0.0011, 61.0):
+        metrics.answered("GetObject", 200, seconds)
+
+    def upto(bound: str) -> float | None:
+        labels = {"operation": "GetObject", "le": bound}
+        return registry.get_sample_value("pinfold_s3_request_seconds_bucket", labels)
+
+    assert (upto("0.001"), upto("0.002"), upto("60.0"), upto("+Inf")) == (2, 3, 3, 4)
+    total = registry.get_sample_value("pinfold_s3_request_seconds_sum", {"operation": "GetObject"})
+    assert total == pytest.approx(61.0021)
 
 
 @pytest.mark.parametrize(
