@@ -188,6 +188,24 @@ def test_a_read_that_may_have_seen_a_write_waits_for_it() -> None:
     assert desk.paper.answers == [far, write, near]
 
 
+def test_a_late_piece_is_asked_again_once_and_counts_once() -> None:
+    """Its first message is still under way when it is looked at again."""
+    desk = Desk()
+    read = desk.ask(READ, EXTENT_BYTES - 512, 1024)
+    first = list(desk.paper.reads)
+    assert len(first) == 2
+    for desk.time in (1.0, 1.1, 1.2):
+        desk.sequencer.reads.hedge(0.5, 5.0)
+    again = desk.paper.reads[2:]
+    assert sorted(message.pieces[0][2] for message in again) == [0, 1]
+    for message in desk.paper.reads:
+        assert not desk.paper.answers
+        desk.sequencer.reads.answered(message, memoryview(bytes(message.length)))
+        desk.sequencer.pump()
+    assert desk.paper.answers == [read]
+    assert [len(part) for part in read.parts] == [512, 512]
+
+
 def test_writes_wait_behind_a_fence_and_reads_do_not() -> None:
     desk = Desk()
     desk.sequencer.fence(0, 0b10)

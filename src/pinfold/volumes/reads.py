@@ -150,7 +150,7 @@ class Reads:
         """Ask elsewhere what was sent before `before`; the slow member rests until `until`."""
         late = [message for message in self._in_flight if message.sent < before]
         for message in late:
-            if not self._alternatives(message):
+            if message.abandoned or not self._alternatives(message):
                 continue
             message.abandoned = True
             message.lane.slow_until = until
