@@ -2,7 +2,7 @@
 
 import pytest
 
-from pinfold.model.errors import Fenced, Full
+from pinfold.model.errors import Corrupt, Fenced, Full
 from pinfold.model.ids import Boot, DeviceId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
@@ -204,6 +204,25 @@ def test_a_late_piece_is_asked_again_once_and_counts_once() -> None:
         desk.sequencer.pump()
     assert desk.paper.answers == [read]
     assert [len(part) for part in read.parts] == [512, 512]
+
+
+def test_pieces_that_are_corrupt_on_different_members_are_both_read() -> None:
+    desk = Desk()
+    read = desk.ask(READ, EXTENT_BYTES - 512, 1024)
+    corrupt = {(0, 0), (0, 2), (1, 1)}
+    asked = []
+    while desk.paper.reads:
+        message = desk.paper.reads.pop(0)
+        place = (message.pieces[0][2], int(message.lane.device))
+        asked.append(place)
+        if place in corrupt:
+            desk.sequencer.reads.failed(message, Corrupt("no good bytes"))
+        else:
+            desk.sequencer.reads.answered(message, memoryview(bytes(message.length)))
+    desk.sequencer.pump()
+    assert desk.paper.answers == [read]
+    assert read.error is None, asked
+    assert len(asked) == len(set(asked))
 
 
 def test_writes_wait_behind_a_fence_and_reads_do_not() -> None:

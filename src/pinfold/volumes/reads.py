@@ -80,7 +80,8 @@ class Reads:
         self._building: dict[DeviceId, ReadMessage] = {}
         self._parked: list[Piece] = []
         self._in_flight: dict[ReadMessage, None] = {}
-        self._corrupt: dict[Io, tuple[DeviceId, ...]] = {}
+        self._corrupt: dict[tuple[Io, int], tuple[DeviceId, ...]] = {}
+        """By request and piece, the members that have no good bytes of it."""
 
     def take(self, io: Io) -> None:
         """Start a read; `send` lets it go."""
@@ -207,8 +208,8 @@ class Reads:
 
     def _choose(self, piece: Piece, route: Route) -> Lane | None:
         """A member for an unlucky piece; None when it was parked or has failed for good."""
-        io, _index, extent, _within, _length = piece
-        corrupt = self._corrupt.get(io, ())
+        io, index, extent, _within, _length = piece
+        corrupt = self._corrupt.get((io, index), ())
         usable = [lane for lane in self._usable(route) if lane.device not in corrupt]
         if usable:
             return usable[extent % len(usable)]
@@ -235,12 +236,13 @@ class Reads:
                     self._place(piece)
             return
         piece = message.pieces[0]
-        known = self._corrupt.get(piece[0], ())
-        self._corrupt[piece[0]] = (*known, message.lane.device)
+        known = self._corrupt.get(piece[:2], ())
+        self._corrupt[piece[:2]] = (*known, message.lane.device)
         self._wire.corrupt(message.lane.device, *piece[2:])
         self._place(piece)
 
     def _finish(self, io: Io) -> None:
         if self._corrupt:
-            self._corrupt.pop(io, None)
+            for index in range(len(io.parts)):
+                self._corrupt.pop((io, index), None)
         self._ready(io)
