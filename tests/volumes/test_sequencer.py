@@ -209,7 +209,7 @@ def test_a_late_piece_is_asked_again_once_and_counts_once() -> None:
 def test_pieces_that_are_corrupt_on_different_members_are_both_read() -> None:
     desk = Desk()
     read = desk.ask(READ, EXTENT_BYTES - 512, 1024)
-    corrupt = {(0, 0), (0, 2), (1, 1)}
+    corrupt = {(0, 0), (1, 1), (1, 2)}
     asked = []
     while desk.paper.reads:
         message = desk.paper.reads.pop(0)
