@@ -7,12 +7,14 @@ from pinfold.cluster.groups.entries import EMPTY_BODY
 from pinfold.cluster.groups.messages import (
     Ack,
     CopyPage,
+    OfferCopy,
     Prepare,
     Standing,
     encode_voted,
 )
 from pinfold.cluster.groups.state import Limits
 from pinfold.cluster.groups.views import next_view
+from pinfold.codec.digests import BITMAP_BYTES
 from pinfold.device.api import Entry
 from tests.cluster.replica_world import GROUP, World
 from tests.cluster.test_replica import commit, elect, serving, settled
@@ -281,6 +283,26 @@ def test_a_former_member_that_is_copying_proves_nothing_to_those_who_missed_the_
     assert serving(world) == [primary]
     commit(world, primary, 3)
     world.heal(150)
+    world.check_agreement()
+
+
+def test_a_part_of_the_rows_that_was_chosen_for_another_life_of_a_log_is_no_copy():
+    """Its answer came late, behind a restart and a second offer of the same copy."""
+    world, primary, (member, _) = settled()
+    commit(world, primary, 2)
+    world.cuts |= {(primary.device, member.device), (member.device, primary.device)}
+    commit(world, primary, 40)
+    state, number = primary.replica.state, primary.replica.state.configuration.number
+    base = (state.applied_op, state.last_view, state.applied_op)
+    few = (1).to_bytes(BITMAP_BYTES, "big")
+    page = CopyPage(
+        state.view, 7, 0, *base, number, primary.memory.digest(GROUP), b"", b"", few, True, ()
+    )
+    member.replica.handle(primary.device, OfferCopy(state.view, 7, number))
+    member.replica.handle(primary.device, page)
+    member.memory.flush()
+    assert member.replica.state.standing.copying
+    world.heal()
     world.check_agreement()
 
 

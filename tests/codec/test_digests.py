@@ -9,6 +9,7 @@ from pinfold.codec.digests import (
     RowDigest,
     bucket_of,
     chosen,
+    covers,
     differing,
 )
 
@@ -52,6 +53,17 @@ def test_what_differs_is_chosen_and_nothing_else():
     assert differing(one, many) == b""
     assert chosen(b"", 7)(b"anything")
     assert not chosen(differing(one, one), 7)(b"a")
+
+
+def test_buckets_cover_two_digests_when_all_that_differs_is_in_them():
+    one = digest_of([(1, [(b"a", b"1")])])
+    other = digest_of([(1, [(b"a", b"1")]), (2, [(b"b", b"1"), (b"c", b"1")])])
+    most = digest_of([(1, [(b"a", b"1")]), (2, [(b"b", b"1")])])
+    assert covers(differing(one, other), one, other)
+    assert covers(differing(one, other), one, most)
+    assert not covers(differing(one, most), one, other)
+    assert covers(b"", one, b""), "all buckets"
+    assert not covers(differing(one, other), one, b"")
 
 
 def test_digests_differ_by_op_value_deletion_and_group():

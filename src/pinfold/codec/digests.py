@@ -43,6 +43,14 @@ def differing(one: bytes, other: bytes) -> bytes:
     return sum(1 << bucket for bucket in found).to_bytes(BITMAP_BYTES, "big")
 
 
+def covers(bitmap: bytes, one: bytes, other: bytes) -> bool:
+    """Whether two digests differ in no other buckets than those of a bitmap."""
+    found = differing(one, other)
+    if not bitmap or not found:
+        return not bitmap
+    return not int.from_bytes(found, "big") & ~int.from_bytes(bitmap, "big")
+
+
 def chosen(bitmap: bytes, seed: int) -> Callable[[bytes], bool]:
     """Whether a key is in one of the buckets of a bitmap."""
     if not bitmap:

@@ -20,6 +20,7 @@ from pinfold.cluster.groups.messages import (
 )
 from pinfold.cluster.groups.state import MemberState
 from pinfold.cluster.groups.views import owner
+from pinfold.codec.digests import covers
 from pinfold.device.api import Part
 
 _QUIET_TICKS: Final = 50
@@ -32,6 +33,8 @@ class _CopyIn:
     """A copy on its way in."""
 
     copy_id: int
+    digest: bytes
+    """Of the rows that it began with; empty when they were of no use."""
     pages: int = 0
     durable_pages: int = 0
     base_op: int = 0
@@ -140,7 +143,10 @@ class Following:
                 self._ask_for_copy(page.copy_id)
                 return
             copy = self._begin_copy(page)
-        if page.page < copy.durable_pages:
+        if page.is_last and not covers(page.buckets, page.digest, copy.digest):
+            # Chosen for what this log told in another life of it, which came late.
+            state.send(self._primary, NeedCopy(state.view, page.copy_id, b""))
+        elif page.page < copy.durable_pages:
             state.send(self._primary, CopyAck(state.view, page.copy_id, page.page))
         elif page.page == copy.pages:
             state.log.install(  # may raise; the page will come again then
@@ -163,11 +169,9 @@ class Following:
             self._ask_for_copy(offer.copy_id)
 
     def _ask_for_copy(self, copy_id: int) -> None:
-        """Say what is here: the rows of some committed op, unless a copy left them incomplete."""
-        state = self._state
-        digest = b"" if state.standing.copying else state.log.digest()
+        """Say what is here."""
         self._told_digest = copy_id
-        state.send(self._primary, NeedCopy(state.view, copy_id, digest))
+        self._state.send(self._primary, NeedCopy(self._state.view, copy_id, self._digest()))
 
     def on_installed(self, page: tuple[int, int]) -> None:
         """A page of a copy is durable."""
@@ -197,6 +201,7 @@ class Following:
         """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
         state = self._state
         state.taken = max(state.taken, page.number)
+        digest = self._digest()
         whole = state.standing is Standing.MEMBER and not self._holds(page.base_op, page.base_view)
         new = state.standing.new or whole  # what it gives up is needed by nobody: see `election`
         state.set_view(state.view, Standing.NEW_COPYING if new else Standing.COPYING)
@@ -204,8 +209,12 @@ class Following:
         self._matched_op = 0
         self._told_commit_op = page.base_op  # what was known may be of an older generation's log
         self._acked_op = -1
-        self._copy = _CopyIn(page.copy_id, base_op=page.base_op, base_view=page.base_view)
+        self._copy = _CopyIn(page.copy_id, digest, base_op=page.base_op, base_view=page.base_view)
         return self._copy
+
+    def _digest(self) -> bytes:
+        """Of the rows here, which are those of some committed op; empty after a copy cut short."""
+        return b"" if self._state.standing.copying else self._state.log.digest()
 
     def _holds(self, op: int, view: int) -> bool:
         """Whether this log has a committed entry, and so everything before it."""
