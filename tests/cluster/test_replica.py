@@ -9,7 +9,7 @@ from pinfold.cluster.groups.entries import encode_body
 from pinfold.cluster.groups.messages import CopyPage, Prepare, Standing
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.state import Birth
-from pinfold.cluster.groups.views import next_view
+from pinfold.cluster.groups.views import next_view, owner
 from pinfold.device.api import Entry
 from pinfold.model.errors import Full, Unavailable
 from tests.cluster.replica_world import GROUP, GroupLog, World
@@ -352,6 +352,16 @@ def test_a_copying_elect_gives_the_lead_to_the_next_of_equals_so_that_each_has_a
         assert following_best(elect_next.replica.state, votes) in (elect_next.device, behind)
         del votes[elect_next.device]
         assert following_best(elect_next.replica.state, votes) == behind
+
+
+def test_each_voter_has_its_turn_to_lead_behind_a_primary_that_is_none():
+    """One that missed a change of members gives the lead to former ones, who cannot take it."""
+    world, _, (member, _) = settled()
+    stranger, heirs = world.members[-1] + 1, set()
+    for _ in range(3):
+        member.replica.change_view(next_view(member.replica.view, stranger))
+        heirs.add(owner(member.replica.next_view(lambda _: True)))
+    assert heirs == set(world.members)
 
 
 class LossyWorld(World):

@@ -30,7 +30,7 @@ from pinfold.cluster.groups.messages import (
     Vote,
 )
 from pinfold.cluster.groups.state import Birth, Limits, MemberState, Ports, ReplicaLog
-from pinfold.cluster.groups.views import NOBODY, next_view, owner
+from pinfold.cluster.groups.views import NOBODY, next_view, owner, round_of
 from pinfold.model.errors import Conflict
 from pinfold.model.ids import DeviceId, GroupId
 
@@ -114,7 +114,11 @@ class Replica:
         return self.unsettled_ticks > _PATIENCE_TICKS
 
     def next_view(self, alive: Callable[[DeviceId], bool]) -> int | None:
-        """The next view whose primary is alive; None unless a quorum is, or when others decide."""
+        """The next view whose primary is alive; None unless a quorum is, or when others decide.
+
+        Voters take turns also behind a primary that is none of them: the first one may know less
+        than all others, and be able to do nothing but to pass the lead to such a one again.
+        """
         state = self.state
         voters = state.voters
         if (
@@ -123,7 +127,8 @@ class Replica:
             or not state.configuration.quorum([one for one in voters if alive(one)])
         ):
             return None
-        first = voters.index(self.primary) + 1 if self.primary in voters else 0
+        known = self.primary in voters
+        first = voters.index(self.primary) + 1 if known else round_of(state.view) % len(voters)
         heir = next(one for one in (*voters[first:], *voters[:first]) if alive(one))
         return next_view(state.view, heir)
 

@@ -17,11 +17,16 @@ NOBODY: Final = DeviceId((1 << OWNER_BITS) - 1)
 """Owns the views of round 0."""
 
 
+def round_of(view: int) -> int:
+    """How many rounds a view is away from where logs begin."""
+    return view >> OWNER_BITS
+
+
 def owner(view: int) -> DeviceId:
     """The device that leads a view, or will."""
-    return DeviceId(view & NOBODY) if view >> OWNER_BITS else NOBODY
+    return DeviceId(view & NOBODY) if round_of(view) else NOBODY
 
 
 def next_view(view: int, device: DeviceId) -> int:
     """The first view of a later round that `device` owns."""
-    return ((view >> OWNER_BITS) + 1 << OWNER_BITS) | device
+    return (round_of(view) + 1 << OWNER_BITS) | device
