@@ -54,6 +54,20 @@ def test_amazons_get_example() -> None:
     assert refused.value.s3_code == "SignatureDoesNotMatch"
 
 
+def test_a_host_may_be_signed_without_the_port_it_is_sent_with() -> None:
+    value = "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
+    headers = example(
+        "host;range;x-amz-content-sha256;x-amz-date",
+        value,
+        {"range": "bytes=0-9", "x-amz-content-sha256": EMPTY, "host": f"{HOST}:9000"},
+    )
+    verify("GET", "/test.txt", "", headers)
+    for host in (f"{HOST}:", f"{HOST}:x", f"x{HOST}:9000", f"{HOST}:1:2"):
+        with pytest.raises(Refused) as refused:
+            verify("GET", "/test.txt", "", {**headers, "host": host})
+        assert refused.value.s3_code == "SignatureDoesNotMatch"
+
+
 def test_amazons_put_example_with_a_name_that_needs_encoding() -> None:
     headers = example(
         "date;host;x-amz-content-sha256;x-amz-date;x-amz-storage-class",

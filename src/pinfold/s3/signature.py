@@ -240,28 +240,45 @@ def demand_signature(
     raw_query: str,
     headers: dict[str, str],
 ) -> None:
-    """Refuse a request whose signature is not the one `key` makes."""
+    """Refuse a request whose signature is not the one `key` makes.
+
+    Some clients (git-annex) sign the host without its port and send it with one: a port says
+    nothing that matters here, so that is a signature, too.
+    """
     canonical = canonical_request(
-        method,
-        path,
-        raw_query,
-        headers,
-        claim.signed_headers,
-        claim.payload_hash,
+        method, path, raw_query, headers, claim.signed_headers, claim.payload_hash
     )
     signed = string_to_sign(claim, canonical)
-    expected = hmac.digest(key, signed.encode(), "sha256").hex()
-    # As bytes: what a URL gives for a signature may be any text, which compare_digest takes not.
-    if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
-        raise Refused(
-            "SignatureDoesNotMatch",
-            extra=(
-                ("AWSAccessKeyId", claim.access_key),
-                ("StringToSign", signed),
-                ("SignatureProvided", claim.signature),
-                ("CanonicalRequest", canonical),
-            ),
+    if _signs(claim, key, signed):
+        return
+    host, _, port = headers.get("host", "").rpartition(":")
+    if port.isdigit():
+        portless = canonical_request(
+            method,
+            path,
+            raw_query,
+            headers | {"host": host},
+            claim.signed_headers,
+            claim.payload_hash,
         )
+        if _signs(claim, key, string_to_sign(claim, portless)):
+            return
+    raise Refused(
+        "SignatureDoesNotMatch",
+        extra=(
+            ("AWSAccessKeyId", claim.access_key),
+            ("StringToSign", signed),
+            ("SignatureProvided", claim.signature),
+            ("CanonicalRequest", canonical),
+        ),
+    )
+
+
+def _signs(claim: Claim, key: bytes, text: str) -> bool:
+    """Whether the claim's signature is of this text."""
+    expected = hmac.digest(key, text.encode(), "sha256").hex()
+    # As bytes: what a URL gives for a signature may be any text, which compare_digest takes not.
+    return hmac.compare_digest(expected.encode(), claim.signature.encode())
 
 
 def string_to_sign(claim: Claim, canonical: str) -> str:
