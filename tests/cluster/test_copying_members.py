@@ -22,6 +22,13 @@ from tests.cluster.test_replica import commit, elect, serving, settled
 SHORT = Limits(batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1, page_bytes=64)
 """A log that is trimmed although much of it is still on its way."""
 
+NARROW = (
+    SHORT,
+    Limits(batch_bytes=100, window_entries=2, retained_bytes=100, trim_entries=1, page_bytes=30),
+    Limits(batch_bytes=300, window_entries=8, retained_bytes=200, trim_entries=1, page_bytes=1000),
+)
+"""The same with pages of a row or two, and with pages that hold them all."""
+
 
 def copying(world, primary, member):
     """Let a member that is behind give up its rows, and no page of the copy be complete."""
@@ -350,3 +357,23 @@ def test_one_is_lost_while_another_is_copying_and_nothing_else_is(size):
     worlds = [lose_while_copying(seed, size) for seed in range(40)]
     assert sum(world.swaps_in_copies for world in worlds) > 20
     assert sum(world.acknowledged for world in worlds) > 400
+
+
+def always_copying(seed):
+    """Members of up to five come and go, crash and are swapped, with next to no log."""
+    world = World(seed, (3, 3, 5)[seed % 3], limits=NARROW[seed // 3 % 3], spare=seed // 9 % 3)
+    world.heal(12)
+    world.loss, world.changing = 0.05 * (seed // 27 % 3), 0.01 * (seed % 2)
+    for _ in range(900):
+        world.step()
+    world.changing = 0.0
+    world.heal(150)
+    world.check_agreement()
+    return world
+
+
+@pytest.mark.parametrize("block", range(3))
+def test_members_that_copy_all_the_time_agree(block):
+    worlds = [always_copying(block * 1000 + n) for n in range(81)]
+    assert sum(world.copies for world in worlds) > 80
+    assert sum(world.acknowledged for world in worlds) > 500
