@@ -81,6 +81,23 @@ def test_a_member_that_is_copying_and_knew_more_leads_nobody_and_proves_nothing(
     assert not serving(world)
 
 
+def test_a_copying_elect_leaves_the_lead_to_each_voter_in_turn():
+    """The best log may be of one that was taken out, as only those know that have more of it."""
+    _, primary, (copier, other) = settled()
+    state, heirs = copier.replica.state, set()
+    state.set_view(state.view, Standing.NEW_COPYING)
+    copier.memory.flush()
+    for _ in range(4):
+        copier.replica.change_view(next_view(state.view, copier.device))
+        view = state.view
+        copier.memory.flush()
+        for one in (primary, other):
+            vote = one.replica.state.vote()
+            copier.replica.handle(one.device, vote._replace(view=view))
+        heirs.add(copier.replica.primary)
+    assert heirs == {primary.device, other.device}
+
+
 def test_what_a_copying_member_has_of_a_log_is_not_waited_for():
     """It acknowledged nothing of that, and can neither lead nor tell how it goes on."""
     world, primary, (elect_next, copier) = settled()

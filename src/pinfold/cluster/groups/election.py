@@ -132,8 +132,7 @@ class Election:
         best = following_best(state, whole)  # what a copying one has it never acknowledged
         new = state.standing.new and electors[best].standing == Standing.MEMBER
         if state.standing.copying or new or not state.votes:
-            if best != state.me:
-                self._move(next_view(state.view, best))
+            self._pass_on(best)
             return
         self._target = electors[best]
         if self._reaches(self._target):
@@ -141,6 +140,19 @@ class Election:
         else:
             self._source = best
             self._fetch()
+
+    def _pass_on(self, best: DeviceId) -> None:
+        """Leave the lead to the best log; every other time to the other voters, each in turn.
+
+        The best one may be of a member that was taken out, which only newer logs than this know.
+        """
+        state, turn = self._state, self._state.passed_on
+        others = [one for one in state.voters if one != state.me]
+        if best == state.me or not others:
+            return
+        state.passed_on += 1
+        heir = others[turn // 2 % len(others)] if turn % 2 else best
+        self._move(next_view(state.view, heir))
 
     def _reaches(self, target: Vote) -> bool:
         """Whether the own log is as good; better when it came from a voter of an older set."""

@@ -169,6 +169,8 @@ class MemberState:
         self.applied_op = self.commit_op = found.applied_op
         self.catch_up_op: int | None = None
         """While a copy is replayed: from here on it is exact."""
+        self.passed_on = 0
+        """How often this member was elected, could not lead, and left it to another."""
         self._writes: dict[int, Sequence[Write]] = {}
         self._sizes: deque[tuple[int, int]] = deque()
         self._retained_bytes = 0
