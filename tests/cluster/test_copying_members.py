@@ -262,6 +262,74 @@ def test_what_was_committed_before_members_were_forced_is_not_committed_after_it
     assert (state.durable_op, state.commit_op) == (6, 5)
 
 
+def offered(world, primary, member):
+    """Let a member tell of its rows; (the offer it answered, the first page of a copy of some)."""
+    said = []
+    while not (said and isinstance(said[-1], CopyPage)):
+        if not world.network:
+            primary.replica.tick()
+            member.memory.flush(member.memory.pending)
+        elif isinstance(world.network[0][2], OfferCopy | CopyPage):
+            said.append(world.network[0][2])
+            world.deliver() if isinstance(said[-1], OfferCopy) else world.network.clear()
+        else:
+            world.deliver()
+    *_, offer, page = said
+    assert page.buckets
+    assert not page.is_last
+    return offer, page
+
+
+def behind_a_log():
+    """(world, primary, a member that forgets what it applied of late and lacks what came then)."""
+    world = World(0, limits=SHORT)
+    world.heal(12)
+    (primary,) = serving(world)
+    member, _ = (one for one in world.all.values() if one is not primary)
+    commit(world, primary, 6)
+    member.memory.index = lambda: None
+    commit(world, primary, 1, key=b"written once")
+    commit(world, primary, 2)
+    world.cuts.add((primary.device, member.device))
+    commit(world, primary, 9)
+    world.cuts.clear()
+    return world, primary, member
+
+
+@pytest.mark.parametrize("offered_again", [False, True])
+def test_a_page_repeated_to_a_member_that_has_restarted_does_not_rely_on_what_it_had(offered_again):
+    """The rows that it told of went with the copy that the crash cut short."""
+    world, primary, member = behind_a_log()
+    offer, page = offered(world, primary, member)
+    member.replica.handle(primary.device, page)
+    del member.memory.index
+    member.memory.flush()
+    member.crash()
+    member.start()
+    assert not member.memory.seen(GROUP).rows
+    member.replica.handle(primary.device, offer if offered_again else page)
+    world.network.clear()
+    member.replica.handle(primary.device, page)
+    world.heal()
+    world.check_agreement()
+
+
+def test_a_page_for_rows_that_a_restart_has_lost_is_no_page_for_those_it_kept():
+    """An offer that was repeated had it tell of these; the page was made for the others."""
+    world, primary, member = behind_a_log()
+    offer, page = offered(world, primary, member)
+    member.crash()
+    del member.memory.index
+    member.start()
+    assert member.memory.seen(GROUP).rows
+    assert b"written once" not in member.memory.seen(GROUP).rows
+    member.replica.handle(primary.device, offer)
+    world.network.clear()
+    member.replica.handle(primary.device, page)
+    world.heal()
+    world.check_agreement()
+
+
 def left_behind():
     """A group that has moved on to other members; (world, primary, one never told, one asked back).
 
