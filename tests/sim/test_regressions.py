@@ -33,6 +33,8 @@ FOUND: Final = {
     "(volumes/test_session: at_rest_that_lost_its_extents)",
     7000311: "callers asked for ever a member that its group had left behind in a view of its own "
     "(cluster/test_row_client: left_behind)",
+    31000634: "a device whose quarantine took all the room of a look ended the worker that repairs "
+    "(care/test_quarantine)",
 }
 """By seed, what it prevented and where the directed test is."""
 

@@ -91,6 +91,7 @@ class Replicator:
         self._hints: deque[Repair] = deque(maxlen=HINTS_MAX)
         self._quarantine_at = 0.0
         self._quarantine_after: dict[DeviceId, bytes] = {}
+        self._quarantine_turn = 0
         self._returned: set[NodeName] = set()
         dispatcher.bind(HINT, self._on_hint)
         dispatcher.bind(MISSED, self._on_missed)
@@ -187,12 +188,18 @@ class Replicator:
 
     def _quarantined(self, room: int) -> list[Repair]:
         """Blobs to refill on this node's devices. Nobody need name them: a blob that is given back
-        leaves the quarantine too, and one that no peer has cannot be refilled.
+        leaves the quarantine too, and one that no peer has cannot be refilled. Devices take turns
+        to come first: one with more than finds room does not keep the others waiting.
         """
         placement = self._placement()
         repairs: list[Repair] = []
-        for device, opened in self._devices.items():
+        devices = list(self._devices.items())
+        self._quarantine_turn += 1
+        first = self._quarantine_turn % max(1, len(devices))
+        for device, opened in devices[first:] + devices[:first]:
             wanted = room - len(repairs)
+            if not wanted:
+                break
             after = self._quarantine_after.get(device, b"")
             found = opened.blobs.scan_quarantined(after, wanted)
             self._quarantine_after[device] = found[-1][0] if len(found) == wanted else b""
