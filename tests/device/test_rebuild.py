@@ -12,6 +12,7 @@ from pinfold.env.api import Env
 from pinfold.model.errors import Conflict, Corrupt, Fenced
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
+from pinfold.sim.disk import Inode
 from tests.device.model import whole
 from tests.device.recorded import (
     ONE,
@@ -158,6 +159,24 @@ def test_what_fails_its_checks_is_quarantined_and_what_has_no_head_is_passed() -
         assert device.blobs.state(BlobId(second[0])) is None
         # Of what had been deleted, the journal knew all but the oldest.
         assert 1 <= device.status().quarantined < len(result.quarantined)
+        await device.close()
+
+    on_files(names, act)
+
+
+def test_a_pack_left_without_its_header_does_not_keep_the_device_from_opening() -> None:
+    files = recorded(True, 40)
+    names = without_index(files)
+    state = files.told.states[-1][1]
+    blobs = {kind: value for kind, value in state.items() if kind[0] == "blob" and value}
+    last = max(files.paths("packs"))
+    young = f"{last.rpartition('/')[0]}/{int(last.rpartition('/')[2]) + 1:08d}"
+    names[young] = Inode()
+
+    async def act(env: Env) -> None:
+        rebuild_index(env.disk, PATH, SETTINGS, LOST)
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        assert not await differences(device, blobs)
         await device.close()
 
     on_files(names, act)

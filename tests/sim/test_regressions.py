@@ -35,6 +35,8 @@ FOUND: Final = {
     "(cluster/test_row_client: left_behind)",
     31000634: "a device whose quarantine took all the room of a look ended the worker that repairs "
     "(care/test_quarantine)",
+    32000499: "a pack that a crash had left without its header kept a device with a rebuilt index "
+    "from ever opening (device/test_rebuild: left_without_its_header)",
 }
 """By seed, what it prevented and where the directed test is."""
 

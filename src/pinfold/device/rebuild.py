@@ -212,7 +212,8 @@ def _pack(
             live += 1
             yield (b"b" if good else b"q") + blob, encode_location(location)
         result.packs += 1
-        yield b"p" + number.to_bytes(4, "big"), encode_pack(page_end(file.size()), live, True)
+        end = max(PAGE_BYTES, page_end(file.size()))  # a crash may have come before the header
+        yield b"p" + number.to_bytes(4, "big"), encode_pack(end, live, True)
     finally:
         file.close()
 
