@@ -25,7 +25,7 @@ def test_a_formatted_device_shows_whose_it_is(tmp_path: Path) -> None:
     made = runner.invoke(device, ["format", path, "--cluster-id", CLUSTER, "--json"])
     assert made.exit_code == 0, made.output
     shown = json.loads(runner.invoke(device, ["show", path, "--json"]).stdout)
-    assert shown == {**json.loads(made.stdout), "format": 1, "boot": 0}
+    assert shown == {**json.loads(made.stdout), "format": 2, "boot": 0}
     assert json.loads(made.stdout)["uuid"] in runner.invoke(device, ["show", path]).stdout
 
 

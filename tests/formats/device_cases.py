@@ -22,6 +22,7 @@ from pinfold.codec.sealed import seal, unseal
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.applier import Applied, decode_applied, encode_applied
 from pinfold.device.blobs import decode_counts, decode_ids, decode_put, encode_counts, encode_put
+from pinfold.device.files import FORMAT, Superblock, decode_superblock, encode_superblock
 from pinfold.device.group import (
     Group,
     decode_create,
@@ -49,13 +50,15 @@ from pinfold.device.volume import (
     encode_volume,
     encode_write,
 )
-from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from pinfold.model.ids import BlobId, Boot, DeviceUuid, GroupId, Token, VolumeId
 from tests.formats.case import Case
 
 G = GroupId(7)
 V = VolumeId(bytes(range(16)))
 B = BlobId(bytes(range(16, 32)))
 U = bytes(range(32, 48))
+SALT = b"saltsalt"
+SUPERBLOCK = Superblock(FORMAT, DeviceUuid(U), bytes(range(48, 64)), SALT, Boot(7), 4000)
 
 
 def group() -> Group:
@@ -98,6 +101,14 @@ def small_blob(record: bytes) -> tuple[object, ...]:
 
 
 DEVICE = [
+    Case(
+        "superblock 3",
+        lambda record: decode_superblock("device.pinfold", record),
+        SUPERBLOCK,
+        "504664760003000000000034e0045bf4f9302d1a9602c410202122232425262728292a2b2c2d2e2f"
+        "c410303132333435363738393a3b3c3d3e3fc40873616c7473616c7407cd0fa0",
+        lambda: encode_superblock(SUPERBLOCK),
+    ),
     Case(
         "journal segment header 1",
         lambda page: decode_segment_header(page.ljust(PAGE_BYTES, b"\0")),

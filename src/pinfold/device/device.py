@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from pinfold.codec.records import Record
+from pinfold.codec.seeds import SALT_BYTES
 from pinfold.device import kinds
 from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, RowStore
 from pinfold.device.applier import APPLIED, Applied, Applier, check_memory, decode_applied, measure
@@ -69,10 +70,10 @@ class Device:
 
         Raises Conflict when the directory holds anything, and OSError.
         """
-        uuid = DeviceUuid(env.rng.randbytes(16))
+        uuid, salt = DeviceUuid(env.rng.randbytes(16)), env.rng.randbytes(SALT_BYTES)
         lane = env.new_offload("format")
         try:
-            await lane(make_device, env.disk, path, uuid, cluster_id)
+            await lane(make_device, env.disk, path, uuid, cluster_id, salt)
         finally:
             lane.close()
         return uuid

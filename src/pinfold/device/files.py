@@ -13,17 +13,18 @@ from typing import Final
 
 import msgspec
 
+from pinfold.codec.decoding import require_version
 from pinfold.codec.sealed import seal, unseal
+from pinfold.codec.seeds import SALT_BYTES
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Disk, Lock
 from pinfold.model.errors import Conflict, Corrupt, NotFound, Unavailable
 from pinfold.model.ids import Boot, DeviceUuid
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Number of the layout of everything below the directory."""
 
-SUPERBLOCK_VERSION: Final = 2
-"""Version 1 had no `flushed`; it is read, and replaced at the next opening."""
+SUPERBLOCK_VERSION: Final = 3
 
 _MAGIC: Final = b"PFdv"
 _DIRECTORIES: Final = ("journal", "index", "packs", "arena")
@@ -35,10 +36,13 @@ class Superblock(msgspec.Struct, frozen=True, array_like=True):
     format: int
     uuid: DeviceUuid
     cluster_id: bytes
-    boot: Boot
+    salt: bytes
+    """Secret of the device: the checksums of what is found by scanning grow from it
+    (`codec.seeds`), so that no client can write bytes that pass for the device's own."""
+    boot: Boot = Boot(0)
     flushed: int = 0
     """Journal sequence known to be durable when this was written: a journal that ends before it
-    has lost what it acknowledged. 0 in version 1, which did not know."""
+    has lost what it acknowledged."""
 
 
 def superblock_path(path: str) -> str:
@@ -52,31 +56,36 @@ def read_superblock(disk: Disk, path: str) -> Superblock:
         record = disk.read_file(superblock_path(path))
     except FileNotFoundError:
         raise NotFound(f"{path} is not a device: format it first") from None
-    name = superblock_path(path)
+    return decode_superblock(superblock_path(path), record)
+
+
+def decode_superblock(name: str, record: bytes) -> Superblock:
+    """The content of the file `name`. Corrupt."""
     try:
         version, packed = unseal(_MAGIC, record)
     except Corrupt as error:
         raise Corrupt(f"{name}: {error.message}") from error
-    if not 1 <= version <= SUPERBLOCK_VERSION:
-        raise Corrupt(
-            f"{name} has version {version}, this program knows 1 to {SUPERBLOCK_VERSION}: "
-            "a newer program has written it"
-        )
+    require_version(name, version, SUPERBLOCK_VERSION, oldest=SUPERBLOCK_VERSION)
     try:
         found = msgspec.msgpack.decode(packed, type=Superblock)
     except UNREADABLE as error:
         raise Corrupt(f"{name} makes no sense: {error}") from error
     if found.format != FORMAT:
-        raise Corrupt(f"{path} has layout {found.format}, this program knows {FORMAT}")
-    if len(found.uuid) != 16 or len(found.cluster_id) != 16 or found.boot < 0 or found.flushed < 0:
+        raise Corrupt(f"{name} is of layout {found.format}, this program knows {FORMAT}")
+    lengths = (len(found.uuid), len(found.cluster_id), len(found.salt))
+    if lengths != (16, 16, SALT_BYTES) or found.boot < 0 or found.flushed < 0:
         raise Corrupt(f"{name} makes no sense: its ids or numbers are out of range")
     return found
 
 
+def encode_superblock(superblock: Superblock) -> bytes:
+    """The content of the superblock's file."""
+    return seal(_MAGIC, SUPERBLOCK_VERSION, msgspec.msgpack.encode(superblock))
+
+
 def write_superblock(disk: Disk, path: str, superblock: Superblock) -> None:
     """Replace it atomically and durably."""
-    packed = msgspec.msgpack.encode(superblock)
-    disk.write_file(superblock_path(path), seal(_MAGIC, SUPERBLOCK_VERSION, packed))
+    disk.write_file(superblock_path(path), encode_superblock(superblock))
 
 
 def numbered_files(disk: Disk, directory: str) -> list[tuple[int, str]]:
@@ -99,7 +108,7 @@ def lock_device(disk: Disk, path: str) -> Lock:
         raise Unavailable(f"another process has {path} open") from None
 
 
-def make_device(disk: Disk, path: str, uuid: DeviceUuid, cluster_id: bytes) -> None:
+def make_device(disk: Disk, path: str, uuid: DeviceUuid, cluster_id: bytes, salt: bytes) -> None:
     """Turn an empty (or absent) directory into a device; Conflict when it holds anything."""
     disk.mkdir(path)
     if found := disk.list(path):
@@ -107,7 +116,7 @@ def make_device(disk: Disk, path: str, uuid: DeviceUuid, cluster_id: bytes) -> N
     for name in _DIRECTORIES:
         disk.mkdir(f"{path}/{name}")
     # The superblock comes last: a format that was interrupted has made no device.
-    write_superblock(disk, path, Superblock(FORMAT, uuid, cluster_id, Boot(0)))
+    write_superblock(disk, path, Superblock(FORMAT, uuid, cluster_id, salt))
 
 
 def enter_device(
