@@ -19,7 +19,7 @@ async def filled(registry: CollectorRegistry | None = None) -> World:
     for name in NAMES:
         assert (await world.call("PUT", f"/bucket/{name}", name.encode())).status == 200
         world.clock.advance(1)
-        await world.service.splitter.pass_once()
+        await world.service.store.splitter.pass_once()
     bucket = await world.service.store.buckets.get("bucket")
     assert len(bucket.shards) >= 4
     return world

@@ -1,16 +1,11 @@
 """The object use cases on memory, put together for tests."""
 
 from pinfold.model.settings import ObjectSettings
-from pinfold.objects.buckets import Bucket, Buckets
-from pinfold.objects.digests import MD5, Hashing
-from pinfold.objects.listing import Listings
-from pinfold.objects.multipart import Multipart
-from pinfold.objects.objects import Objects
-from pinfold.objects.reading import Reading
+from pinfold.objects.buckets import Bucket
+from pinfold.objects.digests import MD5
 from pinfold.objects.records import ObjectRecord
-from pinfold.objects.shards import ShardRows
-from pinfold.objects.splitter import Loads, Splitter
-from pinfold.objects.staging import Staged, Staging
+from pinfold.objects.staging import Staged
+from pinfold.objects.store import ObjectStore
 from tests.twins.cluster import MemoryBlobs, MemoryRows
 from tests.twins.env import HandClock, hand_env
 
@@ -41,7 +36,7 @@ class Bytes:
         return self._pieces.pop(0) if self._pieces else b""
 
 
-class MemoryStore:
+class MemoryStore(ObjectStore):
     """Everything below a front end."""
 
     def __init__(self, settings: ObjectSettings = SMALL, seed: int = 1) -> None:
@@ -53,15 +48,7 @@ class MemoryStore:
 
     def attach(self, settings: ObjectSettings = SMALL) -> None:
         """A fresh gateway on the same rows and blobs."""
-        self.buckets = Buckets(self.env, self.rows, settings)
-        self.staging = Staging(self.blobs, Hashing(self.env), settings)
-        self.reading = Reading(self.blobs, settings)
-        self.loads = Loads(self.env.rng)
-        self.shards = ShardRows(self.rows, self.loads.note)
-        self.objects = Objects(self.shards, self.buckets, self.staging, self.reading)
-        self.listings = Listings(self.shards, self.buckets)
-        self.multipart = Multipart(self.env, self.shards, self.buckets, self.objects, self.staging)
-        self.splitter = Splitter(self.clock, self.buckets, self.loads, settings)
+        super().__init__(self.env, self.rows, self.blobs, settings)
 
     async def bucket(self, name: str = "bucket", owner: str = "alice") -> Bucket:
         """A new bucket."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from pinfold.model.limits import GIB, KIB, MIB
+from pinfold.model.limits import GIB, KIB, MIB, PART_BYTES_MIN
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 SecondsOrZero = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
@@ -84,6 +84,8 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Rows that a shard gives to its child at a time; meanwhile requests for their names wait."""
     split_interval_s: Seconds = 5.0
     """How often shards that were written are looked at, and splits that were left lying."""
+    part_bytes_min: Bytes = PART_BYTES_MIN
+    """Parts of an upload but the last have as much: S3's own limit, which tests shrink."""
 
 
 class AccountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,7 +18,8 @@ import msgspec
 from pinfold.cluster.api import BlobRef, Change, Changed, Check, Row
 from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Conflict, Invalid, NotFound, PinfoldError, Unavailable
-from pinfold.model.limits import INLINE_BYTES, PART_BYTES_MIN
+from pinfold.model.limits import INLINE_BYTES
+from pinfold.model.settings import ObjectSettings
 from pinfold.objects import digests, keys
 from pinfold.objects.buckets import Bucket, Buckets
 from pinfold.objects.conditions import NONE, Conditions, refusal
@@ -113,7 +114,13 @@ class Multipart:
     """
 
     def __init__(
-        self, env: Env, rows: ShardRows, buckets: Buckets, objects: Objects, staging: Staging
+        self,
+        env: Env,
+        rows: ShardRows,
+        buckets: Buckets,
+        objects: Objects,
+        staging: Staging,
+        settings: ObjectSettings,
     ) -> None:
         self._clock = env.clock
         self._rng = env.rng
@@ -121,7 +128,7 @@ class Multipart:
         self._buckets = buckets
         self._objects = objects
         self._staging = staging
-        self.part_bytes_min = PART_BYTES_MIN
+        self.part_bytes_min = settings.part_bytes_min
         """Parts but the last must have as much."""
 
     async def open(self, bucket: Bucket, name: bytes, record: UploadRecord) -> bytes:

@@ -46,7 +46,7 @@ class Reading:
         """The bytes start <= i < stop of an object that its row holds; None if blobs hold them."""
         if row.blobs and start < stop:
             return None
-        content = row.payload or record.inline
+        content = row.payload or b""
         if len(content) != record.size and start < stop:
             return None  # `chunks` tells what is wrong
         return content[start:stop] if stop - start < len(content) else content
@@ -59,7 +59,7 @@ class Reading:
         """
         assert 0 <= start <= stop <= record.size
         if start == stop or not row.blobs:
-            return _inline(row.payload or record.inline, record.size, start, stop)
+            return _inline(row.payload or b"", record.size, start, stop)
         extracts = list(extracts_of(row.blobs, start, stop, self._settings.read_chunk_bytes))
         return self._one(extracts[0]) if len(extracts) == 1 else self._ahead(extracts)
 

@@ -105,8 +105,6 @@ class ObjectRecord(msgspec.Struct, array_like=True, frozen=True):
     """Headers that are returned as they came: content-type, cache-control and their like."""
     metadata: Pairs = ()
     """User metadata: names in lower case, without the protocol's prefix."""
-    inline: bytes = b""
-    """The object's bytes as rows without a payload of their own kept them; still read."""
     acl: str = ""
     checksum: Checksum | None = None
     parts: tuple[Part, ...] = ()

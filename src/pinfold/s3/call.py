@@ -1,19 +1,17 @@
 """One request on its way: what a verb gets, and what every verb asks first."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from pinfold.accounts.accounts import Accounts
-from pinfold.env.api import Clock
+from pinfold.cluster.api import Blobs, Rows
+from pinfold.env.api import Env
 from pinfold.model.limits import OBJECT_NAME_BYTES
 from pinfold.model.settings import S3Settings
-from pinfold.objects.buckets import Bucket, Buckets
+from pinfold.objects.buckets import Bucket
 from pinfold.objects.conditions import NoSuchKey
-from pinfold.objects.listing import Listings
-from pinfold.objects.multipart import Multipart
-from pinfold.objects.objects import Found, Objects
-from pinfold.objects.staging import Staging
+from pinfold.objects.objects import Found
+from pinfold.objects.store import ObjectStore
 from pinfold.s3 import acl
 from pinfold.s3.acl import Identity, Permission
 from pinfold.s3.body import Payload
@@ -22,18 +20,22 @@ from pinfold.s3.request import Request, Response
 from pinfold.s3.signature import ChunkSigner
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
-    """The use cases that verbs call."""
+class Store(ObjectStore):
+    """The use cases that verbs call; `on_split` as in `ObjectStore`."""
 
-    settings: S3Settings
-    clock: Clock
-    accounts: Accounts
-    buckets: Buckets
-    objects: Objects
-    listings: Listings
-    multipart: Multipart
-    staging: Staging
+    def __init__(
+        self,
+        env: Env,
+        rows: Rows,
+        blobs: Blobs,
+        settings: S3Settings,
+        *,
+        on_split: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(env, rows, blobs, settings.objects, on_split=on_split)
+        self.settings = settings
+        self.clock = env.clock
+        self.accounts = Accounts(env, rows, settings.accounts)
 
 
 class Call:

@@ -3,20 +3,10 @@
 import structlog
 from prometheus_client import CollectorRegistry
 
-from pinfold.accounts.accounts import Accounts
 from pinfold.cluster.api import Blobs, Rows
 from pinfold.env.api import Env
 from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import S3Settings
-from pinfold.objects.buckets import Buckets
-from pinfold.objects.digests import Hashing
-from pinfold.objects.listing import Listings
-from pinfold.objects.multipart import Multipart
-from pinfold.objects.objects import Objects
-from pinfold.objects.reading import Reading
-from pinfold.objects.shards import ShardRows
-from pinfold.objects.splitter import Loads, Splitter
-from pinfold.objects.staging import Staging
 from pinfold.s3.call import Store
 from pinfold.s3.gateway import Gateway
 from pinfold.s3.http import HttpServer
@@ -40,31 +30,12 @@ class S3Service:
     ) -> None:
         settings = settings or S3Settings()
         self._clock = env.clock
-        self._hashing = Hashing(env)
-        staging = Staging(blobs, self._hashing, settings.objects)
-        buckets = Buckets(env, rows, settings.objects)
-        reading = Reading(blobs, settings.objects)
-        loads = Loads(env.rng)
-        shards = ShardRows(rows, loads.note)
-        objects = Objects(shards, buckets, staging, reading)
-        self.store = Store(
-            settings=settings,
-            clock=env.clock,
-            accounts=Accounts(env, rows, settings.accounts),
-            buckets=buckets,
-            objects=objects,
-            listings=Listings(shards, buckets),
-            multipart=Multipart(env, shards, buckets, objects, staging),
-            staging=staging,
-        )
-        self._gateway = Gateway(self.store, _report)
         self._metrics = S3Metrics(registry or CollectorRegistry())
-        self._metrics.watch_splitting(lambda: len(buckets.splitting()))
-        self.splitter = Splitter(
-            env.clock, buckets, loads, settings.objects, on_done=self._metrics.split
-        )
+        self.store = store = Store(env, rows, blobs, settings, on_split=self._metrics.split)
+        self._metrics.watch_splitting(lambda: len(store.buckets.splitting()))
+        self._gateway = Gateway(store, _report)
         self._server = HttpServer(
-            env, settings, self.respond, read_memory_wanted=lambda: reading.memory_wanted
+            env, settings, self.respond, read_memory_wanted=lambda: store.reading.memory_wanted
         )
 
     async def start(self, host: str, port: int) -> int:
@@ -74,7 +45,7 @@ class S3Service:
     async def close(self) -> None:
         """Stop serving; requests in flight get some seconds to end."""
         await self._server.close()
-        self._hashing.close()
+        self.store.close()
 
     async def respond(self, request: Request) -> Response:
         """Answer one request, and count it."""

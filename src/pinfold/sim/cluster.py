@@ -28,7 +28,7 @@ from pinfold.sim.account import Account
 from pinfold.sim.checkers.history import Recorder
 from pinfold.sim.loop import NodeCrashed
 from pinfold.sim.map import SharedMap
-from pinfold.sim.plan import DISK_BYTES, PART_BYTES_MIN, Plan
+from pinfold.sim.plan import DISK_BYTES, Plan
 from pinfold.sim.processes import (
     LAYOUT,
     GatewayProcess,
@@ -71,9 +71,7 @@ class SimCluster:
         self.lives: dict[str, int] = {}
         """How often each node was started."""
         self._map: SharedMap | None = None
-        self._recipe = Recipe(
-            settings=plan.settings, limits=plan.limits, part_bytes_min=PART_BYTES_MIN
-        )
+        self._recipe = Recipe(settings=plan.settings, limits=plan.limits)
         self._asked: dict[str, dict[asyncio.Future[Any], None]] = {}
         for name in (*plan.storage, *plan.front):
             node = world.node(name)

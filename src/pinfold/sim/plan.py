@@ -240,6 +240,7 @@ def _settings(rng: random.Random, care_rng: random.Random) -> NodeSettings:
         read_memory_bytes=64 * KIB,
         read_chunk_bytes=rng.choice((1 * KIB, 16 * KIB)),
         bucket_cache_s=rng.choice((0.0, 5.0)),
+        part_bytes_min=PART_BYTES_MIN,
     )
     volumes = VolumeSettings(
         silence_s=0.8,

@@ -23,15 +23,7 @@ from pinfold.node.joining import join_peers, register
 from pinfold.node.layout import Layout
 from pinfold.node.roles import storage
 from pinfold.node.settings import NodeSettings
-from pinfold.objects.buckets import Buckets
-from pinfold.objects.digests import Hashing
-from pinfold.objects.listing import Listings
-from pinfold.objects.multipart import Multipart
-from pinfold.objects.objects import Objects
-from pinfold.objects.reading import Reading
-from pinfold.objects.shards import ShardRows
-from pinfold.objects.splitter import Loads, Splitter
-from pinfold.objects.staging import Staging
+from pinfold.objects.store import ObjectStore
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity
 from pinfold.sim.desk import VolumeDesk
@@ -50,8 +42,6 @@ class Recipe:
 
     settings: NodeSettings
     limits: Limits
-    part_bytes_min: int
-    """S3's minimum for parts is larger than everything that a run writes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,11 +58,7 @@ class GatewayProcess:
 
     context: NodeContext
     clients: Gateway
-    buckets: Buckets
-    objects: Objects
-    multipart: Multipart
-    listings: Listings
-    staging: Staging
+    store: ObjectStore
     desk: VolumeDesk
 
 
@@ -93,26 +79,14 @@ async def run_gateway(
     """Start a gateway that serves objects and volumes."""
     context = _context(env, name, map_store, recipe)
     clients = Gateway.of(context)
-    settings = recipe.settings.s3.objects
-    staging = Staging(clients.blobs, Hashing(env), settings)
-    buckets = Buckets(env, clients.rows, settings)
-    loads = Loads(env.rng)
-    shards = ShardRows(clients.rows, loads.note)
-    objects = Objects(shards, buckets, staging, Reading(clients.blobs, settings))
-    multipart = Multipart(env, shards, buckets, objects, staging)
-    multipart.part_bytes_min = recipe.part_bytes_min
+    store = ObjectStore(env, clients.rows, clients.blobs, recipe.settings.s3.objects)
     entry = map_store.get().node(name)
     await register(context, entry, _address(name))
-    splitter = Splitter(env.clock, buckets, loads, settings)
-    context.scope.start(splitter.run(), name="splitter")
+    context.scope.start(store.splitter.run(), name="splitter")
     return GatewayProcess(
         context=context,
         clients=clients,
-        buckets=buckets,
-        objects=objects,
-        multipart=multipart,
-        listings=Listings(shards, buckets),
-        staging=staging,
+        store=store,
         desk=VolumeDesk(context, clients),
     )
 

@@ -30,7 +30,7 @@ class _S3Role:
             lambda error: context.log.error("task failed", error=repr(error), exc_info=error)
         )
         self._scope.start(self._begin(), name="root user")
-        self._scope.start(service.splitter.run(), name="splitter")
+        self._scope.start(service.store.splitter.run(), name="splitter")
 
     async def _begin(self) -> None:
         context = self._context

@@ -72,17 +72,17 @@ async def _count(bench: Bench, gateway: str, bucket: str) -> bool:
     """What a bucket's counters say, and what its listing adds up to, once no shard is splitting."""
 
     async def look(process: GatewayProcess) -> tuple[tuple[int, int], list[tuple[str, int]]]:
-        found = await process.buckets.get(bucket)
+        found = await process.store.buckets.get(bucket)
         if found.split is not None:
             raise Busy("a shard is splitting")
-        usage = await process.buckets.usage(found)
-        listing = await process.listings.page(found, Query(limit=1000))
+        usage = await process.store.buckets.usage(found)
+        listing = await process.store.listings.page(found, Query(limit=1000))
         sizes = [
             (entry.name.decode(), decode(ObjectRecord, entry.row.body).size)
             for entry in listing.entries
             if entry.row is not None
         ]
-        if (await process.buckets.get(bucket)).version != found.version:
+        if (await process.store.buckets.get(bucket)).version != found.version:
             raise Busy("a shard has begun to split")
         for _ in found.shards[1:]:
             bench.account.count("shard split off")

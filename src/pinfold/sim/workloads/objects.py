@@ -47,19 +47,21 @@ async def put(
     gateway: GatewayProcess, bucket: str, name: str, content: bytes, conditions: Conditions = NONE
 ) -> None:
     """PutObject."""
-    found = await gateway.buckets.lookup(bucket)
-    staged = await gateway.staging.stage(Source(content), len(content), (CRC64NVME,))
-    await gateway.objects.put(found, name.encode(), _record(staged), staged, conditions)
+    found = await gateway.store.buckets.lookup(bucket)
+    staged = await gateway.store.staging.stage(Source(content), len(content), (CRC64NVME,))
+    await gateway.store.objects.put(found, name.encode(), _record(staged), staged, conditions)
 
 
 def _record(staged: Staged) -> ObjectRecord:
-    return ObjectRecord(staged.sums[MD5].hex(), staged.size, OWNER, inline=staged.inline)
+    return ObjectRecord(staged.sums[MD5].hex(), staged.size, OWNER)
 
 
 async def get(gateway: GatewayProcess, bucket: str, name: str) -> bytes:
     """GetObject."""
-    found = await gateway.objects.find(await gateway.buckets.lookup(bucket), name.encode())
-    chunks = gateway.objects.chunks(found, 0, found.record.size)
+    found = await gateway.store.objects.find(
+        await gateway.store.buckets.lookup(bucket), name.encode()
+    )
+    chunks = gateway.store.objects.chunks(found, 0, found.record.size)
     content = bytearray()
     try:
         async for chunk in chunks:
@@ -72,14 +74,16 @@ async def get(gateway: GatewayProcess, bucket: str, name: str) -> bytes:
 
 async def head(gateway: GatewayProcess, bucket: str, name: str) -> str:
     """HeadObject: the ETag."""
-    found = await gateway.objects.find(await gateway.buckets.lookup(bucket), name.encode())
+    found = await gateway.store.objects.find(
+        await gateway.store.buckets.lookup(bucket), name.encode()
+    )
     return found.record.etag
 
 
 async def delete(gateway: GatewayProcess, bucket: str, name: str, conditions: Conditions) -> None:
     """DeleteObject."""
-    found = await gateway.buckets.lookup(bucket)
-    await gateway.objects.delete(found, name.encode(), conditions)
+    found = await gateway.store.buckets.lookup(bucket)
+    await gateway.store.objects.delete(found, name.encode(), conditions)
 
 
 async def copy(gateway: GatewayProcess, source: tuple[str, str], target: tuple[str, str]) -> bytes:
@@ -236,7 +240,7 @@ class _ObjectClient:
                 self._client,
                 self._gateway,
                 f"delete {bucket}",
-                lambda gateway: gateway.buckets.delete(bucket),
+                lambda gateway: gateway.store.buckets.delete(bucket),
             )
             await bench.record(call, work)
             return
@@ -246,8 +250,8 @@ class _ObjectClient:
         bench, rng, (bucket, name) = self._bench, self._rng, self._key()
 
         async def begin(gateway: GatewayProcess) -> bytes:
-            found = await gateway.buckets.get(bucket)
-            return await gateway.multipart.open(found, name.encode(), UploadRecord(OWNER))
+            found = await gateway.store.buckets.get(bucket)
+            return await gateway.store.multipart.open(found, name.encode(), UploadRecord(OWNER))
 
         try:
             upload = await bench.ask(self._client, self._gateway, "open an upload", begin)
@@ -268,10 +272,10 @@ class _ObjectClient:
         token, content = bench.new_value(self._client, self._rng.choice(_SIZES))
 
         async def store(gateway: GatewayProcess) -> None:
-            found = await gateway.buckets.get(bucket)
-            opened = await gateway.multipart.find(found, name.encode(), upload)
-            staged = await gateway.staging.stage(Source(content), len(content), (CRC64NVME,))
-            await gateway.multipart.put_part(found, opened, number, staged)
+            found = await gateway.store.buckets.get(bucket)
+            opened = await gateway.store.multipart.find(found, name.encode(), upload)
+            staged = await gateway.store.staging.stage(Source(content), len(content), (CRC64NVME,))
+            await gateway.store.multipart.put_part(found, opened, number, staged)
 
         call = bench.recorder.begin(
             self._client, "part", bucket=bucket, name=name, value=token, upload=upload.hex()
@@ -285,8 +289,8 @@ class _ObjectClient:
         bench = self._bench
 
         async def forget(gateway: GatewayProcess) -> None:
-            found = await gateway.buckets.get(bucket)
-            await gateway.multipart.abort(found, name.encode(), upload)
+            found = await gateway.store.buckets.get(bucket)
+            await gateway.store.multipart.abort(found, name.encode(), upload)
 
         call = bench.recorder.begin(
             self._client, "abort", bucket=bucket, name=name, upload=upload.hex()
@@ -308,8 +312,8 @@ class _ObjectClient:
         condition, conditions = self._condition((bucket, name))
 
         async def finish(gateway: GatewayProcess) -> None:
-            found = await gateway.buckets.get(bucket)
-            await gateway.multipart.complete(found, name.encode(), upload, named, conditions)
+            found = await gateway.store.buckets.get(bucket)
+            await gateway.store.multipart.complete(found, name.encode(), upload, named, conditions)
 
         call = bench.recorder.begin(
             self._client,
@@ -328,7 +332,7 @@ async def create_bucket(bench: Bench, client: str, gateway: str, bucket: str) ->
     """CreateBucket, recorded."""
 
     async def create(process: GatewayProcess) -> None:
-        await process.buckets.create(bucket, owner=OWNER, acl="", region="")
+        await process.store.buckets.create(bucket, owner=OWNER, acl="", region="")
 
     call = bench.recorder.begin(client, "create-bucket", bucket=bucket)
     await bench.record(call, bench.ask(client, gateway, f"create {bucket}", create))
@@ -420,8 +424,8 @@ async def _page(
     gateway: GatewayProcess, bucket: str, query: Query
 ) -> tuple[list[tuple[str, str]], bytes | None]:
     """(name and ETag, empty for prefixes) of a page, and where the next one starts."""
-    found = await gateway.buckets.lookup(bucket)
-    listing = await gateway.listings.page(found, query)
+    found = await gateway.store.buckets.lookup(bucket)
+    listing = await gateway.store.listings.page(found, query)
     entries = [
         (
             entry.name.decode(),
