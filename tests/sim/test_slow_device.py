@@ -44,7 +44,7 @@ class Load:
 
     async def run(self, gateway: GatewayProcess) -> None:
         """Until `stopping`."""
-        await gateway.desk.registry.create("disk", 1 << 20)
+        await gateway.sessions.registry.create("disk", 1 << 20)
         async with asyncio.TaskGroup() as group:
             for number in range(8):
                 group.create_task(self._repeat("row", lambda n=number: self._row(gateway, n)))
@@ -66,8 +66,8 @@ class Load:
         await gateway.clients.rows.change(b"place %d" % number, change)
 
     async def _disk(self, gateway: GatewayProcess) -> None:
-        await gateway.desk.do("disk", WRITE, 0, 4096, payload=bytes(4096))
-        await gateway.desk.do("disk", FLUSH, 0, 0)
+        await gateway.guests.do("guest", "disk", WRITE, 0, 4096, payload=bytes(4096))
+        await gateway.guests.do("guest", "disk", FLUSH, 0, 0)
 
     async def over(self, seconds: float) -> dict[str, float]:
         """Medians of the next seconds."""
@@ -88,7 +88,7 @@ def led_by(cluster: SimCluster, name: str) -> int:
 
 async def volume_out(cluster: SimCluster) -> tuple[int, ...]:
     async def show(gateway: GatewayProcess) -> tuple[int, ...]:
-        return (await gateway.desk.registry.show("disk")).out_of_sync
+        return (await gateway.sessions.registry.show("disk")).out_of_sync
 
     return await cluster.ask("g1", show)
 

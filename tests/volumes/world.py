@@ -8,15 +8,15 @@ from typing import Any
 from pinfold.cluster.extents import ExtentClient, ExtentHost
 from pinfold.env.api import Env
 from pinfold.model.errors import PinfoldError
-from pinfold.model.ids import DeviceId
+from pinfold.model.ids import Boot, DeviceId, NodeName
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.io import FLUSH, READ, WRITE, Io
-from pinfold.volumes.lease import Lease
 from pinfold.volumes.placement import FunctionPlacement
 from pinfold.volumes.registry import Registry
-from pinfold.volumes.row import Holder, VolumeRow, decode_volume, key_of, place_of
+from pinfold.volumes.row import VolumeRow, decode_volume, key_of, place_of
 from pinfold.volumes.session import Session
+from pinfold.volumes.sessions import Sessions
 from tests.twins.cluster import MemoryRows
 from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
 from tests.twins.virtual import VirtualClock, run_virtual
@@ -67,21 +67,24 @@ class Gateway:
     def __init__(self, world: "World", name: str, boot: int) -> None:
         self.network = MemoryNetwork(world.nodes, name)
         self.client = ExtentClient(self.network, lambda device: world.nodes[device].name)
-        holder = Holder(name, boot, 1)
         self.lost: PinfoldError | None = None
-        self.lease = Lease(world.env, world.rows, NAME, holder, world.settings)
-        self.session = Session(
+        self.sessions = Sessions(
             world.env,
+            world.rows,
             self.client,
-            self.lease,
             world.placement,
-            world.settings,
-            self._on_lost,
-            size=world.size,
+            gateway=NodeName(name),
+            boot=Boot(boot),
+            settings=world.settings,
+            on_error=self._failed,
         )
+        self.session = self.sessions.attach(NAME, world.size, self)
 
-    def _on_lost(self, error: PinfoldError) -> None:
-        self.lost = error
+    def ended(self, reason: PinfoldError) -> None:
+        self.lost = reason
+
+    def _failed(self, error: BaseException) -> None:
+        raise error
 
     async def die(self) -> None:
         """The process ends at once: nothing it had in mind is sent any more."""
@@ -123,6 +126,7 @@ class World:
             sets = sets[:1]
         self.placement = FunctionPlacement(lambda _v, extent: sets[extent % len(sets)], sets)
         self.boots = 0
+        self.gateways: list[Gateway] = []
 
     async def create(self) -> None:
         gateway = ExtentClient(MemoryNetwork(self.nodes), lambda d: self.nodes[d].name)
@@ -131,7 +135,8 @@ class World:
 
     def gateway(self, name: str = "gw") -> Gateway:
         self.boots += 1
-        return Gateway(self, name, self.boots)
+        self.gateways.append(Gateway(self, name, self.boots))
+        return self.gateways[-1]
 
     async def row(self) -> VolumeRow:
         row = await self.rows.get(place_of(NAME), key_of(NAME))

@@ -13,7 +13,7 @@ import asyncio
 from typing import Final, Protocol, cast
 
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Fenced, Unavailable
+from pinfold.model.errors import Fenced, PinfoldError, Unavailable
 from pinfold.model.settings import NbdSettings
 from pinfold.nbd.counters import Counters
 from pinfold.nbd.handshake import (
@@ -461,6 +461,10 @@ class Connection(asyncio.BufferedProtocol):
         size, self._unsent = self._unsent, 0
         self._held -= size
         self._desk.window.give(size)
+
+    def ended(self, reason: PinfoldError) -> None:
+        """See `volumes.sessions.User`."""
+        self.close()
 
     def close(self) -> None:
         """End the connection when everything written is sent."""

@@ -176,7 +176,7 @@ async def _volume_in_sync(bench: Bench, volume: str) -> None:
                 CLIENT,
                 gateway,
                 f"show {volume}",
-                lambda process: process.desk.registry.show(volume),
+                lambda process: process.sessions.registry.show(volume),
             )
         except (PinfoldError, Down, ProcessDied, TimeoutError):
             await asyncio.sleep(_LOOK_S)

@@ -26,8 +26,9 @@ from pinfold.node.settings import NodeSettings
 from pinfold.objects.store import ObjectStore
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity
-from pinfold.sim.desk import VolumeDesk
+from pinfold.sim.guests import Guests
 from pinfold.sim.map import SimMapStore
+from pinfold.volumes.sessions import Sessions
 
 LAYOUT: Final = Layout(Path("/data"))
 """The same on every node: each has a disk of its own."""
@@ -59,7 +60,8 @@ class GatewayProcess:
     context: NodeContext
     clients: Gateway
     store: ObjectStore
-    desk: VolumeDesk
+    sessions: Sessions
+    guests: Guests
 
 
 async def run_storage(
@@ -83,11 +85,22 @@ async def run_gateway(
     entry = map_store.get().node(name)
     await register(context, entry, _address(name))
     context.scope.start(store.splitter.run(), name="splitter")
+    sessions = Sessions(
+        env,
+        clients.rows,
+        clients.extents,
+        clients.extent_placement,
+        gateway=name,
+        boot=context.boot,
+        settings=recipe.settings.volumes,
+        on_error=lambda error: context.log.error("background failure", exc_info=error),
+    )
     return GatewayProcess(
         context=context,
         clients=clients,
         store=store,
-        desk=VolumeDesk(context, clients),
+        sessions=sessions,
+        guests=Guests(sessions),
     )
 
 

@@ -186,7 +186,9 @@ class _Contest:
 
         async def request(process: GatewayProcess) -> bool:
             start = self._blocks[0] * BLOCK
-            await process.desk.do(self._volume, WRITE, start, len(payload), payload=payload)
+            await process.guests.do(
+                self._client, self._volume, WRITE, start, len(payload), payload=payload
+            )
             return True
 
         what = f"write {self._volume} {self._blocks[0]}+{len(pairs)}"
@@ -226,7 +228,7 @@ class _Contest:
         )
 
         async def request(process: GatewayProcess) -> bool:
-            await process.desk.do(self._volume, FLUSH, 0, 0)
+            await process.guests.do(self._client, self._volume, FLUSH, 0, 0)
             return True
 
         what = f"flush {self._volume}"

@@ -28,7 +28,7 @@ BLOCKS_USED: Final = 24
 async def create_volume(gateway: GatewayProcess, name: str, size: int) -> None:
     """Make a volume, or find that an earlier attempt has."""
     try:
-        await gateway.desk.registry.create(name, size)
+        await gateway.sessions.registry.create(name, size)
     except Conflict:
         return
 
@@ -141,11 +141,11 @@ class _VolumeClient:
         fua: bool = False,
     ) -> None:
         length = length or len(payload)
-        volume = self._volume
+        client, volume = self._client, self._volume
         what = f"{_NAMES[kind]} {volume} {offset // BLOCK}+{length // BLOCK}"
 
         async def request(gateway: GatewayProcess) -> None:
-            await gateway.desk.do(volume, kind, offset, length, payload=payload, fua=fua)
+            await gateway.guests.do(client, volume, kind, offset, length, payload=payload, fua=fua)
 
         asked = self._bench.ask(self._client, self._gateway, what, request, _PATIENCE_S)
         await settle(self._bench, call, self._client, what, asked)
@@ -191,7 +191,7 @@ async def read_blocks(
     what = f"read {volume} {first}+{count}"
 
     async def request(process: GatewayProcess) -> bytes:
-        parts = await process.desk.do(volume, READ, first * BLOCK, count * BLOCK)
+        parts = await process.guests.do(client, volume, READ, first * BLOCK, count * BLOCK)
         return b"".join(parts)
 
     content = await settle(
@@ -210,7 +210,7 @@ async def release(bench: Bench, client: str, gateway: str, volume: str) -> None:
     """Have a gateway give a volume back, if it can."""
 
     async def request(process: GatewayProcess) -> None:
-        await process.desk.release(volume)
+        await process.sessions.release(volume)
 
     try:
         await bench.ask(client, gateway, f"release {volume}", request)
@@ -222,7 +222,7 @@ async def seize(bench: Bench, client: str, gateway: str, volume: str) -> None:
     """Have a gateway take a volume by force, if it can."""
 
     async def request(process: GatewayProcess) -> None:
-        await process.desk.seize(volume)
+        await process.sessions.seize(volume)
 
     try:
         await bench.ask(client, gateway, f"seize {volume}", request, _PATIENCE_S)

@@ -1,0 +1,88 @@
+"""One session a volume and process: shared, kept a little, told to its users when it is lost."""
+
+import asyncio
+
+import pytest
+
+from pinfold.model.errors import Fenced, NotFound, PinfoldError
+from tests.volumes.world import NAME, Client, World, pattern, play
+
+
+class Guest:
+    """A user that counts its ends."""
+
+    def __init__(self) -> None:
+        self.reasons: list[PinfoldError] = []
+
+    def ended(self, reason: PinfoldError) -> None:
+        self.reasons.append(reason)
+
+
+def test_users_share_a_session_and_the_last_one_leaves_it_to_linger() -> None:
+    async def story(world: World) -> None:
+        sessions = world.gateway().sessions
+        one, other = Guest(), Guest()
+        session = sessions.attach(NAME, world.size, one)
+        assert sessions.attach(NAME, world.size, other) is session
+        await Client(session).write(0, pattern(1))
+        sessions.detach(world.gateways[-1])
+        sessions.detach(one)
+        await asyncio.sleep(2 * world.settings.linger_s)
+        assert (await world.row()).holder is not None, "somebody still uses it"
+        sessions.detach(other)
+        await asyncio.sleep(world.settings.linger_s / 2)
+        assert sessions.attach(NAME, world.size, one) is session, "back soon enough"
+        sessions.detach(one)
+        await asyncio.sleep(2 * world.settings.linger_s)
+        assert (await world.row()).holder is None
+        assert not one.reasons
+
+    play(story)
+
+
+def test_nobody_is_given_a_session_that_was_lost() -> None:
+    async def story(world: World) -> None:
+        old, new = world.gateway("a"), world.gateway("b")
+        await Client(old.session).write(0, pattern(1))
+        await new.sessions.seize(NAME)
+        retaken = new.sessions.attach(NAME, world.size, new)
+        await Client(retaken).write(0, pattern(3))
+        with pytest.raises(Fenced):
+            await Client(old.session).write(0, pattern(2))
+        assert isinstance(old.lost, Fenced)
+        late = Guest()
+        assert old.sessions.attach(NAME, world.size, late) is not old.session
+        assert not late.reasons
+
+    play(story)
+
+
+def test_a_volume_is_shown_when_its_last_session_has_given_the_lease_back() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        await Client(gateway.session).write(0, pattern(1))
+        releasing = asyncio.create_task(gateway.sessions.release(NAME))
+        await asyncio.sleep(0)
+        assert gateway.lost is not None, "its user is told at once"
+        await gateway.sessions.show(NAME)
+        assert (await world.row()).holder is None
+        await releasing
+        with pytest.raises(NotFound):
+            await gateway.sessions.show("another")
+
+    play(story)
+
+
+def test_closing_waits_for_a_session_that_is_ending() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        await Client(gateway.session).write(0, pattern(1))
+        gateway.sessions.detach(gateway)
+        await asyncio.sleep(world.settings.linger_s)
+        await gateway.sessions.close()
+        row = await world.row()
+        assert row.holder is None
+        for device in world.devices:
+            assert not (await device.extents.claim(row.id, row.token)).dirty
+
+    play(story)
