@@ -64,7 +64,7 @@ CALLS: dict[str, Callable[[Parrot], Awaitable[Any]]] = {
     "scan": lambda parrot: rows(parrot).scan(b"p", b"", None, 10),
     "change": lambda parrot: rows(parrot).change(b"p", Change(b"o" * 16)),
     "claim": lambda parrot: extents(parrot).claim(DeviceId(1), VOLUME, Token(1), 1, deadline=5.0),
-    "marks": lambda parrot: extents(parrot).marks(ADDRESS, deadline=5.0),
+    "marks": lambda parrot: extents(parrot).marks(ADDRESS, -1, dirty=True, deadline=5.0),
     "allocated": lambda parrot: extents(parrot).allocated(ADDRESS, [1], deadline=5.0),
 }
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
-from pinfold.cluster.extents import OP, SPAN, Address, ExtentClient, ExtentHost
+from pinfold.cluster.extents import MARKS_PAGE, OP, SPAN, Address, ExtentClient, ExtentHost
+from pinfold.device.api import Mark
 from pinfold.model.errors import Conflict, Fenced, Invalid, Unavailable
 from pinfold.model.ids import Boot, DeviceId, Token, VolumeId
 from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
@@ -183,13 +185,41 @@ def test_marks_flush_stable_and_drop() -> None:
         address = await stage.open(1, 1)
         await stage.write(address, 0)
         await stage.client.flush(address, 1, deadline=SOON)
-        (mark,) = await stage.client.marks(address, deadline=SOON)
-        assert (mark.extent, mark.epoch, mark.dirty) == (0, 1, True)
+        marks = partial(stage.client.marks, address, deadline=SOON)
+        assert await marks(-1, dirty=True) == [Mark(0, 1, 1)]
+        assert await marks(0, dirty=True) == []
         await stage.client.stable(address, 1, deadline=SOON)
-        assert not (await stage.client.marks(address, deadline=SOON))[0].dirty
+        assert await marks(-1, dirty=True) == []
+        assert await marks(-1, dirty=False) == [Mark(0, 1, 0)]
         assert await stage.client.allocated(address, [0, 1], deadline=SOON) == [[(0, 4 << 20)], []]
         await stage.client.drop(DEVICE, VOLUME, deadline=SOON)
-        assert not stage.device.extents.volumes()
+        assert not stage.device.extents.volumes(b"", 1)
+
+    on_stage(story)
+
+
+def test_a_volume_that_was_dropped_is_not_claimed_with_a_token_of_before() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.open(2, 1)
+        await stage.client.drop(DEVICE, VOLUME, deadline=SOON)
+        with pytest.raises(Fenced):
+            await stage.open(1, 9)
+
+    on_stage(story)
+
+
+def test_marks_come_in_pages() -> None:
+    async def story(stage: Stage) -> None:
+        address = await stage.open(1, 1)
+        ops = b"".join(OP.pack(0, extent, 0, 0) for extent in range(5))
+        await stage.client.write(address, 0, 1, 1, 0, ops, [], deadline=SOON)
+        marks = partial(stage.client.marks, address, dirty=True, deadline=SOON)
+        assert [mark.extent for mark in await marks(-1, limit=2)] == [0, 1]
+        assert [mark.extent for mark in await marks(1, limit=2)] == [2, 3]
+        assert [mark.extent for mark in await marks(3, limit=2)] == [4]
+        for limit in (0, MARKS_PAGE + 1):
+            with pytest.raises(Invalid):
+                await marks(-1, limit=limit)
 
     on_stage(story)
 

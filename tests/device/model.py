@@ -175,8 +175,9 @@ class VolumeModel:
 
     async def claim(self, device: Device) -> list[int]:
         self.token = Token(self.token + 1)
-        claim = await device.extents.claim(self.volume, self.token)
-        return [index for index, _ in claim.dirty]
+        await device.extents.claim(self.volume, self.token)
+        marks = device.extents.marks(self.volume, self.token, -1, 1 << 20, dirty=True)
+        return [mark.extent for mark in marks]
 
     def write(self, device: Device, ops: list[ExtentOp], payload: bytes) -> None:
         self.sequence += 1

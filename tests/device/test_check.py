@@ -110,7 +110,7 @@ def test_damage_is_found_set_aside_and_listed() -> None:
     async def declare(env: Env) -> None:
         device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
         device.extents.stable(V, ONE, 10_000)
-        assert not [mark for mark in device.extents.marks(V, ONE) if mark[2]]
+        assert not device.extents.marks(V, ONE, -1, 1, dirty=True)
         await device.close()
 
     async def mend(env: Env) -> None:
@@ -133,8 +133,8 @@ def test_damage_is_found_set_aside_and_listed() -> None:
         assert {kind[1] for kind, _ in wrong if kind[0] == "blob"} == set(hurt)
         assert all(isinstance(answer, Corrupt) for _, answer in wrong)
         assert device.status().quarantined == 2
-        dirty = (await device.extents.claim(V, ONE)).dirty
-        assert [index for index, _ in dirty] == [0]
+        await device.extents.claim(V, ONE)
+        assert [mark.extent for mark in device.extents.marks(V, ONE, -1, 9, dirty=True)] == [0]
         for blob in hurt:
             payload = state["blob", blob]
             assert isinstance(payload, bytes)

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from pinfold.device.api import ExtentOp
+from pinfold.device.api import Claim, ExtentOp, Mark
 from pinfold.device.device import Device
 from pinfold.model.errors import Busy, Corrupt, Fenced, Invalid
 from pinfold.model.ids import ExtentIndex, Token, VolumeId
@@ -45,7 +45,8 @@ def test_only_the_highest_claimed_token_reads_and_writes() -> None:
         claim = device.extents.claim(V, TWO)
         with pytest.raises(Fenced):
             write(device, 0, 0, bytes(BLOCK))
-        assert (await claim).dirty == [(0, 0)]
+        assert await claim == Claim(lost=False, before=ONE)
+        assert device.extents.marks(V, TWO, -1, 9, dirty=True) == [Mark(0, 0, ONE)]
 
     async def second(device: Device) -> None:
         with pytest.raises(Fenced) as refused:
@@ -121,7 +122,8 @@ def test_trimmed_blocks_are_holes_and_an_empty_extent_gives_its_slot_back() -> N
         runs = device.extents.allocated(V, ONE, ExtentIndex(2))
         assert runs == [(0, BLOCK), (3 * BLOCK, 7 * BLOCK)]
         assert device.status().extent_bytes == 4 * MIB
-        assert device.extents.volumes() == [(V, 8 * BLOCK)]
+        assert device.extents.volumes(b"", 9) == [V]
+        assert device.extents.volumes(V, 9) == []
         expected = bytearray(RANDOM[: 10 * BLOCK])
         expected[BLOCK : 3 * BLOCK] = bytes(2 * BLOCK)
         expected[8 * BLOCK : 8 * BLOCK + 100] = bytes(100)
@@ -148,12 +150,18 @@ def test_marks_stay_until_their_holder_declares_the_writes_stable() -> None:
         await device.extents.flush(V, ONE)
 
     async def second(device: Device) -> None:
-        assert (await device.extents.claim(V, TWO)).dirty == [(2, 7)]
+        await device.extents.claim(V, TWO)
         device.extents.stable(V, TWO, 100)
-        assert device.extents.marks(V, TWO) == [(0, 5, False), (1, 6, False), (2, 7, True)]
+        marks = [Mark(0, 5, 0), Mark(1, 6, 0), Mark(2, 7, ONE)]
+        assert device.extents.marks(V, TWO, -1, 9, dirty=False) == marks
+        assert device.extents.marks(V, TWO, -1, 1, dirty=False) == marks[:1]
+        assert device.extents.marks(V, TWO, 0, 1, dirty=False) == marks[1:2]
+        assert device.extents.marks(V, TWO, -1, 1, dirty=True) == marks[2:]
+        assert device.extents.marks(V, TWO, 2, 9, dirty=False) == []
         device.extents.write(V, TWO, 8, 1, [ExtentOp(0, 2, 0, 0)], memoryview(b""))
+        assert device.extents.marks(V, TWO, -1, 9, dirty=True) == [Mark(2, 8, TWO)]
         device.extents.stable(V, TWO, 1)
-        assert device.extents.marks(V, TWO)[2] == (2, 8, False)
+        assert device.extents.marks(V, TWO, 1, 9, dirty=False) == [Mark(2, 8, 0)]
 
     lives(first, second, crash=True)
 
@@ -190,9 +198,9 @@ def test_a_dropped_volume_is_gone_and_its_slots_are_reused() -> None:
         await device.extents.drop(V)
 
     async def second(device: Device) -> None:
-        assert device.extents.volumes() == [(W, 0)]
+        assert device.extents.volumes(b"", 9) == []
         with pytest.raises(Fenced):
-            await read(device, (0, 0, 1))
+            device.extents.claim(V, Token(0))
         await device.extents.claim(V, ONE)
         assert await read(device, (0, 0, BLOCK), (1, 0, BLOCK)) == bytes(2 * BLOCK)
         await asyncio.sleep(1)

@@ -87,7 +87,7 @@ VALID: list[tuple[str, Any, bytes]] = [
     ("extent.read", [*STREAM, 1, SPAN.pack(3, 4096, 4)], b""),
     ("extent.flush", [*STREAM, 1], b""),
     ("extent.stable", [*STREAM, 1], b""),
-    ("extent.marks", STREAM, b""),
+    ("extent.marks", [*STREAM, -1, 9, True], b""),
     ("extent.restored", STREAM, b""),
     ("extent.allocated", [*STREAM, [3, 4]], b""),
     ("extent.drop", [1, VOLUME], b""),

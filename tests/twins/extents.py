@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pinfold.device.api import Claim, Device, DeviceStatus, ExtentOp
+from pinfold.device.api import Claim, Device, DeviceStatus, ExtentOp, Mark
 from pinfold.env.api import Buffer
 from pinfold.model.errors import (
     Busy,
@@ -43,8 +43,8 @@ class _Volume:
     token: int = 0
     lost: bool = False
     extents: dict[int, bytearray] = field(default_factory=dict)
-    marks: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
-    """extent -> (epoch, sequence, dirty)"""
+    marks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """extent -> (epoch, sequence, token that marked it dirty or 0)"""
 
 
 class MemoryExtents:
@@ -76,9 +76,8 @@ class MemoryExtents:
         if token < state.token:
             done.set_exception(Fenced(f"token {state.token} is known"))
         else:
-            state.token = token
-            dirty = [(index, mark[0]) for index, mark in sorted(state.marks.items()) if mark[2]]
-            done.set_result(Claim(dirty, state.lost))
+            before, state.token = Token(state.token), token
+            done.set_result(Claim(state.lost, before))
         return done
 
     def _enter(self, volume: VolumeId, token: Token) -> _Volume:
@@ -108,7 +107,7 @@ class MemoryExtents:
                 bytes_at = state.extents[extent] = bytearray(EXTENT_BYTES)
             if self._undoable:
                 self._remember(state, extent, offset, length)
-            state.marks[extent] = (epoch, sequence, True)
+            state.marks[extent] = (epoch, sequence, token)
             if not length:
                 continue
             assert bytes_at is not None
@@ -137,8 +136,7 @@ class MemoryExtents:
             if old_mark is None:
                 state.marks.pop(extent, None)
             else:
-                epoch, sequence, dirty = old_mark
-                state.marks[extent] = (epoch, sequence, dirty)
+                state.marks[extent] = old_mark
 
         self._undo.append(undo)
 
@@ -187,16 +185,19 @@ class MemoryExtents:
 
     def stable(self, volume: VolumeId, token: Token, sequence: int) -> None:
         state = self._enter(volume, token)
-        for extent, (epoch, last, _dirty) in list(state.marks.items()):
-            if last <= sequence:
-                state.marks[extent] = (epoch, last, False)
+        for extent, (epoch, last, marked) in list(state.marks.items()):
+            if marked == token and last <= sequence:
+                state.marks[extent] = (epoch, last, 0)
 
-    def marks(self, volume: VolumeId, token: Token) -> list[tuple[ExtentIndex, int, bool]]:
+    def marks(
+        self, volume: VolumeId, token: Token, after: int, limit: int, *, dirty: bool
+    ) -> list[Mark]:
         state = self._enter(volume, token)
         return [
-            (ExtentIndex(extent), epoch, dirty)
-            for extent, (epoch, _sequence, dirty) in sorted(state.marks.items())
-        ]
+            Mark(extent, epoch, marked)
+            for extent, (epoch, _sequence, marked) in sorted(state.marks.items())
+            if extent > after and (marked or not dirty)
+        ][:limit]
 
     def allocated(
         self, volume: VolumeId, token: Token, index: ExtentIndex
@@ -221,16 +222,15 @@ class MemoryExtents:
         return self.restored_gate or self.flush(volume, token)
 
     def drop(self, volume: VolumeId) -> asyncio.Future[None]:
-        self._volumes.pop(volume, None)
+        if volume in self._volumes:
+            self._volumes[volume] = _Volume(token=self._volumes[volume].token)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
 
-    def volumes(self) -> list[tuple[VolumeId, int]]:
-        return [
-            (VolumeId(volume), len(state.extents) * EXTENT_BYTES)
-            for volume, state in self._volumes.items()
-        ]
+    def volumes(self, after: bytes, limit: int) -> list[VolumeId]:
+        held = [volume for volume, state in sorted(self._volumes.items()) if state.extents]
+        return [VolumeId(volume) for volume in held if volume > after][:limit]
 
     def content(self, volume: bytes, offset: int, length: int) -> bytes:
         """What is held there, unverified: for checkers."""

@@ -134,7 +134,7 @@ def test_a_volume_in_use_is_not_deleted_unless_forced() -> None:
             await registry.delete("v")
         await registry.delete("v", force=True)
         assert gateway.lost is not None
-        assert not any(device.extents.volumes() for device in world.devices)
+        assert not any(device.extents.volumes(b"", 1) for device in world.devices)
 
     play(story)
 

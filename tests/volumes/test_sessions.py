@@ -83,6 +83,6 @@ def test_closing_waits_for_a_session_that_is_ending() -> None:
         row = await world.row()
         assert row.holder is None
         for device in world.devices:
-            assert not (await device.extents.claim(row.id, row.token)).dirty
+            assert not device.extents.dirty(row.id)
 
     play(story)

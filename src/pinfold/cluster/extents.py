@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from pinfold.cluster.bodies import Form, Id, Number, Short, answered, taken
-from pinfold.device.api import Claim, Device, ExtentOp, ExtentStore
+from pinfold.device.api import Claim, Device, ExtentOp, ExtentStore, Mark
 from pinfold.env.api import Buffer
 from pinfold.model.errors import (
     Busy,
@@ -31,7 +31,7 @@ from pinfold.model.errors import (
     PinfoldError,
     Unavailable,
 )
-from pinfold.model.ids import Boot, DeviceId, DeviceUuid, ExtentIndex, NodeName, Token, VolumeId
+from pinfold.model.ids import Boot, DeviceId, DeviceUuid, NodeName, Token, VolumeId
 from pinfold.rpc.api import Answer, Body, Dispatcher, Peers, Reply, Request
 from pinfold.rpc.limits import PAYLOAD_BYTES
 
@@ -53,8 +53,11 @@ PARKED_MAX: Final = 4_096
 _ALLOCATED_EXTENTS_MAX: Final = 4096
 """Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
 
-_CLAIMED: Final = Form(tuple[Id, Short, list[tuple[Short, Number]], bool])
-_MARKS: Final = Form(list[tuple[Short, Number, bool]])
+MARKS_PAGE: Final = 2048
+"""Marks in one answer: 48 KiB at most, so that it shares a frame."""
+
+_CLAIMED: Final = Form(tuple[Id, Short, bool, Number])
+_MARKS: Final = Form(list[tuple[Short, Number, Number]])
 _RUNS: Final = Form(list[list[tuple[Short, Short]]])
 """Answers."""
 
@@ -67,7 +70,18 @@ _FORMS: Final[dict[str, Form[Any]]] = {
     "extent.read": Form(tuple[Short, Short, Id, Number, Number, Number, bytes]),
     "extent.flush": Form(tuple[Short, Short, Id, Number, Number, Number]),
     "extent.stable": Form(tuple[Short, Short, Id, Number, Number, Number]),
-    "extent.marks": Form(tuple[Short, Short, Id, Number, Number]),
+    "extent.marks": Form(
+        tuple[
+            Short,
+            Short,
+            Id,
+            Number,
+            Number,
+            Annotated[int, msgspec.Meta(ge=-1, lt=1 << 32)],
+            Annotated[int, msgspec.Meta(ge=1, le=MARKS_PAGE)],
+            bool,
+        ]
+    ),
     "extent.restored": Form(tuple[Short, Short, Id, Number, Number]),
     "extent.allocated": Form(
         tuple[
@@ -98,18 +112,7 @@ class Claimed(NamedTuple):
 
     uuid: DeviceUuid
     boot: Boot
-    dirty: list[tuple[int, int]]
-    """(extent index, epoch) written there and never declared stable."""
-    lost: bool = False
-    """See `device.api.Claim.lost`."""
-
-
-class Mark(NamedTuple):
-    """What a device knows of one extent."""
-
-    extent: ExtentIndex
-    epoch: int
-    dirty: bool
+    claim: Claim
 
 
 class ExtentClient:
@@ -146,8 +149,8 @@ class ExtentClient:
         """Flush the token there and open a stream (higher than any of this token so far)."""
         body = [device, volume, token, stream]
         answer = await self._call(device, "extent.claim", body, deadline=deadline)
-        uuid, boot, dirty, lost = answered("extent.claim", answer.body, _CLAIMED)
-        return Claimed(DeviceUuid(uuid), Boot(boot), dirty, lost)
+        uuid, boot, lost, before = answered("extent.claim", answer.body, _CLAIMED)
+        return Claimed(DeviceUuid(uuid), Boot(boot), Claim(lost, Token(before)))
 
     def write(
         self,
@@ -183,11 +186,22 @@ class ExtentClient:
         """Declare writes up to `sequence` flushed everywhere."""
         return self._call(address.device, "extent.stable", (*address, sequence), deadline=deadline)
 
-    async def marks(self, address: Address, *, deadline: float) -> list[Mark]:
-        """The marks of every extent of the volume present there, in order."""
-        answer = await self._call(address.device, "extent.marks", address, deadline=deadline)
-        marks = answered("extent.marks", answer.body, _MARKS)
-        return [Mark(ExtentIndex(i), epoch, dirty) for i, epoch, dirty in marks]
+    async def marks(
+        self,
+        address: Address,
+        after: int,
+        *,
+        dirty: bool,
+        deadline: float,
+        limit: int = MARKS_PAGE,
+    ) -> list[Mark]:
+        """A page of marks: see `device.api.ExtentStore.marks`. The last page is the empty one."""
+        body = (*address, after, limit, dirty)
+        answer = await self._call(address.device, "extent.marks", body, deadline=deadline)
+        marks = [Mark(*mark) for mark in answered("extent.marks", answer.body, _MARKS)]
+        if marks and marks[-1].extent <= after:
+            raise Unavailable(f"marks behind extent {after} were asked for")  # they would never end
+        return marks
 
     async def allocated(
         self, address: Address, indexes: Sequence[int], *, deadline: float
@@ -290,7 +304,7 @@ class ExtentHost:
             if self._streams.get(key) is fresh:
                 del self._streams[key]
             raise
-        return Reply([found.uuid, found.boot, claim.dirty, claim.lost])
+        return Reply([found.uuid, found.boot, claim.lost, claim.before])
 
     def _ordered(self, request: Request, act: Act) -> Reply | asyncio.Future[Reply]:
         """Act now, or in turn behind what waits for a busy device."""
@@ -410,8 +424,9 @@ def _act_stable(store: ExtentStore, opened: _Stream, request: Request, fields: l
     return _TAKEN
 
 
-def _act_marks(store: ExtentStore, _opened: _Stream, request: Request, _fields: list[Any]) -> Reply:
-    return Reply(store.marks(request.body[2], request.body[3]))
+def _act_marks(store: ExtentStore, _opened: _Stream, request: Request, fields: list[Any]) -> Reply:
+    after, limit, dirty = fields
+    return Reply(store.marks(request.body[2], request.body[3], after, limit, dirty=dirty))
 
 
 def _act_restored(

@@ -238,11 +238,21 @@ class ExtentOp(NamedTuple):
 class Claim(NamedTuple):
     """What a device tells a new holder of a volume."""
 
-    dirty: list[tuple[int, int]]
-    """(extent index, epoch) written here and not declared stable by a holder."""
     lost: bool = False
     """The device lost extents of this volume and cannot say which: it must be put out of sync and
     given all of them, and then told so (`restored`). Until then it reads none of them."""
+    before: Token = Token(0)
+    """The highest token claimed here before this call; 0 when the volume was never claimed here."""
+
+
+class Mark(NamedTuple):
+    """What a device remembers of one extent."""
+
+    extent: int
+    epoch: int
+    """The resync epoch of its last write."""
+    token: int
+    """The token that wrote it, while no holder has declared that stable; 0 when it is clean."""
 
 
 class ExtentStore(Protocol):
@@ -253,7 +263,7 @@ class ExtentStore(Protocol):
     """
 
     def claim(self, volume: VolumeId, token: Token) -> asyncio.Future[Claim]:
-        """Flush a token (>= the highest seen) and tell the volume's dirty extents."""
+        """Flush a token (>= the highest seen) and tell whether extents were lost."""
         ...
 
     def write(
@@ -299,8 +309,13 @@ class ExtentStore(Protocol):
         """
         ...
 
-    def marks(self, volume: VolumeId, token: Token) -> list[tuple[ExtentIndex, int, bool]]:
-        """(index, epoch of the last write, dirty) of every extent present, in order."""
+    def marks(
+        self, volume: VolumeId, token: Token, after: int, limit: int, *, dirty: bool
+    ) -> list[Mark]:
+        """At most `limit` marks of extents with an index > after (-1: from the first), ascending.
+
+        `dirty` leaves out the clean ones, and then costs only what it tells.
+        """
         ...
 
     def allocated(
@@ -314,11 +329,14 @@ class ExtentStore(Protocol):
         ...
 
     def drop(self, volume: VolumeId) -> asyncio.Future[None]:
-        """Forget a deleted volume, its extents, marks and token."""
+        """Forget a deleted volume, its extents and marks.
+
+        Its token stays, so that a holder of before cannot claim it again and write.
+        """
         ...
 
-    def volumes(self) -> list[tuple[VolumeId, int]]:
-        """(volume, bytes allocated) of every volume present."""
+    def volumes(self, after: bytes, limit: int) -> list[VolumeId]:
+        """At most `limit` volumes with an id > after that have extents here, in order."""
         ...
 
 

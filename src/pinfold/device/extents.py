@@ -10,13 +10,14 @@ import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from pinfold.codec.decoding import require
 from pinfold.codec.names import successor
 from pinfold.codec.records import Record
 from pinfold.device import kinds
-from pinfold.device.api import Claim, ExtentOp
+from pinfold.device.api import Claim, ExtentOp, Mark
 from pinfold.device.arena import Arena
 from pinfold.device.extentreads import ExtentReads, Part, locate
 from pinfold.device.health import Health, Space
@@ -95,11 +96,8 @@ class Extents:
             raise Fenced(f"token {token} is older than {known.token}", detail=known.token)
         record = encode_token(volume, token)
         self._journal.append(kinds.EXTENT_CLAIM, (record,), len(record))
-        known = self._claimed(volume, token)
-        dirty = [
-            (i, known.extents[i].epoch) for i in sorted(known.extents) if known.extents[i].dirty
-        ]
-        claim = Claim(dirty, known.lost)
+        before = Token(0) if known is None else known.token
+        claim = Claim(self._claimed(volume, token).lost, before)
         answer: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
         self._journal.flush().add_done_callback(partial(_answer, answer, claim))
         return answer
@@ -167,10 +165,16 @@ class Extents:
         self._journal.append(kinds.EXTENT_STABLE, (record,), len(record))
         self._changed.update(dict.fromkeys(known.stable(token, sequence)))
 
-    def marks(self, volume: VolumeId, token: Token) -> list[tuple[ExtentIndex, int, bool]]:
+    def marks(
+        self, volume: VolumeId, token: Token, after: int, limit: int, *, dirty: bool
+    ) -> list[Mark]:
         """See `ExtentStore.marks`."""
         extents = self._fenced(volume, token).extents
-        return [(ExtentIndex(i), extents[i].epoch, extents[i].dirty) for i in sorted(extents)]
+        chosen = (i for i in sorted(extents) if i > after and (extents[i].dirty or not dirty))
+        return [
+            Mark(i, extents[i].epoch, extents[i].token if extents[i].dirty else 0)
+            for i in islice(chosen, limit)
+        ]
 
     def allocated(
         self, volume: VolumeId, token: Token, index: ExtentIndex
@@ -196,12 +200,10 @@ class Extents:
             self._forget(volume)
         return self._journal.flush()
 
-    def volumes(self) -> list[tuple[VolumeId, int]]:
+    def volumes(self, after: bytes, limit: int) -> list[VolumeId]:
         """See `ExtentStore.volumes`."""
-        return [
-            (volume, sum(extent.data_bytes for extent in self._volumes[volume].extents.values()))
-            for volume in sorted(self._volumes)
-        ]
+        held = (v for v in sorted(self._volumes) if v > after and self._volumes[v].extents)
+        return list(islice(held, limit))
 
     def suspect(self, volume: VolumeId, index: int) -> None:
         """Mark an extent dirty: the volume's next holder compares it with its other copies."""
@@ -442,11 +444,14 @@ class Extents:
         self._changed[extent] = None
 
     def _forget(self, volume: VolumeId) -> None:
-        known = self._volumes.pop(volume, None)
+        """Its token stays: see `ExtentStore.drop`."""
+        known = self._volumes.get(volume)
         if known is None:
             return
-        self._index.put(_VOLUME_TABLE + volume, None)
-        for extent in known.extents.values():
+        extents, known.extents = known.extents, {}
+        known.lost_at = 0
+        self._put_volume(known)
+        for extent in extents.values():
             if extent.slot != NO_SLOT:
                 self._release_slot(extent)
             self._touched.pop(extent, None)

@@ -110,8 +110,6 @@ class Remembered:
             case kinds.EXTENT_WRITE:
                 volume, token, *_ = decode_write(payload)
                 self._token(volume, Token(token))
-            case kinds.EXTENT_DROP:
-                self.tokens.pop(VolumeId(bytes(payload)), None)
 
     def _take_memory(self, payload: memoryview) -> None:
         number, count, memory = decode_memory(payload)

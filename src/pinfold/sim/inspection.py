@@ -132,7 +132,9 @@ def volume_row(cluster: SimCluster, name: str) -> VolumeRow:
 
 def _present(store: Device, volume: VolumeId, token: Token) -> list[int]:
     try:
-        return [index for index, _, _ in store.extents.marks(volume, token)]
+        return [
+            mark.extent for mark in store.extents.marks(volume, token, -1, 1 << 20, dirty=False)
+        ]
     except PinfoldError:
         return []  # it has no claim of this holder, so nothing was ever asked of it
 

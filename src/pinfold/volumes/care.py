@@ -12,10 +12,11 @@ their order, and later writes come behind it on both.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final, Protocol
 
-from pinfold.cluster.extents import SPAN, Address, ExtentClient, Mark
+from pinfold.cluster.extents import SPAN, Address, ExtentClient
+from pinfold.device.api import Mark
 from pinfold.env.api import Buffer
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Corrupt, PinfoldError, Unavailable
@@ -188,7 +189,7 @@ class Care:
 
     # Resynchronising
 
-    async def resync(self, lane: Lane, dirty: list[int], *, everything: bool = False) -> None:
+    async def resync(self, lane: Lane, *, everything: bool = False) -> None:
         """Bring a joining member up to date and flush it; Unavailable when it was lost again.
 
         `everything` is for a device that has lost extents and cannot say which. Before the members
@@ -200,7 +201,7 @@ class Care:
             await self._holder.changed.wait()
         began = self._now()
         copied = 0
-        for extent in await self._lacking(lane, dirty, everything=everything):
+        for extent in await self._lacking(lane, everything=everything):
             for within in range(0, EXTENT_BYTES, self._piece_bytes):
                 copied += await self._copy_piece(lane, extent, within)
                 ahead = copied / self._settings.copy_bytes_per_s - (self._now() - began)
@@ -213,7 +214,7 @@ class Care:
             await self._holder.changed.wait()
         self.still_joining(lane)
 
-    async def _lacking(self, lane: Lane, dirty: list[int], *, everything: bool) -> list[int]:
+    async def _lacking(self, lane: Lane, *, everything: bool) -> list[int]:
         """Extents that the member may lack writes of, in order."""
         lanes = self._sequencer.lanes.values()
         sources = [other for other in lanes if other.standing is Standing.LIVE]
@@ -222,15 +223,15 @@ class Care:
             # One source knows every extent only where all extents have the same members.
             raise Unavailable("members that must be asked are away")
         since = 0 if everything else self._holder.since[lane.device]
-        lacking = dict.fromkeys(dirty)
+        lacking: dict[int, None] = {}
         present: set[int] = set()
         for source in sources:
-            for mark in await self._marks(source):
+            async for mark in self._marks(source):
                 present.add(mark.extent)
-                if mark.dirty or mark.epoch >= since:
+                if mark.token or mark.epoch >= since:
                     lacking[mark.extent] = None
-        for mark in await self._marks(lane):
-            if mark.extent not in present:  # trimmed away meanwhile
+        async for mark in self._marks(lane):
+            if mark.token or mark.extent not in present:  # or trimmed away meanwhile
                 lacking[mark.extent] = None
         self.still_joining(lane)
         return sorted(extent for extent in lacking if lane.device in self._holder.members(extent))
@@ -326,13 +327,20 @@ class Care:
             self._holder.failed(lane, stream, error)
             raise
 
-    async def _marks(self, lane: Lane) -> list[Mark]:
+    async def _marks(self, lane: Lane) -> AsyncIterator[Mark]:
         stream = lane.stream
-        try:
-            return await self._client.marks(self._holder.address(lane), deadline=self._deadline())
-        except PinfoldError as error:
-            self._holder.failed(lane, stream, error)
-            raise
+        after: int | None = -1
+        while after is not None:
+            try:
+                page = await self._client.marks(
+                    self._holder.address(lane), after, dirty=False, deadline=self._deadline()
+                )
+            except PinfoldError as error:
+                self._holder.failed(lane, stream, error)
+                raise
+            for mark in page:
+                yield mark
+            after = page[-1].extent if page else None
 
     def _send(self, lanes: list[Lane], extent: int, within: int, payload: memoryview) -> int:
         """Send a piece to members in their streams; zeroes travel as a hole."""

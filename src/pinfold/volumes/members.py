@@ -166,20 +166,42 @@ class Members:
             except PinfoldError:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            if claimed.lost:
+            if claimed.claim.lost:
                 # It must be put out and written whole, however well it answers; what it lost does
                 # not come back by waiting, so one member that has everything is enough to go on.
                 patience, spared = 0.0, partial(self._spared, lane, least=1)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            if first:
-                self.dirty.update(dict.fromkeys(index for index, _epoch in claimed.dirty))
+            if first and not await self._told_dirty(lane):
+                continue
             self._opened(lane, claimed, joining=False)
             return
         lane.failures = 0
         self._sequencer.put_out(lane, epoch)
         self._broken[lane.device].set()
         self._schedule()
+
+    async def _told_dirty(self, lane: Lane) -> bool:
+        """Whether a member just claimed has told which extents a former holder left dirty."""
+        found: list[int] = []
+        page = True
+        try:
+            while page:
+                marks = await self._client.marks(
+                    self._addresses[lane.device],
+                    found[-1] if found else -1,
+                    dirty=True,
+                    deadline=self._now() + self._settings.claim_s,
+                )
+                found += [mark.extent for mark in marks]
+                page = bool(marks)
+        except Fenced:
+            raise
+        except PinfoldError:
+            await asyncio.sleep(self._settings.retry_s)
+            return False
+        self.dirty.update(dict.fromkeys(found))
+        return True
 
     def _opened(self, lane: Lane, claimed: Claimed, *, joining: bool) -> None:
         stream = self._addresses[lane.device].stream
@@ -219,9 +241,8 @@ class Members:
             try:
                 claimed = await self._claim(lane)
                 self._opened(lane, claimed, joining=True)
-                dirty = [index for index, _epoch in claimed.dirty]
-                await self.care.resync(lane, dirty, everything=claimed.lost)
-                if claimed.lost:
+                await self.care.resync(lane, everything=claimed.claim.lost)
+                if claimed.claim.lost:
                     deadline = self._now() + self._settings.flush_s
                     await self._client.restored(self.address(lane), deadline=deadline)
                     self.care.still_joining(lane)
