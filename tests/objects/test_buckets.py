@@ -1,18 +1,20 @@
 """Buckets: every crash between the steps of a create or delete is healed by what comes next."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from pinfold.cluster.api import Change, Changed
-from pinfold.model.errors import Unavailable
+from pinfold.cluster.api import Change, Changed, Row
+from pinfold.model.errors import Full, PinfoldError, Unavailable
 from pinfold.objects import keys
 from pinfold.objects.buckets import BucketExists, BucketNotEmpty, NoSuchBucket
 from pinfold.objects.records import BucketRecord, decode
 from tests.twins.store import MemoryStore, record_of
 
 
-class Crash(Unavailable):
+class Crash(Exception):
     """The gateway dies here."""
 
 
@@ -69,7 +71,7 @@ def test_a_crash_while_creating_lists_exactly_what_exists(step: int, *, after: b
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("step", [0, 1, 2, 3])
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 4])
 def test_a_crash_while_deleting_is_finished_by_repeating(step: int, *, after: bool) -> None:
     async def run() -> None:
         store = MemoryStore()
@@ -81,6 +83,7 @@ def test_a_crash_while_deleting_is_finished_by_repeating(step: int, *, after: bo
         if await exists(store):
             await store.buckets.delete("bucket")
         assert not await exists(store)
+        assert await listed(store) == []
         await store.bucket()
         assert await listed(store) == ["bucket"]
 
@@ -301,5 +304,120 @@ def test_a_delete_that_others_finished_meanwhile_is_not_called_refused() -> None
         await store.buckets.delete("bucket")
         assert raced
         assert not await exists(store)
+
+    asyncio.run(run())
+
+
+def failing_at(store: MemoryStore, fails: Callable[[Change], bool], error: PinfoldError) -> None:
+    """From now on changes that `fails` picks are refused with an error."""
+    honest = store.rows.change
+
+    async def change(place: bytes, wanted: Change) -> Changed:
+        if fails(wanted):
+            raise error
+        return await honest(place, wanted)
+
+    store.rows.change = change  # type: ignore[method-assign]
+
+
+def writes_note(change: Change) -> bool:
+    """Whether a change is of an account's list."""
+    start, end = keys.account_bucket_range(b"alice", b"")
+    touched = [*change.deletes, *(key for key, _ in change.puts)]
+    return any(start <= key < end for key in touched)
+
+
+def test_a_full_cluster_leaves_the_outcome_of_a_deletion_that_has_begun_open() -> None:
+    """Others may end it: Full would promise that nothing happens."""
+
+    async def run() -> None:
+        store, other = MemoryStore(), MemoryStore(seed=2)
+        other.rows = store.rows
+        other.attach()
+        bucket = await store.bucket()
+        honest = store.rows.change
+        failing_at(store, lambda change: keys.bucket_key(b"bucket") in change.deletes, Full("full"))
+        with pytest.raises(Unavailable):
+            await store.buckets.delete("bucket")
+        store.rows.change = honest  # type: ignore[method-assign]
+        with pytest.raises(NoSuchBucket):
+            await other.put(bucket, "o", b"")
+        assert not await exists(store)
+
+    asyncio.run(run())
+
+
+def test_a_deleted_bucket_is_not_listed_when_its_note_could_not_be_removed() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        await store.bucket()
+        honest = store.rows.change
+        failing_at(
+            store, lambda change: writes_note(change) and bool(change.deletes), Unavailable("away")
+        )
+        await store.buckets.delete("bucket")
+        store.rows.change = honest  # type: ignore[method-assign]
+        assert await listed(store) == []
+
+    asyncio.run(run())
+
+
+def test_a_bucket_that_was_made_is_so_called_when_its_note_could_not_be_settled() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        honest = store.rows.change
+        written = 0
+
+        def second_note(change: Change) -> bool:
+            nonlocal written
+            written += writes_note(change)
+            return written > 1
+
+        failing_at(store, second_note, Full("full"))
+        await store.bucket()
+        store.rows.change = honest  # type: ignore[method-assign]
+        assert await listed(store) == ["bucket"]
+
+    asyncio.run(run())
+
+
+def test_who_meets_a_seal_deletes_nothing_that_was_refused_meanwhile() -> None:
+    """A writer that read of an attempt, which then ended refused, does not begin another."""
+
+    async def run() -> None:
+        store, other = MemoryStore(), MemoryStore(seed=2)
+        other.rows = store.rows
+        other.attach()
+        bucket = await store.bucket()
+        marks = 0
+        honest = store.rows.change
+
+        async def change(place: bytes, wanted: Change) -> Changed:
+            nonlocal marks
+            marks += sum(
+                key == keys.bucket_key(b"bucket") and bool(decode(BucketRecord, row.body).deleting)
+                for key, row in wanted.puts
+            )
+            return await honest(place, wanted)
+
+        failing_at(store, lambda wanted: keys.bucket_key(b"bucket") in wanted.deletes, Full("full"))
+        with pytest.raises(Unavailable):
+            await store.buckets.delete("bucket")
+        store.rows.change = change  # type: ignore[method-assign]
+        read, ended = store.rows.get, False
+
+        async def get(place: bytes, key: bytes, **options: Any) -> Row | None:
+            nonlocal ended
+            row = await read(place, key, **options)
+            if key == keys.bucket_key(b"bucket") and not ended:
+                ended = True
+                current = await other.buckets.get("bucket")
+                assert await other.buckets._refuse_deletion(current)
+            return row
+
+        store.rows.get = get  # type: ignore[method-assign]
+        await store.objects.delete(bucket, b"o")
+        assert marks == 0, "nobody asked for another deletion"
+        assert await exists(other)
 
     asyncio.run(run())

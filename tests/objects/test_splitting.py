@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from pinfold.cluster.api import Change, Changed, Counter, Row
-from pinfold.model.errors import Unavailable
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
 from pinfold.objects.buckets import Bucket, BucketNotEmpty, NoSuchBucket
@@ -142,7 +141,7 @@ CHANGES = 13
 clean, and then finish."""
 
 
-class Crash(Unavailable):
+class Crash(Exception):
     """The process dies here."""
 
 

@@ -37,6 +37,8 @@ FOUND: Final = {
     "(care/test_quarantine)",
     32000499: "a pack that a crash had left without its header kept a device with a rebuilt index "
     "from ever opening (device/test_rebuild: left_without_its_header)",
+    471590365: "a begun deletion of a bucket was called refused because a device was full, "
+    "and others ended it (objects/test_buckets: leaves_the_outcome_of_a_deletion)",
 }
 """By seed, what it prevented and where the directed test is."""
 

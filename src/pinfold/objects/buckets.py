@@ -4,8 +4,8 @@ A bucket's own row decides whether it exists; the owner's list of buckets is a h
 before (as an intent) and after, and that `list` corrects. Nothing needs two groups at once:
 
     create   intent in the list; bucket row if absent; list row live
-    delete   mark the bucket row with a fresh attempt; seal every shard if it is empty;
-             delete the bucket row if it has not changed; delete the list row
+    delete   mark the bucket row with a fresh attempt; seal every shard if it is empty; list row
+             an intent again; delete the bucket row if it has not changed; delete the list row
     refused  (a shard is not empty:) take the mark back; lift the attempt's seals
 
 The bucket row decides: an attempt deletes it only as it was marked and mapped when all its shards
@@ -25,10 +25,11 @@ import msgspec
 
 from pinfold.cluster.api import Change, Check, Counter, Row, Rows
 from pinfold.env.api import Env
-from pinfold.model.errors import Busy, Conflict, NotFound, PinfoldError
+from pinfold.model.errors import Busy, Conflict, NotFound, PinfoldError, Unavailable
 from pinfold.model.ids import OpId
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects import keys
+from pinfold.objects.notes import Notes
 from pinfold.objects.records import (
     BucketListRecord,
     BucketRecord,
@@ -121,6 +122,7 @@ class Buckets:
         self._cache: OrderedDict[str, tuple[float, Bucket]] = OrderedDict()
         self._splitting: dict[str, None] = {}
         self._seals = Seals(rows, self.op_id)
+        self._notes = Notes(rows, self.op_id)
         self.mover = Mover(env, rows, settings.split_range_rows)
 
     def op_id(self) -> OpId:
@@ -174,7 +176,7 @@ class Buckets:
         now_ms = int(self._clock.wall() * 1000)
         shard = keys.new_shard_id(self._rng)
         note = BucketListRecord(False, shard, now_ms, region)
-        intent = await self._note(owner, name, note)
+        intent = await self._notes.write(owner, name, note)
         record = BucketRecord(owner, now_ms, region, acl, ((b"", shard),))
         key = keys.bucket_key(name.encode())
         change = Change(
@@ -183,12 +185,13 @@ class Buckets:
             puts=((key, Row(encode(record))),),
         )
         try:
-            await self._rows.change(keys.bucket_place(name.encode()), change)
+            changed = await self._rows.change(keys.bucket_place(name.encode()), change)
         except Conflict:
             await self._note_of_other_life(owner, name, note, intent)
             raise BucketExists((await self.get(name)).owner) from None
-        await self._note_created(owner, name, note, intent)
-        return await self.get(name)
+        with contextlib.suppress(PinfoldError):  # the bucket is there; an intent is looked after
+            await self._notes.confirm(owner, name, note, intent)
+        return _bucket(name, Row(encode(record), version=changed.version))
 
     async def set_acl(self, name: str, acl: str) -> None:
         """Change who may do what; NoSuchBucket."""
@@ -199,31 +202,27 @@ class Buckets:
         """Delete an empty bucket; NoSuchBucket, BucketNotEmpty. Repeating finishes a delete.
 
         An attempt of others that is under way is joined, so that it ends even if they are gone.
-        Others may so have ended ours: once it was under way a bucket that is gone was deleted.
+        Others may so end ours: once it is under way a bucket that is gone was deleted, and what
+        keeps us from ending it (Full, Busy) leaves the outcome open, so that it is Unavailable.
         """
-        for turn in range(ATTEMPTS):
+        begun = False
+        for _ in range(ATTEMPTS):
             try:
                 bucket = await self._rewrite(name, self._marked)
+                begun = True
+                if await self._end(bucket):
+                    return
+            except BucketNotEmpty:
+                raise
             except NoSuchBucket:
-                if turn == 0:
+                if not begun:
                     raise
                 return
-            if not await self._seal(bucket):
-                if await self._refuse_deletion(bucket):
-                    raise BucketNotEmpty(name)
-                return
-            if await self._remove(bucket):
-                return
-            # The row has changed: others ended the attempt, or the map or the ACL is another.
-            try:
-                current = await self.get(name)
-            except NoSuchBucket:
-                return
-            if current.life != bucket.life:
-                return
-            if current.deleting != bucket.deleting:
-                await self._lift(current, bucket.deleting)
-        raise Busy("the bucket keeps changing")
+            except PinfoldError as error:
+                if not begun:
+                    raise
+                raise Unavailable("others may end the deletion that has begun") from error
+        raise Unavailable("the bucket keeps changing while it is deleted")
 
     async def routed(self, bucket: Bucket, name: bytes, act: Callable[[Shard], Awaitable[T]]) -> T:
         """Do something in the shard of a name, and again where the name is when it is refused.
@@ -250,7 +249,7 @@ class Buckets:
         seal = refused.bound.deleting
         if seal and seal == current.deleting:
             with contextlib.suppress(BucketNotEmpty):
-                await self.delete(bucket.name)
+                await self._end(current)
             return await self.get(bucket.name)
         if seal:
             await self._seals.lift(shard, refused.row)
@@ -338,6 +337,28 @@ class Buckets:
     def _marked(self, record: BucketRecord) -> BucketRecord:
         return msgspec.structs.replace(record, deleting=record.deleting or self.op_id())
 
+    async def _end(self, bucket: Bucket) -> bool:
+        """End the attempt to delete a bucket that its row names; BucketNotEmpty.
+
+        True when the bucket is gone, False when the row is another by now: somebody else has ended
+        the attempt, or the map or the ACL has changed.
+        """
+        if not await self._seal(bucket):
+            if await self._refuse_deletion(bucket):
+                raise BucketNotEmpty(bucket.name)
+            return True
+        if await self._remove(bucket):
+            return True
+        try:
+            current = await self.get(bucket.name)
+        except NoSuchBucket:
+            return True
+        if current.life != bucket.life:
+            return True
+        if current.deleting != bucket.deleting:
+            await self._lift(current, bucket.deleting)
+        return False
+
     async def _seal(self, bucket: Bucket) -> bool:
         """Seal all shards; False when one of them holds a name."""
         for shard in shards_of(bucket.name, bucket.shards):
@@ -370,7 +391,11 @@ class Buckets:
             await self._seals.lift_of(shard, attempt)
 
     async def _remove(self, bucket: Bucket) -> bool:
-        """Delete the row of a bucket all of whose shards are sealed; False when it has changed."""
+        """Delete the row of a bucket all of whose shards are sealed; False when it has changed.
+
+        The list's note becomes an intent before: so listings look, also if nobody removes it.
+        """
+        await self._notes.doubt(bucket.owner, bucket.name, _intent(bucket))
         key = keys.bucket_key(bucket.name.encode())
         change = Change(
             self.op_id(),
@@ -382,8 +407,8 @@ class Buckets:
         except Conflict:
             return False
         self.forget(bucket.name)
-        note = BucketListRecord(True, bucket.life, bucket.created_ms, bucket.region)
-        await self._undo_note(bucket.owner, bucket.name, note)
+        with contextlib.suppress(PinfoldError):
+            await self._notes.remove(bucket.owner, bucket.name, _intent(bucket))
         return True
 
     async def _help(self, name: str) -> None:
@@ -392,32 +417,6 @@ class Buckets:
             for _ in range(_HELPING_STEPS):
                 if await self.mover.step(name) is None:
                     return
-
-    async def _note(self, owner: str, name: str, note: BucketListRecord, *checks: Check) -> int:
-        """Write the list row; its version."""
-        key = keys.account_bucket_key(owner.encode(), name.encode())
-        change = Change(self.op_id(), checks=checks, puts=((key, Row(encode(note))),))
-        return (await self._rows.change(keys.account_place(owner.encode()), change)).version
-
-    async def _note_created(
-        self, owner: str, name: str, note: BucketListRecord, intent: int
-    ) -> None:
-        """Make an intent live; one that somebody gave up, by a clock ahead of ours, comes back.
-
-        As an intent: the bucket may have been deleted since, and listings look.
-        """
-        key = keys.account_bucket_key(owner.encode(), name.encode())
-        try:
-            await self._note(owner, name, _live(note), Check("version", key, number=intent))
-        except Conflict:
-            with contextlib.suppress(Conflict):
-                await self._note(owner, name, note, Check("absent", key))
-
-    async def _renote(self, owner: str, name: str, note: BucketListRecord, version: int) -> None:
-        """Write the list row unless somebody else did since `version`."""
-        key = keys.account_bucket_key(owner.encode(), name.encode())
-        with contextlib.suppress(Conflict):
-            await self._note(owner, name, note, Check("version", key, number=version))
 
     async def _note_of_other_life(
         self, owner: str, name: str, note: BucketListRecord, intent: int
@@ -428,21 +427,9 @@ class Buckets:
         except NoSuchBucket:
             existing = None
         if existing is None or existing.owner != owner:
-            await self._undo_note(owner, name, note)
+            await self._notes.remove(owner, name, note)
             return
-        unsettled = BucketListRecord(False, existing.life, existing.created_ms, existing.region)
-        await self._renote(owner, name, unsettled, intent)
-
-    async def _undo_note(self, owner: str, name: str, note: BucketListRecord) -> None:
-        """Remove the list row if it still is about this life of the bucket."""
-        place = keys.account_place(owner.encode())
-        key = keys.account_bucket_key(owner.encode(), name.encode())
-        row = await self._rows.get(place, key)
-        if row is None or decode(BucketListRecord, row.body).shard != note.shard:
-            return
-        check = Check("version", key, number=row.version)
-        with contextlib.suppress(Conflict):  # then it is about another life by now
-            await self._rows.change(place, Change(self.op_id(), checks=(check,), deletes=(key,)))
+        await self._notes.rewrite(owner, name, _intent(existing), intent)
 
     async def _listed(self, owner: str, key: bytes, row: Row) -> Bucket | None:
         """What a list row stands for; corrects it when the bucket's own row says otherwise."""
@@ -462,18 +449,18 @@ class Buckets:
             bucket = await self.get(name)
         except NoSuchBucket:
             if int(self._clock.wall() * 1000) - note.created_ms > INTENT_KEPT_MS:
-                await self._undo_note(owner, name, note)
+                await self._notes.remove(owner, name, note)
             return None
         if bucket.owner != owner:
             return None
-        settled = BucketListRecord(True, bucket.life, bucket.created_ms, bucket.region)
-        await self._renote(owner, name, settled, row.version)
+        settled = msgspec.structs.replace(_intent(bucket), live=True)
+        await self._notes.rewrite(owner, name, settled, row.version)
         return bucket
 
 
-def _live(note: BucketListRecord) -> BucketListRecord:
-    """The note of a bucket that exists."""
-    return BucketListRecord(True, note.shard, note.created_ms, note.region)
+def _intent(bucket: Bucket) -> BucketListRecord:
+    """The note of a bucket that is being created, or deleted."""
+    return BucketListRecord(False, bucket.life, bucket.created_ms, bucket.region)
 
 
 def _bucket(name: str, row: Row) -> Bucket:

@@ -1,0 +1,74 @@
+"""An account's list of its buckets: hints beside the buckets' own rows, which alone decide.
+
+A note that is not *live* is an intent: the bucket is being created or deleted, and whoever lists it
+looks at the bucket's own row. Every change of a note allows for somebody else having been there:
+the note is then about another life of the bucket's name, or others look after it.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+
+from pinfold.cluster.api import Change, Check, Row, Rows
+from pinfold.model.errors import Conflict
+from pinfold.model.ids import OpId
+from pinfold.objects import keys
+from pinfold.objects.records import BucketListRecord, decode, encode
+
+
+class Notes:
+    """Writes and removes them."""
+
+    def __init__(self, rows: Rows, op_id: Callable[[], OpId]) -> None:
+        self._rows = rows
+        self._op_id = op_id
+
+    async def write(self, owner: str, name: str, note: BucketListRecord, *checks: Check) -> int:
+        """Write a note; its version. Conflict."""
+        key = keys.account_bucket_key(owner.encode(), name.encode())
+        change = Change(self._op_id(), checks=checks, puts=((key, Row(encode(note))),))
+        return (await self._rows.change(keys.account_place(owner.encode()), change)).version
+
+    async def rewrite(self, owner: str, name: str, note: BucketListRecord, version: int) -> None:
+        """Write a note unless somebody else did since `version`."""
+        key = keys.account_bucket_key(owner.encode(), name.encode())
+        with contextlib.suppress(Conflict):
+            await self.write(owner, name, note, Check("version", key, number=version))
+
+    async def confirm(self, owner: str, name: str, intent: BucketListRecord, version: int) -> None:
+        """Make an intent live; one that somebody gave up, by a clock ahead of ours, comes back.
+
+        As an intent: the bucket may have been deleted since, and listings look.
+        """
+        key = keys.account_bucket_key(owner.encode(), name.encode())
+        live = msgspec.structs.replace(intent, live=True)
+        try:
+            await self.write(owner, name, live, Check("version", key, number=version))
+        except Conflict:
+            with contextlib.suppress(Conflict):
+                await self.write(owner, name, intent, Check("absent", key))
+
+    async def doubt(self, owner: str, name: str, intent: BucketListRecord) -> None:
+        """Make a live note of the same life the intent."""
+        row = await self._read(owner, name)
+        if row is None:
+            return
+        note = decode(BucketListRecord, row.body)
+        if note.live and note.shard == intent.shard:
+            await self.rewrite(owner, name, intent, row.version)
+
+    async def remove(self, owner: str, name: str, note: BucketListRecord) -> None:
+        """Remove the note if it still is about this life of the bucket."""
+        row = await self._read(owner, name)
+        if row is None or decode(BucketListRecord, row.body).shard != note.shard:
+            return
+        key = keys.account_bucket_key(owner.encode(), name.encode())
+        check = Check("version", key, number=row.version)
+        change = Change(self._op_id(), checks=(check,), deletes=(key,))
+        with contextlib.suppress(Conflict):  # then it is about another life by now
+            await self._rows.change(keys.account_place(owner.encode()), change)
+
+    async def _read(self, owner: str, name: str) -> Row | None:
+        key = keys.account_bucket_key(owner.encode(), name.encode())
+        return await self._rows.get(keys.account_place(owner.encode()), key)
