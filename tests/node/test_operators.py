@@ -42,7 +42,7 @@ def test_a_user_that_owns_buckets_is_not_deleted_and_keeps_its_keys() -> None:
             await world.users.delete("alice")
         (key,) = (await world.accounts.user("alice")).access_keys
         assert await world.accounts.lookup(key) is not None
-        await world.buckets.delete("photos")
+        await world.buckets.delete(await world.buckets.get("photos"))
         await world.users.delete("alice")
         assert await world.users.list() == []
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pinfold.cluster.api import Counter
 from pinfold.model.errors import Conflict, NotFound
 from pinfold.objects import keys
-from pinfold.objects.buckets import NoSuchBucket
+from pinfold.objects.bucket import NoSuchBucket
 from pinfold.objects.conditions import Conditions
 from pinfold.objects.listing import Query
 from pinfold.objects.multipart import NamedPart
@@ -157,7 +157,7 @@ class Scheduled:
         upload = await gateway.multipart.open(bucket, name.encode(), UploadRecord("alice"))
         found = await gateway.multipart.find(bucket, name.encode(), upload)
         staged = await gateway.stage(self.content(token), (found.algorithm,))
-        part = await gateway.multipart.put_part(bucket, found, 1, staged)
+        part = await gateway.multipart.put_part(found, 1, staged)
         self._etag_of_part[upload] = part.etag
         return upload, token
 
@@ -179,13 +179,13 @@ class Scheduled:
 
         async def act() -> None:
             bucket = await gateway.buckets.lookup(BUCKET)
-            await gateway.multipart.abort(bucket, name.encode(), upload)
+            await gateway.abort_upload(bucket, name.encode(), upload)
 
         await self._record(call, act)
 
     async def delete_bucket(self, gateway: MemoryStore) -> None:
         call = self.recorder.begin("c", "delete-bucket", bucket=BUCKET)
-        await self._record(call, lambda: gateway.buckets.delete(BUCKET))
+        await self._record(call, lambda: gateway.delete_bucket(BUCKET))
 
     async def _record(self, call: Call, act: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -9,7 +9,7 @@ import pytest
 from pinfold.cluster.api import Change, Changed, Row
 from pinfold.model.errors import Full, PinfoldError, Unavailable
 from pinfold.objects import keys
-from pinfold.objects.buckets import BucketExists, BucketNotEmpty, NoSuchBucket
+from pinfold.objects.bucket import BucketExists, BucketNotEmpty, NoSuchBucket
 from pinfold.objects.records import BucketRecord, decode
 from tests.twins.store import MemoryStore, record_of
 
@@ -78,10 +78,10 @@ def test_a_crash_while_deleting_is_finished_by_repeating(step: int, *, after: bo
         await store.bucket()
         crash_at(store, step, after=after)
         with pytest.raises(Crash):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         restart(store)
         if await exists(store):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         assert not await exists(store)
         assert await listed(store) == []
         await store.bucket()
@@ -96,7 +96,7 @@ def test_a_put_into_a_half_deleted_bucket_finishes_the_delete() -> None:
         bucket = await store.bucket()
         crash_at(store, 1, after=True)
         with pytest.raises(Crash):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         restart(store)
         with pytest.raises(NoSuchBucket):
             await store.put(bucket, "o", b"x" * 5000)
@@ -142,7 +142,7 @@ def test_a_bucket_is_listed_though_its_intent_was_given_up_by_a_clock_ahead() ->
         await store.bucket()
         assert changes > 3
         assert await listed(store) == ["bucket"]
-        await store.buckets.delete("bucket")
+        await store.delete_bucket()
         assert await listed(store) == []
 
     asyncio.run(run())
@@ -155,7 +155,7 @@ def test_a_name_is_taken_whoever_has_it() -> None:
         for owner in ("alice", "bob"):
             with pytest.raises(BucketExists) as refused:
                 await store.bucket(owner=owner)
-            assert refused.value.owner == "alice"
+            assert refused.value.bucket.owner == "alice"
         assert await listed(store, "alice") == ["bucket"]
         assert await listed(store, "bob") == []
 
@@ -199,9 +199,9 @@ def test_a_bucket_with_objects_or_uploads_stays() -> None:
         bucket = await store.bucket()
         await store.put(bucket, "o", b"")
         with pytest.raises(BucketNotEmpty):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         await store.objects.delete(bucket, b"o")
-        await store.buckets.delete("bucket")
+        await store.delete_bucket()
         assert await listed(store) == []
 
     asyncio.run(run())
@@ -215,7 +215,7 @@ def test_another_gateways_cache_neither_hides_nor_shows_a_former_life() -> None:
         there.attach()
         await here.bucket()
         stale = await there.buckets.lookup("bucket")
-        await here.buckets.delete("bucket")
+        await here.delete_bucket()
         fresh = await here.bucket()
         await here.put(fresh, "o", b"new life")
         assert (await there.buckets.lookup("bucket")).life == stale.life, "the cache is stale"
@@ -267,7 +267,7 @@ def test_a_sealed_shard_takes_nothing() -> None:
     async def run() -> None:
         store = MemoryStore()
         bucket = await store.bucket()
-        await store.buckets.delete("bucket")
+        await store.delete_bucket()
         assert keys.bound_key(bucket.life) in store.rows
         with pytest.raises(NoSuchBucket):
             await store.put(bucket, "o", b"")
@@ -297,11 +297,11 @@ def test_a_delete_that_others_finished_meanwhile_is_not_called_refused() -> None
             if gives_up and not raced:
                 raced = True
                 await other.objects.delete(await other.buckets.get("bucket"), b"o")
-                await other.buckets.delete("bucket")
+                await other.delete_bucket()
             return await honest(place, wanted)
 
         store.rows.change = change  # type: ignore[method-assign]
-        await store.buckets.delete("bucket")
+        await store.delete_bucket()
         assert raced
         assert not await exists(store)
 
@@ -338,7 +338,7 @@ def test_a_full_cluster_leaves_the_outcome_of_a_deletion_that_has_begun_open() -
         honest = store.rows.change
         failing_at(store, lambda change: keys.bucket_key(b"bucket") in change.deletes, Full("full"))
         with pytest.raises(Unavailable):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         store.rows.change = honest  # type: ignore[method-assign]
         with pytest.raises(NoSuchBucket):
             await other.put(bucket, "o", b"")
@@ -355,7 +355,7 @@ def test_a_deleted_bucket_is_not_listed_when_its_note_could_not_be_removed() -> 
         failing_at(
             store, lambda change: writes_note(change) and bool(change.deletes), Unavailable("away")
         )
-        await store.buckets.delete("bucket")
+        await store.delete_bucket()
         store.rows.change = honest  # type: ignore[method-assign]
         assert await listed(store) == []
 
@@ -402,7 +402,7 @@ def test_who_meets_a_seal_deletes_nothing_that_was_refused_meanwhile() -> None:
 
         failing_at(store, lambda wanted: keys.bucket_key(b"bucket") in wanted.deletes, Full("full"))
         with pytest.raises(Unavailable):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         store.rows.change = change  # type: ignore[method-assign]
         read, ended = store.rows.get, False
 

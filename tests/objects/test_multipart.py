@@ -7,7 +7,7 @@ import pytest
 
 from pinfold.model.errors import Conflict
 from pinfold.objects import digests, keys
-from pinfold.objects.buckets import Bucket, BucketNotEmpty
+from pinfold.objects.bucket import Bucket, BucketNotEmpty
 from pinfold.objects.conditions import ANY, Conditions, PreconditionFailed
 from pinfold.objects.multipart import (
     NamedPart,
@@ -42,7 +42,7 @@ class Uploading:
     async def part(self, number: int, content: bytes) -> StoredPart:
         upload = await self.store.multipart.find(self.bucket, NAME, self.id)
         staged = await self.store.stage(content, (upload.algorithm,))
-        return await self.store.multipart.put_part(self.bucket, upload, number, staged)
+        return await self.store.multipart.put_part(upload, number, staged)
 
     async def complete(
         self, *parts: StoredPart, conditions: Conditions | None = None
@@ -142,17 +142,17 @@ def test_abort_frees_all_and_closes() -> None:
         upload = await Uploading.begin()
         part = await upload.part(1, b"a" * 5000)
         with pytest.raises(BucketNotEmpty):
-            await upload.store.buckets.delete("bucket")
-        await upload.store.multipart.abort(upload.bucket, NAME, upload.id)
+            await upload.store.delete_bucket()
+        await upload.store.abort_upload(upload.bucket, NAME, upload.id)
         assert upload.store.blobs.named() == set()
         for call in (
             upload.part(2, b""),
             upload.complete(part),
-            upload.store.multipart.abort(upload.bucket, NAME, upload.id),
+            upload.store.abort_upload(upload.bucket, NAME, upload.id),
         ):
             with pytest.raises(NoSuchUpload):
                 await call
-        await upload.store.buckets.delete("bucket")
+        await upload.store.delete_bucket()
 
     asyncio.run(run())
 
@@ -162,9 +162,9 @@ def test_a_part_that_comes_after_the_abort_is_refused_and_given_back() -> None:
         upload = await Uploading.begin()
         found = await upload.store.multipart.find(upload.bucket, NAME, upload.id)
         staged = await upload.store.stage(b"a" * 5000, (found.algorithm,))
-        await upload.store.multipart.abort(upload.bucket, NAME, upload.id)
+        await upload.store.abort_upload(upload.bucket, NAME, upload.id)
         with pytest.raises(NoSuchUpload):
-            await upload.store.multipart.put_part(upload.bucket, found, 1, staged)
+            await upload.store.multipart.put_part(found, 1, staged)
         assert upload.store.blobs.payloads == {}
 
     asyncio.run(run())
@@ -222,9 +222,9 @@ def test_parts_are_listed_by_number_in_pages() -> None:
         for number in (7, 2, 9):
             await upload.part(number, bytes(number))
         found = await upload.store.multipart.find(upload.bucket, NAME, upload.id)
-        page, more = await upload.store.multipart.parts(upload.bucket, found, limit=2)
+        page, more = await upload.store.multipart.parts(found, limit=2)
         assert ([part.number for part in page], more) == ([2, 7], True)
-        page, more = await upload.store.multipart.parts(upload.bucket, found, after=7, limit=2)
+        page, more = await upload.store.multipart.parts(found, after=7, limit=2)
         assert ([part.number for part in page], more) == ([9], False)
 
     asyncio.run(run())
@@ -262,7 +262,7 @@ def test_a_complete_that_finds_the_parts_gone_says_how_the_upload_ended(ended: s
                 if ended == "completed":
                     await upload.complete(part)
                 else:
-                    await upload.store.multipart.abort(upload.bucket, NAME, upload.id)
+                    await upload.store.abort_upload(upload.bucket, NAME, upload.id)
             return await honest(*arguments, **named)  # type: ignore[arg-type]
 
         upload.store.rows.scan = scan  # type: ignore[method-assign,assignment]

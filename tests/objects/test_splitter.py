@@ -8,7 +8,7 @@ import pytest
 
 from pinfold.cluster.api import Counter, Row
 from pinfold.model.errors import Unavailable
-from pinfold.objects.buckets import Bucket
+from pinfold.objects.bucket import Bucket
 from pinfold.objects.shards import Shard, shards_of
 from pinfold.objects.splitter import SAMPLES, Goal, Load, Loads, goal_of
 from pinfold.objects.splitting import EVERYTHING, Mover

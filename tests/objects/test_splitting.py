@@ -9,7 +9,7 @@ import pytest
 from pinfold.cluster.api import Change, Changed, Counter, Row
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
-from pinfold.objects.buckets import Bucket, BucketNotEmpty, NoSuchBucket
+from pinfold.objects.bucket import Bucket, BucketNotEmpty, NoSuchBucket
 from pinfold.objects.conditions import ANY, Conditions, NoSuchKey
 from pinfold.objects.listing import Query
 from pinfold.objects.multipart import NamedPart, NoSuchUpload
@@ -259,26 +259,26 @@ def test_an_upload_goes_on_where_its_name_goes(changes: int) -> None:
         parts = []
         for number, content in enumerate((b"a" * BIG, b"bb"), start=1):
             staged = await stale.stage(content, (found.algorithm,))
-            parts.append(await stale.multipart.put_part(known, found, number, staged))
+            parts.append(await stale.multipart.put_part(found, number, staged))
         store.clock.advance(100)
         await begin(store, rows=6)
         await advance(store, changes)
         again = await stale.multipart.find(known, b"k11", upload)
         assert again.begun_ms == found.begun_ms
-        listed, more = await stale.multipart.parts(known, again, limit=10)
+        listed, more = await stale.multipart.parts(again, limit=10)
         assert ([part.modified_ms for part in listed], more) == (
             [part.modified_ms for part in parts],
             False,
         )
         staged = await stale.stage(b"c" * BIG, (found.algorithm,))
-        parts.append(await stale.multipart.put_part(known, found, 3, staged))
+        parts.append(await stale.multipart.put_part(found, 3, staged))
         named = [NamedPart(part.number, part.etag, {}) for part in parts]
         await stale.multipart.complete(known, b"k11", upload, named)
         await finish(store)
         current = await store.buckets.get("bucket")
         assert await store.read(current, "k11") == b"a" * BIG + b"bb" + b"c" * BIG
         with pytest.raises(NoSuchUpload):
-            await stale.multipart.abort(known, b"k11", upload)
+            await stale.abort_upload(known, b"k11", upload)
 
     run_virtual(run)
 
@@ -294,7 +294,7 @@ def test_rows_that_were_given_away_keep_no_empty_bucket_from_being_deleted() -> 
             await store.objects.delete(current, name.encode())
         start, end = keys.shard_range(current.life)
         assert any(start <= key < end for key in store.rows), "what clean has not yet deleted"
-        await store.buckets.delete("bucket")
+        await store.delete_bucket()
         store.clock.advance(100)
         store.blobs.freed([])
         assert store.blobs.payloads == {}
@@ -368,7 +368,7 @@ def test_a_step_taken_late_changes_nothing_however_far_others_have_come(looked: 
         fresh = await store.buckets.get("bucket")
         await store.objects.delete(fresh, b"k11")
         await store.put(fresh, "k07", content("k07"))
-        await store.buckets.set_acl("bucket", "public")
+        await store.buckets.set_acl(fresh, "public")
         with contextlib.suppress(Overtaken):
             await stale.buckets.mover.take(state)
         assert (await store.buckets.get("bucket")).acl == "public"
@@ -422,7 +422,7 @@ def test_a_step_taken_late_brings_no_deleted_bucket_back(looked: int) -> None:
         current = await store.buckets.get("bucket")
         for name in NAMES:
             await store.objects.delete(current, name.encode())
-        await store.buckets.delete("bucket")
+        await store.delete_bucket()
         with contextlib.suppress(Overtaken):
             await stale.buckets.mover.take(state)
         with pytest.raises(NoSuchBucket):
@@ -452,7 +452,7 @@ def test_a_shard_that_opens_while_its_bucket_is_deleted_is_not_overlooked() -> N
 
         store.rows.change = change  # type: ignore[method-assign]
         with pytest.raises(BucketNotEmpty):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         assert raced
         await finish(store)
         await demand_whole(store, ["k05"])
@@ -474,7 +474,7 @@ def test_a_delete_that_dies_at_any_change_leaves_no_half_sealed_bucket(
         await finish(store)
         die_at(store, change, after=after)
         with pytest.raises(Crash):
-            await store.buckets.delete("bucket")
+            await store.delete_bucket()
         store.rows.before_change = store.rows.after_change = None
         other = other_gateway(store)
         outcomes = set()
@@ -488,7 +488,7 @@ def test_a_delete_that_dies_at_any_change_leaves_no_half_sealed_bucket(
         if outcomes == {"put"}:
             await demand_whole(other, ["k00", "k11"])
             with pytest.raises(BucketNotEmpty):
-                await other.buckets.delete("bucket")
+                await other.delete_bucket()
             for name in ("k00", "k11"):
                 await other.put(await other.buckets.lookup("bucket"), name, content(name))
         else:

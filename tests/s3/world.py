@@ -30,17 +30,26 @@ TINY = S3Settings(
 )
 """Limits that bite."""
 
-SECRETS = {"alice": "secret-of-alice", "bob": "secret-of-bob"}
+SECRETS = {user: f"secret-of-{user}" for user in ("alice", "bob", "carol")}
 
 
 class PieceBody:
-    """A request's body in pieces."""
+    """A request's body in pieces. Before the first is there, `meanwhile` happens."""
 
-    def __init__(self, content: bytes, piece: int = 10_000) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        piece: int = 10_000,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.left = content
         self.piece = piece
+        self.meanwhile = meanwhile
 
     async def read(self) -> bytes:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
         piece, self.left = self.left[: self.piece], self.left[self.piece :]
         return piece
 
@@ -73,7 +82,7 @@ class Answer:
 
 
 class World:
-    """The service with two users, alice and bob."""
+    """The service with three users, alice, bob and carol."""
 
     def __init__(
         self, settings: S3Settings = TINY, registry: CollectorRegistry | None = None
@@ -108,8 +117,12 @@ class World:
         headers: dict[str, str] | None = None,
         user: str = "alice",
         payload_hash: str = UNSIGNED,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
-        """A signed request; `query` is in canonical form. Anonymous when `user` is empty."""
+        """A signed request; `query` is in canonical form. Anonymous when `user` is empty.
+
+        `meanwhile` happens when it is authenticated and its body is on the way.
+        """
         path = quote(path, safe="/-_.~")
         sent = {"host": HOST, **(headers or {})}
         if body or method in ("PUT", "POST"):
@@ -119,12 +132,23 @@ class World:
             signed = self.signer(user).signed(method, path, query, signed, payload_hash)
             sent = {**sent, **signed}
         target = f"{path}?{query}" if query else path
-        return await self.send(method, target, sent, body)
+        return await self.send(method, target, sent, body, meanwhile)
 
-    async def send(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
+    async def send(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> Answer:
         """A request as it is."""
         request = Request(
-            method=method, target=target, headers=headers, body=PieceBody(body), id="ID"
+            method=method,
+            target=target,
+            headers=headers,
+            body=PieceBody(body, meanwhile=meanwhile),
+            id="ID",
         )
         response = await self.service.respond(request)
         content = response.body

@@ -1,7 +1,7 @@
 """The object use cases on memory, put together for tests."""
 
 from pinfold.model.settings import ObjectSettings
-from pinfold.objects.buckets import Bucket
+from pinfold.objects.bucket import Bucket
 from pinfold.objects.digests import MD5
 from pinfold.objects.records import ObjectRecord
 from pinfold.objects.staging import Staged
@@ -53,6 +53,14 @@ class MemoryStore(ObjectStore):
     async def bucket(self, name: str = "bucket", owner: str = "alice") -> Bucket:
         """A new bucket."""
         return await self.buckets.create(name, owner=owner, acl="private", region="here")
+
+    async def delete_bucket(self, name: str = "bucket") -> None:
+        """Delete a bucket as it is now."""
+        await self.buckets.delete(await self.buckets.get(name))
+
+    async def abort_upload(self, bucket: Bucket, name: bytes, upload: bytes) -> None:
+        """Abort an open upload."""
+        await self.multipart.abort(await self.multipart.find(bucket, name, upload))
 
     async def stage(self, content: bytes, algorithms: tuple[str, ...] = ("crc64nvme",)) -> Staged:
         """Bytes stored without a name."""

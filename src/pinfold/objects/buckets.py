@@ -18,27 +18,30 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
 
 from pinfold.cluster.api import Change, Check, Counter, Row, Rows
 from pinfold.env.api import Env
-from pinfold.model.errors import Busy, Conflict, NotFound, PinfoldError, Unavailable
+from pinfold.model.errors import Busy, Conflict, PinfoldError, Unavailable
 from pinfold.model.ids import OpId
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects import keys
-from pinfold.objects.notes import Notes
-from pinfold.objects.records import (
-    BucketListRecord,
-    BucketRecord,
-    SplitRecord,
-    decode,
-    encode,
+from pinfold.objects.bucket import (
+    Authority,
+    Bucket,
+    BucketExists,
+    BucketNotEmpty,
+    NoSuchBucket,
+    NotAllowed,
+    bucket_of,
+    unlimited,
 )
+from pinfold.objects.notes import Notes
+from pinfold.objects.records import BucketListRecord, BucketRecord, decode, encode
 from pinfold.objects.seals import Seals
-from pinfold.objects.shards import Shard, ShardMap, ShardRefused, shard_at, shards_of
+from pinfold.objects.shards import Shard, ShardRefused, shards_of
 from pinfold.objects.splitting import Mover
 
 INTENT_KEPT_MS: Final = 60_000
@@ -64,51 +67,6 @@ _HELPING_STEPS: Final = 4
 T = TypeVar("T")
 
 
-class NoSuchBucket(NotFound):
-    """There is no bucket of this name."""
-
-
-class BucketExists(Conflict):
-    """The name is taken; `owner` says by whom."""
-
-    def __init__(self, owner: str) -> None:
-        super().__init__("the bucket exists")
-        self.owner = owner
-
-
-class BucketNotEmpty(Conflict):
-    """The bucket holds objects or open uploads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bucket:
-    """A bucket as it was when its row was read."""
-
-    name: str
-    owner: str
-    acl: str
-    region: str
-    created_ms: int
-    shards: ShardMap
-    version: int
-    split: SplitRecord | None = None
-    deleting: bytes = b""
-    """The attempt to delete it that is under way."""
-
-    @property
-    def life(self) -> bytes:
-        """Tells this bucket from others before and after it that had its name."""
-        return self.shards[0][1]
-
-    def shard_of(self, name: bytes) -> Shard:
-        """The shard that holds a name."""
-        return self.shard_at(keys.prefix_position(name))
-
-    def shard_at(self, position: bytes) -> Shard:
-        """The shard that holds a position."""
-        return shard_at(self.name, self.shards, position)
-
-
 class Buckets:
     """The buckets of the cluster, with a small cache of their rows."""
 
@@ -130,14 +88,14 @@ class Buckets:
         self._op_ids += 1
         return OpId(self._op_prefix + self._op_ids.to_bytes(8, "big"))
 
-    async def get(self, name: str) -> Bucket:
-        """The bucket as its row says now; NoSuchBucket."""
+    async def get(self, name: str, authority: Authority = unlimited) -> Bucket:
+        """The bucket as its row says now; NoSuchBucket, NotAllowed."""
         row = await self._rows.get(keys.bucket_place(name.encode()), keys.bucket_key(name.encode()))
         if row is None:
             self.forget(name)
             self._splitting.pop(name, None)
             raise NoSuchBucket(name)
-        bucket = _bucket(name, row)
+        bucket = bucket_of(name, decode(BucketRecord, row.body), row.version)
         if bucket.split is None:
             self._splitting.pop(name, None)
         elif len(self._splitting) < self._settings.bucket_cache_max:
@@ -146,21 +104,29 @@ class Buckets:
         self._cache.move_to_end(name)
         if len(self._cache) > self._settings.bucket_cache_max:
             self._cache.popitem(last=False)
-        return bucket
+        return bucket.held_by(authority)
 
-    async def lookup(self, name: str) -> Bucket:
-        """The bucket as it was some seconds ago; NoSuchBucket.
+    async def lookup(self, name: str, authority: Authority = unlimited) -> Bucket:
+        """The bucket as it was some seconds ago; NoSuchBucket, NotAllowed.
 
         What is found in its shards is found in the bucket: a deleted bucket's shards are empty and
         sealed, and a shard refuses what it has given away. What is *not* found there calls for
-        `get`, a refusal for `rerouted`.
+        `again`, a refusal for `rerouted`.
         """
         known = self._cache.get(name)
         if known is not None:
             if self._clock.monotonic() - known[0] < self._settings.bucket_cache_s:
-                return known[1]
-            del self._cache[name]
-        return await self.get(name)
+                with contextlib.suppress(NotAllowed):  # another owner may allow it by now
+                    return known[1].held_by(authority)
+            self._cache.pop(name, None)
+        return await self.get(name, authority)
+
+    async def again(self, bucket: Bucket) -> Bucket:
+        """What has the bucket's name now, if it allows its holder what the bucket did.
+
+        NoSuchBucket, NotAllowed.
+        """
+        return await self.get(bucket.name, bucket.authority)
 
     def splitting(self) -> list[str]:
         """Buckets that were splitting a shard when their rows were last read."""
@@ -188,17 +154,17 @@ class Buckets:
             changed = await self._rows.change(keys.bucket_place(name.encode()), change)
         except Conflict:
             await self._note_of_other_life(owner, name, note, intent)
-            raise BucketExists((await self.get(name)).owner) from None
+            raise BucketExists(await self.get(name)) from None
         with contextlib.suppress(PinfoldError):  # the bucket is there; an intent is looked after
             await self._notes.confirm(owner, name, note, intent)
-        return _bucket(name, Row(encode(record), version=changed.version))
+        return bucket_of(name, record, changed.version)
 
-    async def set_acl(self, name: str, acl: str) -> None:
-        """Change who may do what; NoSuchBucket."""
-        await self._rewrite(name, lambda old: msgspec.structs.replace(old, acl=acl))
-        self.forget(name)
+    async def set_acl(self, bucket: Bucket, acl: str) -> None:
+        """Change who may do what; NoSuchBucket, also when only the name is still there."""
+        await self._rewrite(bucket, lambda old: msgspec.structs.replace(old, acl=acl))
+        self.forget(bucket.name)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, bucket: Bucket) -> None:
         """Delete an empty bucket; NoSuchBucket, BucketNotEmpty. Repeating finishes a delete.
 
         An attempt of others that is under way is joined, so that it ends even if they are gone.
@@ -208,9 +174,9 @@ class Buckets:
         begun = False
         for _ in range(ATTEMPTS):
             try:
-                bucket = await self._rewrite(name, self._marked)
+                marked = await self._rewrite(bucket, self._marked)
                 begun = True
-                if await self._end(bucket):
+                if await self._end(marked):
                     return
             except BucketNotEmpty:
                 raise
@@ -224,25 +190,28 @@ class Buckets:
                 raise Unavailable("others may end the deletion that has begun") from error
         raise Unavailable("the bucket keeps changing while it is deleted")
 
-    async def routed(self, bucket: Bucket, name: bytes, act: Callable[[Shard], Awaitable[T]]) -> T:
+    async def routed(
+        self, bucket: Bucket, name: bytes, act: Callable[[Bucket, Shard], Awaitable[T]]
+    ) -> T:
         """Do something in the shard of a name, and again where the name is when it is refused.
 
-        `act` has done nothing when it raises ShardRefused. NoSuchBucket, Busy.
+        `act` is given the bucket whose shard it is, and has done nothing when it raises
+        ShardRefused. NoSuchBucket, NotAllowed, Busy.
         """
         for attempt in range(ATTEMPTS):
             try:
-                return await act(bucket.shard_of(name))
+                return await act(bucket, bucket.shard_of(name))
             except ShardRefused as refused:
                 bucket = await self.rerouted(bucket, refused, attempt)
         raise Busy("the name keeps moving")
 
     async def rerouted(self, bucket: Bucket, refused: ShardRefused, attempt: int) -> Bucket:
-        """The bucket to use when one of `bucket`'s shards refused; NoSuchBucket.
+        """The bucket to use when one of `bucket`'s shards refused; NoSuchBucket, NotAllowed.
 
         Waits, the longer the more attempts there were, while what was asked for is on its way from
         one shard to another; and ends whatever attempt to delete the bucket has sealed the shard.
         """
-        current = await self.get(bucket.name)
+        current = await self.again(bucket)
         shard = refused.shard.id
         if all(known != shard for _, known in current.shards):
             return current
@@ -250,7 +219,7 @@ class Buckets:
         if seal and seal == current.deleting:
             with contextlib.suppress(BucketNotEmpty):
                 await self._end(current)
-            return await self.get(bucket.name)
+            return await self.again(bucket)
         if seal:
             await self._seals.lift(shard, refused.row)
             return current
@@ -260,7 +229,7 @@ class Buckets:
         await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
         if attempt >= _HELP_AFTER:
             await self._help(bucket.name)
-        return await self.get(bucket.name)
+        return await self.again(bucket)
 
     async def usage(self, bucket: Bucket) -> Counter:
         """Objects and bytes in the bucket: exact, but for names under way from shard to shard.
@@ -310,28 +279,30 @@ class Buckets:
             existing = await self.get(name)
         except NoSuchBucket:
             return
-        raise BucketExists(existing.owner)
+        raise BucketExists(existing)
 
-    async def _rewrite(self, name: str, edit: Callable[[BucketRecord], BucketRecord]) -> Bucket:
-        """Change a bucket's row; what it is then. NoSuchBucket."""
+    async def _rewrite(
+        self, bucket: Bucket, edit: Callable[[BucketRecord], BucketRecord]
+    ) -> Bucket:
+        """Change a bucket's row; what it is then. NoSuchBucket when this life of it is over."""
+        name = bucket.name
         place, key = keys.bucket_place(name.encode()), keys.bucket_key(name.encode())
         for _ in range(ATTEMPTS):
             row = await self._rows.get(place, key)
-            if row is None:
+            old = None if row is None else decode(BucketRecord, row.body)
+            if row is None or old is None or bucket_of(name, old, 0).life != bucket.life:
                 self.forget(name)
                 raise NoSuchBucket(name)
-            old = decode(BucketRecord, row.body)
             new = edit(old)
             if new == old:
-                return _bucket(name, row)
+                return bucket_of(name, old, row.version)
             check = Check("version", key, number=row.version)
-            written = Row(encode(new))
-            change = Change(self.op_id(), checks=(check,), puts=((key, written),))
+            change = Change(self.op_id(), checks=(check,), puts=((key, Row(encode(new))),))
             try:
                 changed = await self._rows.change(place, change)
             except Conflict:
                 continue
-            return _bucket(name, msgspec.structs.replace(written, version=changed.version))
+            return bucket_of(name, new, changed.version)
         raise Busy("others keep changing the bucket")
 
     def _marked(self, record: BucketRecord) -> BucketRecord:
@@ -378,10 +349,8 @@ class Buckets:
             return msgspec.structs.replace(record, deleting=b"")
 
         try:
-            current = await self._rewrite(bucket.name, unmarked)
+            current = await self._rewrite(bucket, unmarked)
         except NoSuchBucket:
-            return False
-        if current.life != bucket.life:
             return False
         await self._lift(current, attempt)
         return True
@@ -461,18 +430,3 @@ class Buckets:
 def _intent(bucket: Bucket) -> BucketListRecord:
     """The note of a bucket that is being created, or deleted."""
     return BucketListRecord(False, bucket.life, bucket.created_ms, bucket.region)
-
-
-def _bucket(name: str, row: Row) -> Bucket:
-    record = decode(BucketRecord, row.body)
-    return Bucket(
-        name=name,
-        owner=record.owner,
-        acl=record.acl,
-        region=record.region,
-        created_ms=record.created_ms,
-        shards=record.shards,
-        version=row.version,
-        split=record.split,
-        deleting=record.deleting,
-    )

@@ -11,7 +11,8 @@ from pinfold.cluster.api import Collapse, Row
 from pinfold.codec import names
 from pinfold.model.errors import Busy
 from pinfold.objects import keys
-from pinfold.objects.buckets import ATTEMPTS, Bucket, Buckets
+from pinfold.objects.bucket import Bucket
+from pinfold.objects.buckets import ATTEMPTS, Buckets
 from pinfold.objects.shards import Shard, ShardRefused, ShardRows
 
 SCAN_ITEMS: Final = 1000
@@ -83,14 +84,14 @@ class Listings:
         self._buckets = buckets
 
     async def page(self, bucket: Bucket, query: Query, kind: int = keys.KIND_OBJECT) -> Listing:
-        """Names that have a row of `kind`; NoSuchBucket.
+        """Names that have a row of `kind`; NoSuchBucket, NotAllowed as from `Buckets.again`.
 
         The bucket may be the cache's: a page without entries is asked for again of the real one.
         """
         listing = await self._page(bucket, query, kind)
         if listing.entries:
             return listing
-        current = await self._buckets.get(bucket.name)
+        current = await self._buckets.again(bucket)
         return listing if current.life == bucket.life else await self._page(current, query, kind)
 
     async def _page(self, bucket: Bucket, query: Query, kind: int) -> Listing:

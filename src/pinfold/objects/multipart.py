@@ -21,9 +21,10 @@ from pinfold.model.errors import Busy, Conflict, Invalid, NotFound, PinfoldError
 from pinfold.model.limits import INLINE_BYTES
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects import digests, keys
-from pinfold.objects.buckets import Bucket, Buckets
+from pinfold.objects.bucket import Bucket
+from pinfold.objects.buckets import Buckets
 from pinfold.objects.conditions import NONE, Conditions, refusal
-from pinfold.objects.objects import Objects
+from pinfold.objects.objects import Found, Objects
 from pinfold.objects.records import (
     Checksum,
     ObjectRecord,
@@ -71,6 +72,8 @@ class TooManyBlobs(Invalid):
 class Upload:
     """An open upload."""
 
+    bucket: Bucket
+    """The bucket that it is in."""
     name: bytes
     id: bytes
     record: UploadRecord
@@ -147,12 +150,10 @@ class Multipart:
     async def find(self, bucket: Bucket, name: bytes, upload: bytes) -> Upload:
         """The open upload; NoSuchUpload."""
         return await self._buckets.routed(
-            bucket, name, lambda shard: self._find(shard, name, upload)
+            bucket, name, lambda current, shard: self._find(current, shard, name, upload)
         )
 
-    async def put_part(
-        self, bucket: Bucket, upload: Upload, number: int, staged: Staged
-    ) -> StoredPart:
+    async def put_part(self, upload: Upload, number: int, staged: Staged) -> StoredPart:
         """Name staged bytes as a part, in place of a former one. NoSuchUpload when it is closed.
 
         The staged bytes are given back unless the row names them or may do so (Unavailable).
@@ -162,7 +163,7 @@ class Multipart:
         record = PartRecord(staged.sums[digests.MD5], staged.size, staged.inline, checksum)
         row = Row(encode(record), blobs=staged.blobs)
 
-        async def attempt(shard: Shard) -> Changed:
+        async def attempt(_bucket: Bucket, shard: Shard) -> Changed:
             change = Change(
                 self._buckets.op_id(),
                 checks=(Check("present", keys.upload_key(shard.id, upload.name, upload.id)),),
@@ -174,7 +175,7 @@ class Multipart:
             return await self._change_open(shard, upload.name, change)
 
         try:
-            changed = await self._buckets.routed(bucket, upload.name, attempt)
+            changed = await self._buckets.routed(upload.bucket, upload.name, attempt)
         except Unavailable:
             raise
         except PinfoldError:
@@ -183,33 +184,32 @@ class Multipart:
         return StoredPart(number, record, staged.blobs, changed.stamp_ms)
 
     async def parts(
-        self, bucket: Bucket, upload: Upload, *, after: int = 0, limit: int
+        self, upload: Upload, *, after: int = 0, limit: int
     ) -> tuple[list[StoredPart], bool]:
         """Up to `limit` parts with numbers above `after`, and whether there are more."""
 
-        async def attempt(shard: Shard) -> list[tuple[bytes, Row]]:
+        async def attempt(_bucket: Bucket, shard: Shard) -> list[tuple[bytes, Row]]:
             start = keys.part_key(shard.id, upload.name, upload.id, after + 1)
             _, end = keys.part_range(shard.id, upload.name, upload.id)
             return await self._scan(shard, start, end, limit + 1)
 
-        found = await self._buckets.routed(bucket, upload.name, attempt)
+        found = await self._buckets.routed(upload.bucket, upload.name, attempt)
         return [_part(key, row) for key, row in found[:limit]], len(found) > limit
 
-    async def abort(self, bucket: Bucket, name: bytes, upload: bytes) -> None:
+    async def abort(self, upload: Upload) -> None:
         """Forget an open upload and its parts; NoSuchUpload."""
-        await self.find(bucket, name, upload)
 
-        async def attempt(shard: Shard) -> Changed:
-            key = keys.upload_key(shard.id, name, upload)
+        async def attempt(_bucket: Bucket, shard: Shard) -> Changed:
+            key = keys.upload_key(shard.id, upload.name, upload.id)
             change = Change(
                 self._buckets.op_id(),
                 checks=(Check("present", key),),
                 deletes=(key,),
-                delete_ranges=(keys.part_range(shard.id, name, upload),),
+                delete_ranges=(keys.part_range(shard.id, upload.name, upload.id),),
             )
-            return await self._change_open(shard, name, change)
+            return await self._change_open(shard, upload.name, change)
 
-        await self._buckets.routed(bucket, name, attempt)
+        await self._buckets.routed(upload.bucket, upload.name, attempt)
 
     async def complete(
         self,
@@ -218,23 +218,29 @@ class Multipart:
         upload_id: bytes,
         named: Sequence[NamedPart],
         conditions: Conditions = NONE,
+        *,
+        authorise: Callable[[Bucket, str], None] = lambda bucket, initiator: None,
         verify: Callable[[ObjectRecord], None] = lambda record: None,
     ) -> ObjectRecord:
         """Make the object of the parts named; its record.
 
-        NoSuchUpload, PartMissing, PartTooSmall, PartOrder, PreconditionFailed; `verify` may raise
-        to refuse the object that would be. Repeating a Complete that succeeded answers the same
-        for as long as its object is current.
+        NoSuchUpload, PartMissing, PartTooSmall, PartOrder, PreconditionFailed. `authorise` raises
+        to refuse a caller who is told whose upload it is, `verify` to refuse the object that would
+        be. Repeating a Complete that succeeded answers the same for as long as its object is
+        current.
         """
         _demand_order(named)
 
-        async def attempt(shard: Shard) -> ObjectRecord | None:
-            upload = await self._find(shard, name, upload_id)
+        async def attempt(current: Bucket, shard: Shard) -> ObjectRecord | None:
+            upload = await self._find(current, shard, name, upload_id)
+            authorise(current, upload.record.owner)
             try:
                 touch, parts = await self._all_parts(shard, upload)
                 chosen = _choose(named, parts, self.part_bytes_min)
             except PartMissing:
-                await self._find(shard, name, upload_id)  # else others closed it: all are gone
+                await self._find(
+                    current, shard, name, upload_id
+                )  # else others closed it: all are gone
                 raise
             record, row = await self._assemble(upload, chosen)
             try:
@@ -253,17 +259,19 @@ class Multipart:
             try:
                 record = await self._buckets.routed(bucket, name, attempt)
             except NoSuchUpload:
-                return await self._completed_before(bucket, name, upload_id)
+                found = await self._completed_before(bucket, name, upload_id)
+                authorise(found.bucket, found.record.owner)
+                return found.record
             if record is not None:
                 return record
         raise Busy("parts keep changing")
 
-    async def _find(self, shard: Shard, name: bytes, upload: bytes) -> Upload:
+    async def _find(self, bucket: Bucket, shard: Shard, name: bytes, upload: bytes) -> Upload:
         row = await self._rows.get(shard, keys.upload_key(shard.id, name, upload))
         if row is None:
             raise NoSuchUpload("no such upload")
         record = decode(UploadRecord, row.body)
-        return Upload(name, upload, record, record.begun_ms or row.stamp_ms)
+        return Upload(bucket, name, upload, record, record.begun_ms or row.stamp_ms)
 
     async def _change_open(self, shard: Shard, name: bytes, change: Change) -> Changed:
         """Make a change whose only check is that the upload is open; NoSuchUpload."""
@@ -313,14 +321,14 @@ class Multipart:
             return False
         return True
 
-    async def _completed_before(self, bucket: Bucket, name: bytes, upload: bytes) -> ObjectRecord:
+    async def _completed_before(self, bucket: Bucket, name: bytes, upload: bytes) -> Found:
         try:
             found = await self._objects.find(bucket, name)
         except NotFound:
             raise NoSuchUpload("no such upload") from None
         if found.record.upload != upload:
             raise NoSuchUpload("no such upload")
-        return found.record
+        return found
 
     async def _scan(
         self, shard: Shard, start: bytes, end: bytes, limit: int

@@ -12,7 +12,8 @@ import msgspec
 from pinfold.cluster.api import Change, Changed, Check, Row
 from pinfold.model.errors import Busy, Conflict, PinfoldError, Unavailable
 from pinfold.objects import keys
-from pinfold.objects.buckets import Bucket, Buckets
+from pinfold.objects.bucket import Bucket
+from pinfold.objects.buckets import Buckets
 from pinfold.objects.conditions import NONE, Conditions, NoSuchKey, PreconditionFailed, refusal
 from pinfold.objects.reading import Chunks, Reading
 from pinfold.objects.records import ObjectRecord, decode, encode
@@ -26,6 +27,8 @@ ATTEMPTS: Final = 16
 class Found(msgspec.Struct, frozen=True):
     """An object's row, read."""
 
+    bucket: Bucket
+    """The bucket that it is in."""
     shard: Shard
     """Where it was found."""
     row: Row
@@ -52,11 +55,12 @@ class Objects:
         """The current object; NoSuchKey, or NoSuchBucket when the bucket is gone meanwhile.
 
         The bucket may be the cache's: a miss looks at the bucket's own row before it says so.
+        NotAllowed when what has the bucket's name by now does not allow its holder what it did.
         """
         found = await self._find(bucket, name)
         if found is not None:
             return found
-        current = await self._buckets.get(bucket.name)
+        current = await self._buckets.again(bucket)
         if current.life != bucket.life:
             found = await self._find(current, name)
             if found is not None:
@@ -130,18 +134,20 @@ class Objects:
                 deletes=(key,),
                 counter=keys.counter_key(found.shard.id),
             )
-            again = await self._change_found(bucket, found, name, change, turn)
-            if again is None:
+            changed = await self._change_found(found, name, change, turn)
+            if isinstance(changed, Changed):
                 return
-            bucket = again
+            bucket = changed
         raise Busy("others keep changing the object")
 
     async def rewrite(
         self, bucket: Bucket, name: bytes, edit: Callable[[Found], ObjectRecord]
     ) -> Found:
-        """Change what is said about an object, keeping its bytes; what it was before.
+        """Change what is said about an object, keeping its bytes; what it is then.
 
-        `edit` raises to refuse. Its record's `modified_ms` decides whether the object looks new.
+        `edit` is asked about every version that is found until one is still current when it is
+        replaced, and raises to refuse: what is allowed of one version may not be of the next. Its
+        record's `modified_ms` decides whether the object looks new.
         """
         for turn in range(ATTEMPTS):
             found = await self.find(bucket, name)
@@ -156,10 +162,13 @@ class Objects:
                 puts=((key, row),),
                 counter=keys.counter_key(found.shard.id),
             )
-            again = await self._change_found(bucket, found, name, change, turn)
-            if again is None:
-                return found
-            bucket = again
+            changed = await self._change_found(found, name, change, turn)
+            if isinstance(changed, Changed):
+                stamped = msgspec.structs.replace(
+                    row, version=changed.version, stamp_ms=changed.stamp_ms
+                )
+                return Found(found.bucket, found.shard, stamped, record)
+            bucket = changed
         raise Busy("others keep changing the object")
 
     async def change(self, bucket: Bucket, name: bytes, make: Callable[[bytes], Change]) -> Changed:
@@ -168,7 +177,7 @@ class Objects:
         NoSuchBucket, PreconditionFailed, NoSuchKey.
         """
 
-        async def attempt(shard: Shard) -> Changed:
+        async def attempt(_bucket: Bucket, shard: Shard) -> Changed:
             change = make(shard.id)
             try:
                 return await self._rows.change(shard, name, change)
@@ -181,9 +190,11 @@ class Objects:
         return await self._buckets.routed(bucket, name, attempt)
 
     async def _find(self, bucket: Bucket, name: bytes) -> Found | None:
-        async def attempt(shard: Shard) -> Found | None:
+        async def attempt(current: Bucket, shard: Shard) -> Found | None:
             row = await self._rows.get(shard, keys.object_key(shard.id, name))
-            return None if row is None else Found(shard, row, decode(ObjectRecord, row.body))
+            if row is None:
+                return None
+            return Found(current, shard, row, decode(ObjectRecord, row.body))
 
         return await self._buckets.routed(bucket, name, attempt)
 
@@ -197,16 +208,15 @@ class Objects:
         return Change(self._buckets.op_id(), deletes=(key,), counter=keys.counter_key(shard))
 
     async def _change_found(
-        self, bucket: Bucket, found: Found, name: bytes, change: Change, turn: int
-    ) -> Bucket | None:
+        self, found: Found, name: bytes, change: Change, turn: int
+    ) -> Changed | Bucket:
         """Make a change of the object that was found; else the bucket to look for it again in.
 
         It is made in the shard in which it was found: versions mean nothing in another.
         """
         try:
-            await self._rows.change(found.shard, name, change)
+            return await self._rows.change(found.shard, name, change)
         except ShardRefused as refused:
-            return await self._buckets.rerouted(bucket, refused, turn)
+            return await self._buckets.rerouted(found.bucket, refused, turn)
         except Conflict:
-            return await self._buckets.get(bucket.name)
-        return None
+            return await self._buckets.again(found.bucket)

@@ -19,7 +19,8 @@ from pinfold.cluster.api import Counter
 from pinfold.env.api import Clock
 from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import ObjectSettings
-from pinfold.objects.buckets import Buckets, NoSuchBucket
+from pinfold.objects.bucket import NoSuchBucket
+from pinfold.objects.buckets import Buckets
 from pinfold.objects.shards import Shard, shards_of
 from pinfold.objects.splitting import EVERYTHING, Overtaken, Step
 

@@ -8,7 +8,7 @@ from pinfold.cluster.api import Blobs, Rows
 from pinfold.env.api import Env
 from pinfold.model.limits import OBJECT_NAME_BYTES
 from pinfold.model.settings import S3Settings
-from pinfold.objects.buckets import Bucket
+from pinfold.objects.bucket import Authority, Bucket
 from pinfold.objects.conditions import NoSuchKey
 from pinfold.objects.objects import Found
 from pinfold.objects.store import ObjectStore
@@ -79,48 +79,65 @@ class Call:
         """The bucket named by the request, if the caller may do this to it.
 
         `fresh` reads its row now; otherwise it may be seconds old, see `Buckets.lookup`. None asks
-        for no permission on the bucket itself. Refused: AccessDenied; NoSuchBucket.
+        for no permission on the bucket itself. NotAllowed, NoSuchBucket.
         """
-        name = self.request.bucket
+        name, authority = self.request.bucket, self._authority(permission)
         buckets = self.store.buckets
-        bucket = await (buckets.get(name) if fresh else buckets.lookup(name))
-        expected = self.request.headers.get("x-amz-expected-bucket-owner")
-        if expected is not None and expected != bucket.owner:
-            raise Refused("AccessDenied")
-        if permission is not None:
-            self.demand(acl.allows(bucket.acl, permission, self.who, owner=bucket.owner))
-        return bucket
+        return await (buckets.get(name, authority) if fresh else buckets.lookup(name, authority))
+
+    def _authority(self, permission: Permission | None) -> Authority:
+        """What the request may do to a bucket of its name, whoever owns that by then."""
+        expected, who = self.request.headers.get("x-amz-expected-bucket-owner"), self.who
+
+        def allows(bucket: Bucket) -> bool:
+            if expected is not None and expected != bucket.owner:
+                return False
+            return permission is None or acl.allows(bucket.acl, permission, who, owner=bucket.owner)
+
+        return allows
 
     async def owned_bucket(self) -> Bucket:
         """The bucket, for what only its owner may do."""
         bucket = await self.bucket(None, fresh=True)
-        self.demand(bool(self.who.user) and self.who.user == bucket.owner)
+        self.demand(self.owns(bucket.owner))
         return bucket
 
-    async def found(self, permission: Permission) -> tuple[Bucket, Found]:
+    def owns(self, owner: str) -> bool:
+        """Whether the caller is this owner; nobody owns nothing."""
+        return not self.who.anonymous and self.who.user == owner
+
+    async def found(self, permission: Permission) -> Found:
         """The object named by the request, if the caller may do this to it.
 
         Refused: AccessDenied, also instead of NoSuchKey to whoever may not list the bucket.
         """
-        bucket = await self.bucket(None)
-        return bucket, await self.found_in(bucket, self.name, permission)
+        return await self.found_in(await self.bucket(None), self.name, permission)
 
     async def found_in(self, bucket: Bucket, name: bytes, permission: Permission) -> Found:
         """An object of a bucket, likewise."""
-        who = self.who
         try:
             found = await self.store.objects.find(bucket, name)
         except NoSuchKey:
-            self.demand(acl.allows(bucket.acl, Permission.READ, who, owner=bucket.owner))
+            current = await self.store.buckets.lookup(bucket.name)  # as `find` has just read it
+            self.demand(acl.allows(current.acl, Permission.READ, self.who, owner=current.owner))
             raise
-        record = found.record
-        if who.user != record.owner or who.anonymous:
-            self.demand(
-                acl.allows(
-                    record.acl, permission, who, owner=record.owner, bucket_owner=bucket.owner
-                )
-            )
+        self.demand_of(found, permission)
         return found
+
+    def demand_of(self, found: Found, permission: Permission) -> None:
+        """Refused(AccessDenied) unless the caller may do this to this version of an object."""
+        record = found.record
+        if self.owns(record.owner):
+            return
+        self.demand(
+            acl.allows(
+                record.acl,
+                permission,
+                self.who,
+                owner=record.owner,
+                bucket_owner=found.bucket.owner,
+            )
+        )
 
     def demand(self, allowed: bool) -> None:
         """Refused(AccessDenied) unless allowed."""

@@ -35,20 +35,26 @@ class Source:
         await self._chunks.aclose()
 
 
-async def copy_source(call: Call) -> tuple[str, bytes, Found]:
-    """(bucket, name, object) that x-amz-copy-source names, conditions and permission checked."""
+async def copy_source(call: Call) -> tuple[bytes, Found]:
+    """(name, object) that x-amz-copy-source names, conditions and permission checked."""
     headers = call.request.headers
     bucket_name, key = source_name(headers["x-amz-copy-source"])
-    bucket = await call.store.buckets.lookup(bucket_name)
     expected = headers.get("x-amz-source-expected-bucket-owner")
-    call.demand(expected is None or expected == bucket.owner)
+    bucket = await call.store.buckets.lookup(
+        bucket_name, lambda bucket: expected is None or expected == bucket.owner
+    )
     found = await call.found_in(bucket, key, Permission.READ)
-    conditions = conditions_of(headers, SOURCE_PREFIX)
+    demand_source_conditions(call, found)
+    return key, found
+
+
+def demand_source_conditions(call: Call, found: Found) -> None:
+    """Refuse a source that is not as the request demands."""
+    conditions = conditions_of(call.request.headers, SOURCE_PREFIX)
     try:
         conditions.demand(found.record.etag, found.modified_ms)
     except NotModified:
         raise PreconditionFailed("the copy source is what you have") from None
-    return bucket_name, key, found
 
 
 def source_name(header: str) -> tuple[str, bytes]:

@@ -14,7 +14,7 @@ from pinfold.model.errors import (
     Unavailable,
     Unsupported,
 )
-from pinfold.objects.buckets import BucketExists, BucketNotEmpty, NoSuchBucket
+from pinfold.objects.bucket import BucketExists, BucketNotEmpty, NoSuchBucket, NotAllowed
 from pinfold.objects.conditions import NoSuchKey, NotModified, PreconditionFailed
 from pinfold.objects.multipart import (
     NoSuchUpload,
@@ -105,6 +105,7 @@ _OURS: Final[tuple[tuple[type[PinfoldError], str], ...]] = (
     (NoSuchBucket, "NoSuchBucket"),
     (NoSuchKey, "NoSuchKey"),
     (NoSuchUpload, "NoSuchUpload"),
+    (NotAllowed, "AccessDenied"),
     (BucketNotEmpty, "BucketNotEmpty"),
     (BucketExists, "BucketAlreadyExists"),
     (PreconditionFailed, "PreconditionFailed"),

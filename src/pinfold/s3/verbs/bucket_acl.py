@@ -16,12 +16,12 @@ async def put_bucket_acl(call: Call) -> Response:
     """Set who may do what; only the owner may."""
     bucket = await call.owned_bucket()
     wanted = await wanted_acl(call, bucket.owner, acl.BUCKET_CANNED)
-    await call.store.buckets.set_acl(bucket.name, wanted)
+    await call.store.buckets.set_acl(bucket, wanted)
     return Response(200, [])
 
 
 async def wanted_acl(call: Call, owner: str, known: frozenset[str]) -> str:
-    """The ACL that a request sets, by header or document."""
+    """The ACL that a request sets, by header or document, on what has this owner."""
     document = await call.payload().whole(xml.DOCUMENT_BYTES_MAX)
     canned = acl.canned(call.request.headers, known)
     if canned is not None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from pinfold.model.limits import PART_NUMBER_MAX
 from pinfold.objects import digests
+from pinfold.objects.bucket import Bucket
 from pinfold.objects.multipart import NamedPart
 from pinfold.objects.records import ObjectRecord
 from pinfold.s3 import xml
@@ -21,7 +22,7 @@ from pinfold.s3.describe import (
 from pinfold.s3.errors import Refused
 from pinfold.s3.numbers import parse_number
 from pinfold.s3.request import Response
-from pinfold.s3.verbs.upload_part import upload_id
+from pinfold.s3.verbs.upload_part import demand_upload, upload_id
 
 _ELEMENTS: Final = {checksum_element(name): name for name in digests.ALGORITHMS}
 
@@ -39,8 +40,17 @@ async def complete_multipart_upload(call: Call) -> Response:
     def verify(record: ObjectRecord) -> None:
         _demand_declared(headers, record)
 
+    def authorise(current: Bucket, initiator: str) -> None:
+        demand_upload(call, current, initiator)
+
     record = await call.store.multipart.complete(
-        bucket, call.name, upload_id(call), named, conditions_of(headers), verify
+        bucket,
+        call.name,
+        upload_id(call),
+        named,
+        conditions_of(headers),
+        authorise=authorise,
+        verify=verify,
     )
     writer = xml.Writer("CompleteMultipartUploadResult")
     host = headers.get("host", "")

@@ -4,13 +4,14 @@ import msgspec
 
 from pinfold.model.limits import PUT_BYTES
 from pinfold.objects import digests
+from pinfold.objects.bucket import Bucket
 from pinfold.objects.objects import Found
 from pinfold.objects.records import Checksum, ObjectRecord, Pairs
 from pinfold.s3 import acl, xml
 from pinfold.s3.acl import Permission
 from pinfold.s3.body import known_algorithm
 from pinfold.s3.call import Call, xml_response
-from pinfold.s3.copying import Source, copy_source
+from pinfold.s3.copying import Source, copy_source, demand_source_conditions
 from pinfold.s3.describe import (
     checksum_element,
     checksum_text,
@@ -32,14 +33,14 @@ async def copy_object(call: Call) -> Response:
     demand_standard_class(headers)
     canned = acl.canned(headers, acl.OBJECT_CANNED) or acl.PRIVATE
     replaces = _replaces_metadata(headers)
-    source_bucket, source_name, found = await copy_source(call)
-    kept, metadata = _described(headers, found, replaces=replaces)
-    if source_bucket == bucket.name and source_name == call.name:
+    source_name, found = await copy_source(call)
+    if found.bucket.name == bucket.name and source_name == call.name:
         if not replaces:
             raise Refused(
                 "InvalidRequest", "an object cannot be copied to itself without any change"
             )
-        return await _describe_anew(call, found, kept, metadata, canned)
+        return await _describe_anew(call, bucket, canned)
+    kept, metadata = _described(headers, found, replaces=replaces)
     if found.record.size > PUT_BYTES:
         raise Refused("InvalidRequest", "the copy source is larger than 5 GiB")
     algorithm = _algorithm(headers, found)
@@ -63,14 +64,18 @@ async def copy_object(call: Call) -> Response:
     return _answer(record, changed.stamp_ms)
 
 
-async def _describe_anew(
-    call: Call, found: Found, kept: Pairs, metadata: Pairs, canned: str
-) -> Response:
-    """Copy an object to itself: the same bytes under a new description."""
-    bucket = await call.bucket(Permission.WRITE)
-    conditions = conditions_of(call.request.headers)
+async def _describe_anew(call: Call, bucket: Bucket, canned: str) -> Response:
+    """Copy an object to itself: the same bytes under a new description, and the caller's.
+
+    Only of a version that the caller may read: it is theirs afterwards.
+    """
+    headers = call.request.headers
+    conditions = conditions_of(headers)
+    kept, metadata = kept_headers(headers), metadata_of(headers)
 
     def edit(current: Found) -> ObjectRecord:
+        call.demand_of(current, Permission.READ)
+        demand_source_conditions(call, current)
         conditions.demand(current.record.etag, current.modified_ms)
         return msgspec.structs.replace(
             current.record,
@@ -81,9 +86,8 @@ async def _describe_anew(
             modified_ms=0,
         )
 
-    await call.store.objects.rewrite(bucket, call.name, edit)
-    current = await call.store.objects.find(bucket, call.name)
-    return _answer(current.record, current.modified_ms)
+    described = await call.store.objects.rewrite(bucket, call.name, edit)
+    return _answer(described.record, described.modified_ms)
 
 
 def _replaces_metadata(headers: dict[str, str]) -> bool:

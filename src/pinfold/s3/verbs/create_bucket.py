@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from pinfold.model.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN
-from pinfold.objects.buckets import BucketExists
+from pinfold.objects.bucket import BucketExists
 from pinfold.s3 import acl, xml
 from pinfold.s3.call import Call
 from pinfold.s3.errors import Refused
@@ -29,11 +29,11 @@ async def create_bucket(call: Call) -> Response:
     try:
         await store.buckets.create(request.bucket, owner=call.who.user, acl=canned, region=region)
     except BucketExists as exists:
-        if exists.owner != call.who.user:
+        if not call.owns(exists.bucket.owner):
             raise
         if store.settings.region != US_EAST:
             raise Refused("BucketAlreadyOwnedByYou") from None
-        await store.buckets.set_acl(request.bucket, canned)
+        await store.buckets.set_acl(exists.bucket, canned)
     return Response(200, [("Location", "/" + request.bucket)])
 
 

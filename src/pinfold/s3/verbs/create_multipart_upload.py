@@ -15,6 +15,8 @@ async def create_multipart_upload(call: Call) -> Response:
     """Begin an upload in parts."""
     headers = call.request.headers
     bucket = await call.bucket(Permission.WRITE, fresh=True)
+    if call.who.anonymous:
+        raise Refused("AccessDenied", "Anonymous users cannot initiate multipart uploads.")
     demand_standard_class(headers)
     algorithm, composite = _checksum(headers)
     record = UploadRecord(

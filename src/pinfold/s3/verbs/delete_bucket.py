@@ -6,6 +6,5 @@ from pinfold.s3.request import Response
 
 async def delete_bucket(call: Call) -> Response:
     """Delete an empty bucket; only its owner may."""
-    bucket = await call.owned_bucket()
-    await call.store.buckets.delete(bucket.name)
+    await call.store.buckets.delete(await call.owned_bucket())
     return Response(204, [])

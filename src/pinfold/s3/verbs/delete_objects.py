@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
 from pinfold.model.limits import OBJECT_NAME_BYTES
-from pinfold.objects.buckets import Bucket, NoSuchBucket
+from pinfold.objects.bucket import Bucket, NoSuchBucket
 from pinfold.s3 import xml
 from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call, xml_response

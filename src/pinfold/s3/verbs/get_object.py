@@ -38,7 +38,7 @@ async def _answer(call: Call) -> tuple[Found, Response, int, int]:
         call.demand_current_version()
     if call.who.anonymous and any(name.startswith("response-") for name in query):
         raise Refused("InvalidRequest", "response- parameters need a signed request")
-    _, found = await call.found(Permission.READ)
+    found = await call.found(Permission.READ)
     record = found.record
     _demand_conditions(headers, found)
     described = object_headers(found, query)

@@ -24,7 +24,7 @@ async def get_object_attributes(call: Call) -> Response:
     wanted = {name.strip() for name in asked if name.strip()}
     if not wanted or not wanted <= _ATTRIBUTES:
         raise Refused("InvalidArgument", "x-amz-object-attributes names no or unknown attributes")
-    _, found = await call.found(Permission.READ)
+    found = await call.found(Permission.READ)
     record = found.record
     writer = xml.Writer("GetObjectAttributesResponse")
     if "ETag" in wanted:

@@ -4,7 +4,7 @@ from pinfold.objects import keys
 from pinfold.objects.listing import Entry, Query
 from pinfold.objects.records import UploadRecord, decode
 from pinfold.s3 import acl, xml
-from pinfold.s3.acl import Identity, Permission
+from pinfold.s3.acl import Identity
 from pinfold.s3.call import Call, xml_response
 from pinfold.s3.errors import Refused
 from pinfold.s3.paging import encoding_of, page_size
@@ -14,9 +14,9 @@ from pinfold.s3.xml import encoded_name
 
 
 async def list_multipart_uploads(call: Call) -> Response:
-    """The bucket's open uploads, by name and then by when they began."""
+    """The bucket's open uploads, by name and then by when they began; only the owner may know."""
     query = call.request.query
-    bucket = await call.bucket(Permission.READ, fresh=True)
+    bucket = await call.owned_bucket()
     encoding = encoding_of(query)
     limit = page_size(query, "max-uploads")
     listing = await call.store.listings.page(bucket, _query(query, limit), keys.KIND_UPLOAD)

@@ -14,17 +14,15 @@ from pinfold.s3.verbs.upload_part import open_upload
 async def list_parts(call: Call) -> Response:
     """The parts of an open upload, by number."""
     query = call.request.query
-    bucket, upload = await open_upload(call)
+    upload = await open_upload(call)
     encoding = encoding_of(query)
     limit = page_size(query, "max-parts")
     after = parse_number(query.get("part-number-marker") or "0", most=NUMBER_MAX)
     if after is None:
         raise Refused("InvalidArgument", "part-number-marker should be a number")
-    parts, more = await call.store.multipart.parts(
-        bucket, upload, after=min(after, 0xFFFE), limit=limit
-    )
+    parts, more = await call.store.multipart.parts(upload, after=min(after, 0xFFFE), limit=limit)
     writer = xml.Writer("ListPartsResult")
-    writer.leaf("Bucket", bucket.name)
+    writer.leaf("Bucket", upload.bucket.name)
     writer.raw(f"<Key>{xml.encoded_name(call.request.key, encoding)}</Key>")
     writer.leaf("UploadId", upload.id.hex())
     owner = await call.owner(upload.record.owner)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from pinfold.model.limits import PART_NUMBER_MAX, PUT_BYTES
-from pinfold.objects.buckets import Bucket
+from pinfold.objects.bucket import Bucket
 from pinfold.objects.multipart import NoSuchUpload, Upload
 from pinfold.s3 import xml
 from pinfold.s3.acl import Permission
@@ -23,7 +23,7 @@ _UPLOAD_ID_HEX: Final = 32
 async def upload_part(call: Call) -> Response:
     """Store the body as a part of an open upload, in place of a former one of its number."""
     number = part_number(call)
-    bucket, upload = await open_upload(call)
+    upload = await open_upload(call)
     payload = call.payload()
     declared = payload.declared.algorithm
     if upload.record.algorithm and declared and declared != upload.record.algorithm:
@@ -33,7 +33,7 @@ async def upload_part(call: Call) -> Response:
             f"actual checksum Type: {declared}",
         )
     staged, checksum = await stage(call, payload, upload.algorithm)
-    part = await call.store.multipart.put_part(bucket, upload, number, staged)
+    part = await call.store.multipart.put_part(upload, number, staged)
     headers = [("ETag", f'"{part.etag}"'), *checksum_headers(checksum)[:1]]
     return Response(200, headers)
 
@@ -41,8 +41,8 @@ async def upload_part(call: Call) -> Response:
 async def upload_part_copy(call: Call) -> Response:
     """Store a range of another object as a part of an open upload."""
     number = part_number(call)
-    bucket, upload = await open_upload(call)
-    _, _, found = await copy_source(call)
+    upload = await open_upload(call)
+    _, found = await copy_source(call)
     start, stop = 0, found.record.size
     wanted = call.request.headers.get("x-amz-copy-source-range")
     if wanted is not None:
@@ -54,7 +54,7 @@ async def upload_part_copy(call: Call) -> Response:
         staged = await call.store.staging.stage(source, stop - start, (upload.algorithm,))
     finally:
         await source.close()
-    part = await call.store.multipart.put_part(bucket, upload, number, staged)
+    part = await call.store.multipart.put_part(upload, number, staged)
     writer = xml.Writer("CopyPartResult")
     writer.leaf("LastModified", iso_date(part.modified_ms))
     writer.leaf("ETag", f'"{part.etag}"')
@@ -64,10 +64,17 @@ async def upload_part_copy(call: Call) -> Response:
     return xml_response(writer.document())
 
 
-async def open_upload(call: Call) -> tuple[Bucket, Upload]:
-    """The upload that the request names; whoever may write the bucket may add to it."""
+async def open_upload(call: Call) -> Upload:
+    """The upload that the request names, if it is the caller's to go on with."""
     bucket = await call.bucket(Permission.WRITE, fresh=True)
-    return bucket, await call.store.multipart.find(bucket, call.name, upload_id(call))
+    upload = await call.store.multipart.find(bucket, call.name, upload_id(call))
+    demand_upload(call, upload.bucket, upload.record.owner)
+    return upload
+
+
+def demand_upload(call: Call, bucket: Bucket, initiator: str) -> None:
+    """Refused(AccessDenied) but for the upload's initiator and the bucket's owner."""
+    call.demand(call.owns(initiator) or call.owns(bucket.owner))
 
 
 def upload_id(call: Call) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from pinfold.model.errors import NotFound, PinfoldError
-from pinfold.objects.buckets import NoSuchBucket
+from pinfold.objects.bucket import NoSuchBucket
 from pinfold.objects.conditions import NoSuchKey
 from pinfold.objects.multipart import NoSuchUpload
 from pinfold.sim.checkers.history import GARBLED, Call

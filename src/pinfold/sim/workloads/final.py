@@ -4,7 +4,7 @@ from functools import partial
 from typing import Final
 
 from pinfold.model.errors import Busy, PinfoldError
-from pinfold.objects.buckets import NoSuchBucket
+from pinfold.objects.bucket import NoSuchBucket
 from pinfold.objects.listing import Query
 from pinfold.objects.records import ObjectRecord, decode
 from pinfold.sim.cluster import Down, ProcessDied

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from pinfold.model.errors import Invalid, PinfoldError
-from pinfold.objects.buckets import NoSuchBucket
+from pinfold.objects.bucket import NoSuchBucket
 from pinfold.objects.conditions import NONE, Conditions
 from pinfold.objects.digests import CRC64NVME, MD5
 from pinfold.objects.listing import Query
@@ -84,6 +84,12 @@ async def delete(gateway: GatewayProcess, bucket: str, name: str, conditions: Co
     """DeleteObject."""
     found = await gateway.store.buckets.lookup(bucket)
     await gateway.store.objects.delete(found, name.encode(), conditions)
+
+
+async def delete_bucket(gateway: GatewayProcess, bucket: str) -> None:
+    """DeleteBucket."""
+    buckets = gateway.store.buckets
+    await buckets.delete(await buckets.get(bucket))
 
 
 async def copy(gateway: GatewayProcess, source: tuple[str, str], target: tuple[str, str]) -> bytes:
@@ -240,7 +246,7 @@ class _ObjectClient:
                 self._client,
                 self._gateway,
                 f"delete {bucket}",
-                lambda gateway: gateway.store.buckets.delete(bucket),
+                partial(delete_bucket, bucket=bucket),
             )
             await bench.record(call, work)
             return
@@ -275,7 +281,7 @@ class _ObjectClient:
             found = await gateway.store.buckets.get(bucket)
             opened = await gateway.store.multipart.find(found, name.encode(), upload)
             staged = await gateway.store.staging.stage(Source(content), len(content), (CRC64NVME,))
-            await gateway.store.multipart.put_part(found, opened, number, staged)
+            await gateway.store.multipart.put_part(opened, number, staged)
 
         call = bench.recorder.begin(
             self._client, "part", bucket=bucket, name=name, value=token, upload=upload.hex()
@@ -290,7 +296,8 @@ class _ObjectClient:
 
         async def forget(gateway: GatewayProcess) -> None:
             found = await gateway.store.buckets.get(bucket)
-            await gateway.store.multipart.abort(found, name.encode(), upload)
+            opened = await gateway.store.multipart.find(found, name.encode(), upload)
+            await gateway.store.multipart.abort(opened)
 
         call = bench.recorder.begin(
             self._client, "abort", bucket=bucket, name=name, upload=upload.hex()
