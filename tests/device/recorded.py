@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pinfold.codec.records import HEADER_BYTES, Scan, decode_segment_header
+from pinfold.codec.records import HEADER_BYTES, Scan, decode_segment_header, record_seed
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.device import Device
+from pinfold.device.files import decode_superblock, superblock_path
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, NotFound
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
@@ -113,6 +114,13 @@ class Recorded:
         """Files to damage."""
         return {name: None if one is None else twin(one) for name, one in self.names.items()}
 
+    @property
+    def salt(self) -> bytes:
+        """The device's secret."""
+        superblock = self.names[superblock_path(PATH)]
+        assert superblock is not None
+        return decode_superblock(PATH, superblock.read(superblock.size, 0)).salt
+
     def paths(self, directory: str) -> list[str]:
         """The files of one of the device's directories."""
         prefix = f"{PATH}/{directory}/"
@@ -197,13 +205,13 @@ def set_files(disk: SimDisk, names: Names) -> None:
             disk.sync_dir(name)
 
 
-def journal_records(inode: Inode) -> list[tuple[int, int, int, int]]:
+def journal_records(inode: Inode, salt: bytes) -> list[tuple[int, int, int, int]]:
     """(sequence, start, where its payload starts, end) of every record of a segment, in order."""
     image = memoryview(inode.read(inode.size, 0))
-    header = decode_segment_header(image)
+    header = decode_segment_header(image, salt)
     if header is None:
         return []
-    scan = Scan(image, header.first_sequence, 0)
+    scan = Scan(image, header.first_sequence, 0, record_seed(salt, header.number))
     return [
         (
             found.sequence,

@@ -57,7 +57,8 @@ def in_world(scenario: Callable[[SimNode], Awaitable[None]]) -> None:
 def segments_of(files: Recorded) -> list[tuple[str, list[tuple[int, int, int, int]]]]:
     """(path, records) of the journal's segments, oldest first."""
     found = [
-        (path, journal_records(inode_of(files.names, path))) for path in files.paths("journal")
+        (path, journal_records(inode_of(files.names, path), files.salt))
+        for path in files.paths("journal")
     ]
     return sorted((one for one in found if one[1]), key=lambda one: one[1][0][0])
 

@@ -50,7 +50,7 @@ def test_a_segment_made_in_the_instant_it_is_needed_does_not_hang_the_loop() -> 
         found = Recovered(live=[], spare=[], next_sequence=1, next_slot=0, boot=0)
         lane = env.new_offload("journal")
         health = Health()
-        journal = Journal(env.disk, lane, fill, "/journal", b"u" * 16, 1, SETTINGS, health, found)
+        journal = Journal(env.disk, lane, fill, "/journal", b"saltsalt", 1, SETTINGS, health, found)
         writer = asyncio.ensure_future(journal.run())
         await asyncio.sleep(0.01)  # it has asked for its first segment, and nothing else
         journal.append(1, (b"record",), 6)

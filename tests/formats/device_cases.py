@@ -17,6 +17,7 @@ from pinfold.codec.records import (
     decode_segment_header,
     encode_header,
     encode_segment_header,
+    record_seed,
 )
 from pinfold.codec.sealed import seal, unseal
 from pinfold.device.api import Entry, ExtentOp
@@ -110,20 +111,19 @@ DEVICE = [
         lambda: encode_superblock(SUPERBLOCK),
     ),
     Case(
-        "journal segment header 1",
-        lambda page: decode_segment_header(page.ljust(PAGE_BYTES, b"\0")),
-        SegmentHeader(U, 3, 4000, 7),
-        "50466a7300010000202122232425262728292a2b2c2d2e2f00000000000000030000000000000fa0"
-        "0000000771ff9d31100d6cba",
-        lambda: encode_segment_header(SegmentHeader(U, 3, 4000, 7)).rstrip(b"\0"),
+        "journal segment header 2",
+        lambda page: decode_segment_header(page.ljust(PAGE_BYTES, b"\0"), SALT),
+        SegmentHeader(3, 4000, 7),
+        "50466a730002000000000000000000030000000000000fa0000000074d7e8b1af85242f4",
+        lambda: encode_segment_header(SegmentHeader(3, 4000, 7), SALT).rstrip(b"\0"),
     ),
     Case(
-        "journal record header 1",
-        lambda record: decode_header(memoryview(record), 0),
+        "journal record header 2",
+        lambda record: decode_header(memoryview(record), 0, record_seed(SALT, 3)),
         Header(17, 1234, 88, 80, 7, 0x1122334455667788),
-        "50466a7201110000000004d200000000000000580000000000000050000000071122334455667788"
-        "79dcd3e0e51ad9fc",
-        lambda: encode_header(17, 1234, 88, 80, 7, 0x1122334455667788),
+        "50466a7202110000000004d200000000000000580000000000000050000000071122334455667788"
+        "c5aeb271c0b77dde",
+        lambda: encode_header(17, 1234, 88, 80, 7, 0x1122334455667788, record_seed(SALT, 3)),
     ),
     Case(
         "pack header 1",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pinfold.codec.packs import decode_head, decode_pack_header
 from pinfold.codec.records import checksum, encode_header
 from pinfold.codec.sealed import seal
+from pinfold.codec.seeds import seed_of
 from pinfold.device.applier import decode_applied
 from pinfold.device.device import Device
 from pinfold.device.files import SUPERBLOCK_VERSION, read_superblock, superblock_path
@@ -22,7 +23,7 @@ from pinfold.device.group import decode_group
 from pinfold.device.memory import decode_memory
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.packs import decode_pack
-from pinfold.device.segments import survey
+from pinfold.device.segments import Segment, survey
 from pinfold.device.volume import decode_extent, decode_volume
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, PinfoldError
@@ -32,6 +33,8 @@ from tests.device.worlds import CLUSTER, PATH, SETTINGS
 from tests.formats.case import Case
 from tests.formats.device_cases import DEVICE
 from tests.formats.row_cases import READ, WRITTEN
+
+SEGMENT_HEADER_BYTES = 28
 
 CASES = [*DEVICE, *WRITTEN, *READ]
 
@@ -158,31 +161,37 @@ def test_a_journal_of_a_newer_program_is_refused_and_not_cut_short(place: str) -
     """To a decoder that does not know it, it looks like the end of the journal."""
 
     def renew(env: Env) -> None:
-        file = env.disk.open(f"{PATH}/journal/00000000")
+        salt = read_superblock(env.disk, PATH).salt
+        last, _ = journal_end(env)
         if place == "segment":
-            file.pwritev([struct.pack(">H", 9)], 4)
+            packed = bytearray(last.file.pread(SEGMENT_HEADER_BYTES, 0))
+            packed[4:6] = struct.pack(">H", 9)
+            check = xxhash.xxh3_64(packed, seed=seed_of(salt, b"PFjs", 0)).digest()
+            last.file.pwritev([packed, check], 0)
         else:
-            records: list[int] = []
-            uuid = read_superblock(env.disk, PATH).uuid
-            size = SETTINGS.segment_bytes
-            found = survey(
-                env.disk, f"{PATH}/journal", uuid, size, 1, lambda one: records.append(one.sequence)
-            )
-            file.pwritev([b"PFjr\x09"], found.live[-1].position)
+            header = bytearray(encode_header(1, 0, 1, 0, 1, 0, last.seed)[:-8])
+            header[4] = 9
+            check = xxhash.xxh3_64(header, seed=last.seed).digest()
+            last.file.pwritev([header, check], last.position)
 
     on_a_device(renew)
 
 
 def test_a_journal_record_of_an_unknown_kind_is_refused() -> None:
     def add(env: Env) -> None:
-        uuid = read_superblock(env.disk, PATH).uuid
-        found = survey(
-            env.disk, f"{PATH}/journal", uuid, SETTINGS.segment_bytes, 1, lambda _record: None
-        )
-        header = encode_header(200, 3, found.next_sequence, 0, 1, checksum([b"new"]))
-        env.disk.open(found.live[-1].path).pwritev([header, b"new"], found.live[-1].position)
+        last, sequence = journal_end(env)
+        check = checksum([b"new"], last.seed)
+        header = encode_header(200, 3, sequence, 0, 1, check, last.seed)
+        last.file.pwritev([header, b"new"], last.position)
 
     on_a_device(add)
+
+
+def journal_end(env: Env) -> tuple[Segment, int]:
+    """The newest segment of the device's journal, and the sequence that comes next."""
+    salt = read_superblock(env.disk, PATH).salt
+    found = survey(env.disk, f"{PATH}/journal", salt, SETTINGS.segment_bytes, 1, lambda _one: None)
+    return found.live[-1], found.next_sequence
 
 
 INDEX_LOG = "504669310000000d5e4bc2d8795ca7d99292c4016bc4017692c40167c0"

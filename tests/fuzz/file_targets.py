@@ -154,9 +154,9 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (applier.decode_applied, bytes(24)),
     (packs.decode_head, packs.encode_head(BlobId(b"b" * 16), 5, (1,))),
     (packs.decode_location, packs.encode_location(packs.Location(1, 4096, 5, 6, (7,)))),
-    (lambda data: records.decode_header(data, 0), records.encode_header(1, 2, 3, 4, 5, 6)),
+    (lambda data: records.decode_header(data, 0, 7), records.encode_header(1, 2, 3, 4, 5, 6, 7)),
     (lambda data: _scanned(data), bytes(4096) + records.encode_header(
-        1, 0, 1, 0, 1, records.checksum([b""]))),
+        1, 0, 1, 0, 1, records.checksum([b""], 7), 7)),
     (entries.decode_body, entries.encode_body([(b"k", b"v"), (b"a", None), (b"b", None)])),
     (entries.decode_row, entries.encode_row(entries.Row(b"body"))),
     (entries.decode_results, entries.encode_results(5, [b"o" * 16])),
@@ -176,14 +176,14 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (memory.decode_memory, bytes(60)),
     (device_packs.decode_pack, bytes(16)),
     (packs.decode_pack_header, packs.encode_pack_header(b"u" * 16, 3)),
-    (records.decode_segment_header, records.encode_segment_header(
-        records.SegmentHeader(b"u" * 16, 1, 1, 1))),
+    (lambda data: records.decode_segment_header(data, b"saltsalt"),
+     records.encode_segment_header(records.SegmentHeader(1, 1, 1), b"saltsalt")),
     (volume.decode_volume, volume.encode_volume(3, lost_at=9)),
 )  # fmt: skip
 
 
 def _scanned(data: bytes) -> int:
-    scan = records.Scan(memoryview(data), 1, 1)
+    scan = records.Scan(memoryview(data), 1, 1, 7)
     found = sum(1 for _ in scan)
     assert scan.end <= max(len(data), records.PAGE_BYTES)
     return found

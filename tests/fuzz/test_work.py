@@ -73,9 +73,9 @@ def _policy(count: int) -> bytes:
 
 def _segment(count: int) -> memoryview:
     data = bytes(records.PAGE_BYTES)
-    check = records.checksum([b""])
+    check = records.checksum([b""], 7)
     for sequence in range(1, count + 1):
-        data += records.encode_header(1, 0, sequence, 0, 1, check)
+        data += records.encode_header(1, 0, sequence, 0, 1, check, 7)
     return memoryview(data)
 
 
@@ -112,7 +112,7 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
     "frames in bytes": lambda n: _frames(BEATS * n, 1),
     "deletes": _deletes,
     "heads": lambda n: list(wire.decode([[3, 1, 1, 2, 4, 0, b""]] * n, memoryview(b""))),
-    "journal records": lambda n: list(records.Scan(_segment(n), 1, 1)),
+    "journal records": lambda n: list(records.Scan(_segment(n), 1, 1, 7)),
     "samples": lambda n: merge({"n": "# TYPE a gauge\n" + "a 1\n" * n}),
     "a row of blobs": _blobs,
 }  # fmt: skip

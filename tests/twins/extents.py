@@ -94,7 +94,7 @@ class MemoryExtents:
         sequence: int,
         ops: Sequence[ExtentOp],
         payload: memoryview,
-    ) -> None:
+    ) -> asyncio.Future[None]:
         state = self._enter(volume, token)
         if self.busy:
             raise Busy("the journal waits to be applied")
@@ -120,6 +120,7 @@ class MemoryExtents:
             if self.corrupt:
                 self._heal(extent, offset, length)
         assert position == len(payload)
+        return _done()
 
     def _heal(self, extent: int, offset: int, length: int) -> None:
         first = -(-offset // BLOCK_BYTES)
@@ -224,9 +225,7 @@ class MemoryExtents:
     def drop(self, volume: VolumeId) -> asyncio.Future[None]:
         if volume in self._volumes:
             self._volumes[volume] = _Volume(token=self._volumes[volume].token)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+        return _done()
 
     def volumes(self, after: bytes, limit: int) -> list[VolumeId]:
         held = [volume for volume, state in sorted(self._volumes.items()) if state.extents]
@@ -242,6 +241,12 @@ class MemoryExtents:
         """Extents marked dirty."""
         state = self._volumes.get(volume, _Volume())
         return sorted(extent for extent, mark in state.marks.items() if mark[2])
+
+
+def _done() -> asyncio.Future[None]:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
 
 
 class MemoryDevice(Device):

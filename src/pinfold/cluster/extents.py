@@ -374,7 +374,9 @@ class ExtentHost:
         return _TAKEN
 
 
-def _act_write(store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]) -> Reply:
+def _act_write(
+    store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]
+) -> asyncio.Future[Reply]:
     number, epoch, sequence, stable, packed = fields
     _check_next(opened, number)
     volume, token = request.body[2], request.body[3]
@@ -382,12 +384,12 @@ def _act_write(store: ExtentStore, opened: _Stream, request: Request, fields: li
         ops = list(map(ExtentOp._make, OP.iter_unpack(packed)))
     except struct.error as error:
         raise Invalid("malformed operations") from error
-    store.write(volume, token, epoch, sequence, ops, request.payload)
+    written = store.write(volume, token, epoch, sequence, ops, request.payload)
     opened.next = number + 1
     if stable > opened.stable:
         opened.stable = stable
         store.stable(volume, token, stable)
-    return _TAKEN
+    return _later(written, lambda _done: _TAKEN)
 
 
 def _act_read(

@@ -6,6 +6,11 @@ A record is a header and a payload; both carry an xxh3. Every record names the s
 which everything was flushed when it was written: a record that survived while one it calls
 flushed did not is the proof of a device that lost what it acknowledged.
 
+Payloads are clients' bytes, and any page of a segment may have held one. The checksums of records
+start from a seed of the device's salt and the segment's present number (`record_seed`), those of
+segment headers from the salt alone: what verifies was written by the device itself, as a record,
+in the segment's present life. Nothing is believed before it verifies, its version neither.
+
 Layouts are big-endian. Key ids are 0 until payloads can be encrypted.
 """
 
@@ -15,23 +20,24 @@ from typing import Final, NamedTuple
 
 import xxhash
 
+from pinfold.codec.decoding import require, require_version
+from pinfold.codec.seeds import seed_of
+
 Buffer = bytes | bytearray | memoryview
 
 PAGE_BYTES: Final = 4096
 """Batches start on this boundary: the unit a file system writes and a power cut tears."""
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 """Of records and of segment headers alike."""
 _MAGIC: Final = b"PFjr"
 _SEGMENT_MAGIC: Final = b"PFjs"
 
 # magic, version, kind, key id, payload length, sequence, flushed, boot, payload xxh3
 _HEADER: Final = struct.Struct(">4sBBHIQQIQ")
-# magic, version, key id, device uuid, number, first sequence, boot
-_SEGMENT: Final = struct.Struct(">4sHH16sQQI")
+# magic, version, key id, number, first sequence, boot
+_SEGMENT: Final = struct.Struct(">4sHHQQI")
 _CHECK: Final = struct.Struct(">Q")
-_KEY_END: Final = 8
-"""Version and key id lie in the eight bytes that both kinds of headers start with."""
 
 HEADER_BYTES: Final = _HEADER.size + _CHECK.size
 """A record's overhead."""
@@ -49,11 +55,11 @@ class Record(NamedTuple):
 class SegmentHeader(NamedTuple):
     """What the first page of a segment says."""
 
-    uuid: bytes
     number: int
-    """Position in the journal's history; a recycled file gets a new one."""
+    """Position in the journal's history, hence the file's life: a recycled one gets a new one."""
     first_sequence: int
     boot: int
+    """Of the process that began this life; no record in it has a lower one."""
 
 
 class Header(NamedTuple):
@@ -67,81 +73,72 @@ class Header(NamedTuple):
     payload_check: int
 
 
-def checksum(buffers: Sequence[Buffer]) -> int:
+def record_seed(salt: bytes, number: int) -> int:
+    """Where the checksums of records in the segment of this number start."""
+    return seed_of(salt, _MAGIC, number)
+
+
+def checksum(buffers: Sequence[Buffer], seed: int) -> int:
     """xxh3_64 of the buffers, one behind the other."""
     if len(buffers) == 1:
-        return xxhash.xxh3_64_intdigest(buffers[0])
-    digest = xxhash.xxh3_64()
+        return xxhash.xxh3_64_intdigest(buffers[0], seed)
+    digest = xxhash.xxh3_64(seed=seed)
     for buffer in buffers:
         digest.update(buffer)
     return digest.intdigest()
 
 
 def encode_header(
-    kind: int, length: int, sequence: int, flushed: int, boot: int, payload_check: int
+    kind: int, length: int, sequence: int, flushed: int, boot: int, payload_check: int, seed: int
 ) -> bytes:
     """The header of a record whose payload follows it."""
     header = _HEADER.pack(
         _MAGIC, RECORD_VERSION, kind, 0, length, sequence, flushed, boot, payload_check
     )
-    return header + _CHECK.pack(xxhash.xxh3_64_intdigest(header))
+    return header + _CHECK.pack(xxhash.xxh3_64_intdigest(header, seed))
 
 
-def decode_header(segment: memoryview, offset: int) -> Header | None:
-    """The header at `offset`, or None when there is no valid one of a version we know."""
-    if offset + HEADER_BYTES > len(segment):
-        return None
-    magic, version, kind, key, length, sequence, flushed, boot, payload_check = _HEADER.unpack_from(
-        segment, offset
-    )
-    if magic != _MAGIC or version != RECORD_VERSION or key != 0:
+def decode_header(segment: memoryview, offset: int, seed: int) -> Header | None:
+    """The header at `offset`, or None when there is no valid one.
+
+    Corrupt for one that verifies and is of a version or needs a key that we do not know: to pass
+    over it would be to cut the journal short.
+    """
+    if bytes(segment[offset : offset + 4]) != _MAGIC or offset + HEADER_BYTES > len(segment):
         return None
     (check,) = _CHECK.unpack_from(segment, offset + _HEADER.size)
-    if check != xxhash.xxh3_64_intdigest(segment[offset : offset + _HEADER.size]):
+    if check != xxhash.xxh3_64_intdigest(segment[offset : offset + _HEADER.size], seed):
         return None
-    return Header(kind, length, sequence, flushed, boot, payload_check)
+    _, version, kind, key, *numbers = _HEADER.unpack_from(segment, offset)
+    _require_known("a journal record", version, key)
+    return Header(kind, *numbers)
 
 
-def encode_segment_header(header: SegmentHeader) -> bytes:
+def encode_segment_header(header: SegmentHeader, salt: bytes) -> bytes:
     """The first page of a segment."""
     packed = _SEGMENT.pack(_SEGMENT_MAGIC, RECORD_VERSION, 0, *header)
-    return (packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))).ljust(PAGE_BYTES, b"\0")
+    return (packed + _CHECK.pack(_segment_check(packed, salt))).ljust(PAGE_BYTES, b"\0")
 
 
-def decode_segment_header(page: Buffer) -> SegmentHeader | None:
-    """What the page says, or None when it is no valid header of a version we know."""
+def decode_segment_header(page: Buffer, salt: bytes) -> SegmentHeader | None:
+    """What the page says, or None when it is no header that this device wrote. Corrupt as above."""
     if len(page) < _SEGMENT.size + _CHECK.size:
         return None
     magic, version, key, *fields = _SEGMENT.unpack_from(page)
     (check,) = _CHECK.unpack_from(page, _SEGMENT.size)
-    if magic != _SEGMENT_MAGIC or version != RECORD_VERSION or key != 0:
+    if magic != _SEGMENT_MAGIC or check != _segment_check(page[: _SEGMENT.size], salt):
         return None
-    if check != xxhash.xxh3_64_intdigest(memoryview(page)[: _SEGMENT.size]):
-        return None
+    _require_known("a segment of the journal", version, key)
     return SegmentHeader(*fields)
 
 
-def refusal(image: Buffer, offset: int) -> str | None:
-    """Why a header there must not be passed over as if there were none; None when it may be.
+def _segment_check(packed: Buffer, salt: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(packed, seed_of(salt, _SEGMENT_MAGIC, 0))
 
-    A newer program's record, or one that needs a key, looks like the end of the journal to a
-    decoder that does not know it.
-    """
-    if len(image) < offset + _KEY_END:
-        return None
-    magic = bytes(image[offset : offset + 4])
-    if magic == _MAGIC:
-        version, _, key = struct.unpack_from(">BBH", image, offset + 4)
-    elif magic == _SEGMENT_MAGIC:
-        version, key = struct.unpack_from(">HH", image, offset + 4)
-    else:
-        return None
-    if version > RECORD_VERSION:
-        return (
-            f"has version {version}, this program knows 1 to {RECORD_VERSION}: "
-            "a newer program has written it"
-        )
-    return f"needs key {key}, which this program does not know" if key else None
+
+def _require_known(what: str, version: int, key: int) -> None:
+    require_version(what, version, RECORD_VERSION, oldest=RECORD_VERSION)
+    require(not key, f"{what} needs key {key}, which this program does not know")
 
 
 class Scan:
@@ -152,12 +149,15 @@ class Scan:
     it), and valid checksums. After iteration `end` is the offset behind the last record.
     """
 
-    def __init__(self, segment: memoryview, sequence: int, boot: int) -> None:
+    def __init__(self, segment: memoryview, sequence: int, boot: int, seed: int) -> None:
         self.sequence = sequence
         """The sequence expected next."""
         self.boot = boot
+        self.flushed = 0
+        """What the last record calls flushed: none calls less than one before it."""
         self.end = PAGE_BYTES
         self._segment = segment
+        self._seed = seed
 
     def __iter__(self) -> Iterator[Record]:
         while (found := self._next(self.end) or self._next(page_end(self.end))) is not None:
@@ -166,36 +166,35 @@ class Scan:
             self.end = offset + header.length
             self.sequence = header.sequence + 1
             self.boot = header.boot
+            self.flushed = header.flushed
             yield Record(header.kind, header.sequence, header.boot, payload)
 
     def _next(self, offset: int) -> tuple[Header, int] | None:
-        header = decode_header(self._segment, offset)
+        header = decode_header(self._segment, offset, self._seed)
         if header is None or header.sequence != self.sequence or header.boot < self.boot:
             return None
         start = offset + HEADER_BYTES
         payload = self._segment[start : start + header.length]
-        if len(payload) != header.length or header.payload_check != checksum([payload]):
+        if len(payload) != header.length:
+            return None
+        if header.payload_check != checksum([payload], self._seed):
             return None
         return header, start
 
-    def refusal(self) -> str | None:
-        """Why what ended the scan is no end: see the function."""
-        return refusal(self._segment, self.end) or refusal(self._segment, page_end(self.end))
-
     def claimed_flushed(self) -> int:
         """See the function, for what lies behind the last record that was read."""
-        return claimed_flushed(self._segment, page_end(self.end))
+        return claimed_flushed(self._segment, page_end(self.end), self._seed)
 
 
-def claimed_flushed(segment: memoryview, offset: int) -> int:
+def claimed_flushed(segment: memoryview, offset: int, seed: int) -> int:
     """Highest sequence that any batch from a page on calls flushed; 0 when there is none.
 
-    Leftovers count too: what a record calls flushed was, whatever became of the record, and a
-    sequence is given again only when it never was.
+    Leftovers of a torn batch count too: what a record calls flushed was, whatever became of the
+    record, and a sequence is given again only when it never was.
     """
     highest = 0
     for start in range(offset, len(segment), PAGE_BYTES):
-        header = decode_header(segment, start)
+        header = decode_header(segment, start, seed)
         if header is not None:
             highest = max(highest, header.flushed)
     return highest

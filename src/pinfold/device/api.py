@@ -274,8 +274,10 @@ class ExtentStore(Protocol):
         sequence: int,
         ops: Sequence[ExtentOp],
         payload: memoryview,
-    ) -> None:
+    ) -> asyncio.Future[None]:
         """Apply ops in order: visible to reads at once, durable after a later `flush`.
+
+        Done when the death of this process cannot lose them: nobody is told of them earlier.
 
         `epoch` (the volume's resync epoch) and `sequence` (the holder's running number) are kept
         as marks with each extent touched. `payload` is kept by reference until applied.

@@ -6,7 +6,8 @@ applier are the only two tasks; threads (lanes) do everything that blocks.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final
 
 import msgspec
@@ -58,7 +59,9 @@ class Device:
         self._health = Health()
         self._space = Space(settings.reserve_bytes)
         self._lanes: list[Offload] = []
-        self._closers: list[Callable[[], None]] = [lock.close]
+        self._files = ExitStack()
+        """Closes every file, the lock last, whatever else happens."""
+        self._files.callback(lock.close)
         self._scope = TaskScope(lambda error: self._health.stop(repr(error)))
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -184,8 +187,9 @@ class Device:
 
     async def _start(self, lane: Offload) -> None:
         disk, settings, health = self._env.disk, self._settings, self._health
+        salt = self._superblock.salt
         index = Index(await lane(open_engine, disk, f"{self._path}/index", settings))
-        self._closers.append(index.close)
+        self._files.callback(index.close)
         applied = decode_applied(index.get(APPLIED))
         log_redo = LogRedo(load_groups(index))
         waiting: list[Record] = []
@@ -200,9 +204,10 @@ class Device:
             recover,
             disk,
             f"{self._path}/journal",
-            self.uuid,
+            salt,
             settings.segment_bytes,
             applied.kept_from,
+            max(applied.flushed, self._superblock.flushed),
             sort_out,
         )
         check_memory(found, applied, self._superblock, boots=self.boot - 1)
@@ -211,15 +216,15 @@ class Device:
             self._lane("journal"),
             self._lane("fill"),
             f"{self._path}/journal",
-            self.uuid,
+            salt,
             self.boot,
             settings,
             health,
             found,
         )
-        self._closers.append(self._journal.close_files)
+        self._files.callback(self._journal.close_files)
         arena = await lane(Arena, disk, f"{self._path}/arena")
-        self._closers.append(arena.close)
+        self._files.callback(arena.close)
         self._build(lane, index, arena, log_redo, applied)
         self._space.measured(*await lane(measure, disk, self._path), 0)
         await self._redo(waiting)
@@ -260,7 +265,7 @@ class Device:
         readers = self._readers = Readers(lanes, health, self._env.clock.monotonic)
         packs = Packs(disk, f"{self._path}/packs", self.uuid, index, readers, settings, health)
         self._packs = packs
-        self._closers.append(packs.close_files)
+        self._files.callback(packs.close_files)
         groups = log_redo.finish()
         drop_rows(index, log_redo.dropped)
         self._log = Log(journal, index, space, health, settings, groups)
@@ -303,8 +308,7 @@ class Device:
     def _close_files(self) -> None:
         for lane in self._lanes:
             lane.close()
-        while self._closers:
-            self._closers.pop()()
+        self._files.close()
 
 
 def _conforms(device: Device) -> tuple[LogStore, RowStore, BlobStore, ExtentStore]:

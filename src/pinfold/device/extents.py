@@ -110,7 +110,7 @@ class Extents:
         sequence: int,
         ops: Sequence[ExtentOp],
         payload: memoryview,
-    ) -> None:
+    ) -> asyncio.Future[None]:
         """See `ExtentStore.write`. An op of length 0 only marks its extent.
 
         Raises Busy over the limit of unapplied bytes, and Corrupt when a partly written block's
@@ -120,7 +120,7 @@ class Extents:
         whole = self._admit(known, ops, len(payload))
         if whole and write_bytes(len(ops)) + len(payload) <= self._settings.record_bytes:
             self._take(known, token, epoch, sequence, ops, payload)
-            return
+            return self._journal.written()
         position = 0
         for op in ops:
             length = op.length if op.kind == WRITE else 0
@@ -128,6 +128,7 @@ class Extents:
             position += length
             for piece, content in self._pieces(known.extent(op.extent), op, part):
                 self._take(known, token, epoch, sequence, [piece], content)
+        return self._journal.written()
 
     def flush(self, volume: VolumeId, token: Token) -> asyncio.Future[None]:
         """See `ExtentStore.flush`."""

@@ -111,7 +111,7 @@ def _read(disk: Disk, path: str, device: Offline) -> None:
         device.journal = survey(
             disk,
             f"{path}/journal",
-            device.superblock.uuid,
+            device.superblock.salt,
             segment_bytes(disk, path),
             applied.kept_from,
             sort_out,
@@ -137,7 +137,7 @@ def _build(disk: Disk, path: str, device: Offline, index: Index) -> None:
         _Nothing(),
         _Nothing(),
         f"{path}/journal",
-        device.superblock.uuid,
+        device.superblock.salt,
         device.superblock.boot,
         _SETTINGS,
         health,

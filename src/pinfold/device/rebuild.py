@@ -113,10 +113,10 @@ def _remember(disk: Disk, path: str, superblock: Superblock) -> Remembered:
     """Everything promised, out of the longest unbroken end of the journal."""
     directory, size = f"{path}/journal", segment_bytes(disk, path)
     problem = Corrupt(f"the journal of {path} has no records")
-    for start in first_sequences(disk, directory, superblock.uuid):
+    for start in first_sequences(disk, directory, superblock.salt):
         remembered = Remembered()
         try:
-            found = survey(disk, directory, superblock.uuid, size, start, remembered.take)
+            found = survey(disk, directory, superblock.salt, size, start, remembered.take)
         except Corrupt as error:
             problem = error  # this one was let go and half overwritten, or records are missing
             continue

@@ -14,11 +14,10 @@ from pinfold.codec.records import (
     PAGE_BYTES,
     Record,
     Scan,
-    SegmentHeader,
     claimed_flushed,
     decode_segment_header,
     page_end,
-    refusal,
+    record_seed,
 )
 from pinfold.device import kinds
 from pinfold.device.files import numbered_files
@@ -36,11 +35,15 @@ class Segment:
     path: str
     file: File
     number: int = -1
+    boot: int = 0
+    """Of the process that began this life of the file."""
     first_sequence: int = 0
     last_sequence: int = 0
     """Last record written here; first_sequence - 1 while there is none."""
     position: int = 0
     """Where the next batch goes."""
+    seed: int = 0
+    """Where the checksums of its records start."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,8 @@ class Recovered:
     next_slot: int
     boot: int
     """Boot of the newest record; 0 when there is none."""
+    flushed: int = 0
+    """What the newest record calls flushed: a flush that its process saw succeed."""
     unfinished: list[Segment] = field(default_factory=list)
     """Files of another size without a header: a crash interrupted their making."""
 
@@ -77,30 +82,45 @@ def create_segment(disk: Disk, directory: str, slot: int, size: int) -> Segment:
 def recover(
     disk: Disk,
     directory: str,
-    uuid: bytes,
+    salt: bytes,
     size: int,
     kept_from: int,
+    witnessed: int,
     redo: Callable[[Record], None],
 ) -> Recovered:
     """`survey`, and then whatever was found is durable and what nobody needs is gone.
 
-    What was written and never flushed may be found or not.
+    What was written and never flushed may be found or not. The superblock has witnessed a flush
+    up to `witnessed`.
     """
-    found = survey(disk, directory, uuid, size, kept_from, redo)
+    found = survey(disk, directory, salt, size, kept_from, redo)
     for segment in found.unfinished:
         segment.file.close()
         disk.unlink(segment.path)
     found.unfinished.clear()
-    if found.live:
-        # A process that died without its machine leaves pages that no flush has covered yet.
-        found.live[-1].file.datasync()
+    if found.live and found.next_sequence - 1 > max(found.flushed, witnessed):
+        _write_again(found.live[-1])
     return found
+
+
+def _write_again(segment: Segment) -> None:
+    """Make what was found in the newest segment durable: no flush is known that covered its end.
+
+    It may be in memory only, and a flush alone would not help: after one that failed the kernel
+    keeps the pages, readable and clean, and writes none of them again. No earlier segment needs
+    this, for a new one is begun only when all before it is flushed.
+    """
+    step = FILL_BYTES
+    for offset in range(0, segment.position, step):
+        page = segment.file.pread(min(step, segment.position - offset), offset)
+        segment.file.pwritev([page], offset)
+    segment.file.datasync()
 
 
 def survey(
     disk: Disk,
     directory: str,
-    uuid: bytes,
+    salt: bytes,
     size: int,
     kept_from: int,
     redo: Callable[[Record], None],
@@ -110,7 +130,7 @@ def survey(
     Changes nothing. Raises Corrupt when the journal proves that something flushed is missing, and
     for what a newer program has written.
     """
-    opened = _open_all(disk, directory, uuid, size)
+    opened = _open_all(disk, directory, salt, size)
     live = _newest_run(opened.headed, kept_from)
     spare = [*opened.spare, *(segment for segment in opened.headed if segment not in live)]
     if live and live[0].first_sequence > kept_from:
@@ -119,14 +139,14 @@ def survey(
             "part of it is lost, or the index is"
         )
     sequence = live[0].first_sequence if live else 1
-    boot = 0
+    boot = flushed = 0
     for position, segment in enumerate(live):
         if segment.first_sequence != sequence:
             raise Corrupt(
                 f"journal segment {segment.path} starts at {segment.first_sequence}, "
                 f"flushed records from {sequence} on are missing"
             )
-        scan = Scan(_image(segment, size), sequence, boot)
+        scan = Scan(_image(segment, size), sequence, max(boot, segment.boot), segment.seed)
         for record in scan:
             require(
                 record.kind in kinds.KNOWN,
@@ -134,22 +154,35 @@ def survey(
                 "a newer program has written it",
             )
             redo(record)
-        if (why := scan.refusal()) is not None:
-            raise Corrupt(f"{segment.path}: record {scan.sequence} {why}")
         if position == len(live) - 1:
             _require(sequence=scan.sequence, flushed=scan.claimed_flushed())
-        sequence, boot = scan.sequence, scan.boot
+        if scan.sequence > sequence:
+            boot, flushed = scan.boot, scan.flushed
+        sequence = scan.sequence
         segment.last_sequence = sequence - 1
         segment.position = page_end(scan.end)
-    for segment in (*spare, *opened.unfinished):
-        # A segment whose header was lost looks like one never used; its records tell.
-        _require(sequence=sequence, flushed=claimed_flushed(_image(segment, size), 0))
-    return Recovered(live, spare, sequence, opened.next_slot, boot, opened.unfinished)
+    _look_for_headless([*spare, *opened.unfinished], live, salt, size, sequence)
+    return Recovered(live, spare, sequence, opened.next_slot, boot, flushed, opened.unfinished)
 
 
-def first_sequences(disk: Disk, directory: str, uuid: bytes) -> list[int]:
+def _look_for_headless(
+    others: list[Segment], live: list[Segment], salt: bytes, size: int, sequence: int
+) -> None:
+    """Refuse a journal whose newest segments lost their headers: they look like unused ones.
+
+    Their records tell, under the numbers that such segments have.
+    """
+    newest = live[-1].number if live else -1
+    for segment in others:
+        image = _image(segment, size)
+        for number in range(newest + 1, newest + 1 + len(others)):
+            flushed = claimed_flushed(image, 0, record_seed(salt, number))
+            _require(sequence=sequence, flushed=flushed)
+
+
+def first_sequences(disk: Disk, directory: str, salt: bytes) -> list[int]:
     """Where each segment of this device starts, oldest first, whatever became of it since."""
-    opened = _open_all(disk, directory, uuid, 0)
+    opened = _open_all(disk, directory, salt, 0)
     for segment in (*opened.headed, *opened.spare, *opened.unfinished):
         segment.file.close()
     return [one.first_sequence for one in sorted(opened.headed, key=lambda one: one.number)]
@@ -179,26 +212,21 @@ class _Opened:
     next_slot: int
 
 
-def _open_all(disk: Disk, directory: str, uuid: bytes, size: int) -> _Opened:
+def _open_all(disk: Disk, directory: str, salt: bytes, size: int) -> _Opened:
     found = _Opened([], [], [], 0)
     for slot, path in numbered_files(disk, directory):
         found.next_slot = max(found.next_slot, slot + 1)
-        file = disk.open(path)
-        page = file.pread(PAGE_BYTES, 0)
-        if (why := refusal(page, 0)) is not None:
-            raise Corrupt(f"journal segment {path} {why}")
-        header = decode_segment_header(page)
-        if header is not None and header.uuid == uuid:
-            found.headed.append(_segment(path, file, header))
-        elif file.size() == size:
-            found.spare.append(Segment(path=path, file=file))
+        segment = Segment(path=path, file=disk.open(path))
+        header = decode_segment_header(segment.file.pread(PAGE_BYTES, 0), salt)
+        if header is not None:
+            segment.number, segment.first_sequence, segment.boot = header
+            segment.seed = record_seed(salt, header.number)
+            found.headed.append(segment)
+        elif segment.file.size() == size:
+            found.spare.append(segment)
         else:
-            found.unfinished.append(Segment(path=path, file=file))
+            found.unfinished.append(segment)
     return found
-
-
-def _segment(path: str, file: File, header: SegmentHeader) -> Segment:
-    return Segment(path=path, file=file, number=header.number, first_sequence=header.first_sequence)
 
 
 def _newest_run(headed: list[Segment], kept_from: int) -> list[Segment]:
