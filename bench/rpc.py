@@ -20,7 +20,7 @@ from pinfold.env.real import keep_freed_memory, real_env
 from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import Reply, Request
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import Identity
+from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.rpc.peers import PeerTable
 
 IN_FLIGHT = 32
@@ -30,7 +30,7 @@ A, B = NodeName("a"), NodeName("b")
 
 
 def identity(node: NodeName) -> Identity:
-    return Identity(node=node, boot=Boot(1), cluster=b"bench", secret=b"secret")
+    return Identity(node=node, boot=Boot(1), cluster=b"bench", keyring=Keyring.of(b"secret"))
 
 
 class Echo(asyncio.Protocol):

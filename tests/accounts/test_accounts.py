@@ -1,15 +1,17 @@
 """Users and keys: looked up fast, never orphaned, and nobody's key is another's to lose."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from pinfold.accounts.accounts import Accounts
 from pinfold.cluster.api import Change
-from pinfold.model.errors import Conflict, Invalid, NotFound, Unavailable
+from pinfold.model.errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from pinfold.model.settings import AccountSettings
 from tests.twins.cluster import MemoryRows
 from tests.twins.env import HandClock, hand_env
+from tests.twins.sealing import SEALER
 
 
 class World:
@@ -22,7 +24,7 @@ class World:
 
     def another(self) -> Accounts:
         """Another gateway's view."""
-        return Accounts(hand_env(self.clock), self.rows, AccountSettings())
+        return Accounts(hand_env(self.clock), self.rows, SEALER, AccountSettings())
 
 
 def test_a_key_is_its_users() -> None:
@@ -98,6 +100,112 @@ def test_deleting_a_user_deletes_the_users_keys_only() -> None:
         await world.accounts.delete_user("alice")
         assert await world.another().lookup("ALICES") is None
         assert await world.accounts.users() == []
+
+    asyncio.run(run())
+
+
+def test_a_disabled_key_or_user_is_refused_everywhere_within_five_seconds() -> None:
+    async def run() -> None:
+        world = World()
+        here, there = world.accounts, world.another()
+        await here.create_user("alice")
+        first = (await here.create_key("alice")).access_key
+        second = (await here.create_key("alice")).access_key
+        for access_key in (first, second):
+            assert await there.lookup(access_key) is not None
+        await here.set_key_state(first, "disabled")
+        assert await here.lookup(first) is None
+        world.clock.advance(5.0)
+        assert await there.lookup(first) is None
+        assert await there.lookup(second) is not None
+        await here.set_user_state("alice", "disabled")
+        assert await here.lookup(second) is None
+        world.clock.advance(5.0)
+        assert await there.lookup(second) is None
+        assert [key.state for key in await here.keys("alice")] == ["disabled", "active"]
+        await here.set_user_state("alice", "active")
+        assert await here.lookup(second) is not None
+
+    asyncio.run(run())
+
+
+def test_no_id_is_ever_given_again() -> None:
+    async def run() -> None:
+        world = World()
+        accounts = world.accounts
+        for user in ("alice", "bob"):
+            await accounts.create_user(user)
+        await accounts.create_key("alice", access_key="CHOSEN", secret="secret-of-alice")
+        await accounts.delete_key("CHOSEN")
+        for user in ("alice", "bob"):
+            with pytest.raises(Conflict, match="used before"):
+                await accounts.create_key(user, access_key="CHOSEN", secret="another-secret")
+            assert (await accounts.user(user)).access_keys == ()
+        with pytest.raises(NotFound):
+            await accounts.key("CHOSEN")
+        await accounts.delete_user("alice")
+        with pytest.raises(Conflict, match="used before"):
+            await accounts.create_user("alice")
+        assert [user.id for user in await accounts.users()] == ["bob"]
+        await accounts.withdraw_user("bob")  # who never had a key is nobody's memory
+        await accounts.create_user("bob")
+
+    asyncio.run(run())
+
+
+def test_a_rotated_key_belongs_to_the_same_user() -> None:
+    async def run() -> None:
+        world = World()
+        await world.accounts.create_user("alice")
+        old = await world.accounts.create_key("alice")
+        new = await world.accounts.rotate_key(old.access_key)
+        assert (new.user, new.access_key != old.access_key) == ("alice", True)
+        assert await world.another().lookup(old.access_key) is None
+        assert await world.another().lookup(new.access_key) == new
+
+    asyncio.run(run())
+
+
+def test_rows_do_not_show_secrets() -> None:
+    async def run() -> None:
+        world = World()
+        await world.accounts.create_user("alice")
+        made = await world.accounts.create_key("alice", access_key="K1A", secret="secret-of-alice")
+        found = [await world.rows.get(b"", key) for key in world.rows]
+        stored = [row.body for row in found if row is not None]
+        assert any(b"alice" in body for body in stored)
+        assert not any(made.secret.encode() in body for body in stored)
+
+    asyncio.run(run())
+
+
+def test_unknown_keys_cost_a_bounded_number_of_reads_and_nobody_elses_place() -> None:
+    async def run() -> None:
+        world = World()
+        await world.accounts.create_user("alice")
+        made = await world.accounts.create_key("alice")
+        gateway = world.another()
+        assert await gateway.lookup(made.access_key) is not None
+        refused = turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            turns += 1
+
+        world.rows.turn = turn
+        for number in range(10_000):
+            try:
+                assert await gateway.lookup(f"GUESS{number}") is None
+            except Busy:
+                refused += 1
+        assert (
+            turns == 2 * (10_000 - refused) == 2 * 399
+        )  # two turns a read; alice's was the first of 400
+        world.clock.advance(5.0)  # the key has to be read again, and is, in the middle of a flood
+        for number in range(1000):
+            with contextlib.suppress(Busy):
+                await gateway.lookup(f"MORE{number}")
+        assert await gateway.lookup(made.access_key) is not None
 
     asyncio.run(run())
 

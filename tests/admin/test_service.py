@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from pinfold.admin.api import View
+from pinfold.admin.audit import Act
 from pinfold.admin.client import AdminClient, AdminUnreachable
 from pinfold.admin.gather import Gatherer
 from pinfold.admin.service import CONNECTIONS_MAX, REQUESTS_MAX, AdminParts, AdminService
@@ -148,8 +149,32 @@ class MemoryUsers:
         if self.known.pop(user_id, None) is None:
             raise NotFound(f"no user {user_id}")
 
+    async def set_active(self, user_id: str, *, active: bool) -> View:
+        self.known[user_id]["state"] = "active" if active else "disabled"
+        return self.known[user_id]
 
-def serve(use: Callable[[AdminClient, str], None]) -> None:
+    async def keys(self, user_id: str) -> Sequence[View]:
+        return [{"access_key": "KEY", "user": user_id}]
+
+    async def create_key(
+        self, user_id: str, *, access_key: str | None, secret_key: str | None
+    ) -> View:
+        return {"user": user_id, "access_key": access_key or "DRAWN", "secret_key": secret_key}
+
+    async def set_key_active(self, access_key: str, *, active: bool) -> View:
+        return {"access_key": access_key, "state": "active" if active else "disabled"}
+
+    async def delete_key(self, access_key: str) -> None:
+        if access_key != "KEY":
+            raise NotFound(f"no access key {access_key}")
+
+    async def rotate_key(self, access_key: str) -> View:
+        return {"access_key": f"{access_key}2", "secret_key": "drawn"}
+
+
+def serve(
+    use: Callable[[AdminClient, str], None], audit: Callable[[Act], None] = lambda act: None
+) -> None:
     """Run `use`, which blocks, in a thread beside a live server."""
 
     async def main() -> None:
@@ -161,9 +186,10 @@ def serve(use: Callable[[AdminClient, str], None]) -> None:
                 volumes=MemoryVolumes(),
                 groups=MemoryGroups(),
                 users=MemoryUsers(),
-                token=TOKEN,
+                token=lambda: TOKEN,
                 version="1",
                 log=structlog.get_logger(),
+                audit=audit,
             )
         )
         await service.start("127.0.0.1", 0)
@@ -241,6 +267,43 @@ def test_without_the_token_only_health_and_metrics_are_answered() -> None:
         assert stranger.ready() == []
 
     serve(use)
+
+
+def test_keys_and_users_are_ended_and_replaced() -> None:
+    def use(client: AdminClient, _url: str) -> None:
+        client.call("POST", "/v1/users", {"id": "alice"})
+        assert client.call("PATCH", "/v1/users/alice", {"active": False})["state"] == "disabled"
+        made = client.call("POST", "/v1/users/alice/keys", {"access_key": "KEY"})
+        assert made["access_key"] == "KEY"
+        assert client.get("/v1/users/alice/keys")["keys"][0]["user"] == "alice"
+        assert client.call("PATCH", "/v1/keys/KEY", {"active": True})["state"] == "active"
+        assert client.call("POST", "/v1/keys/KEY/rotate", {})["access_key"] == "KEY2"
+        client.call("DELETE", "/v1/keys/KEY")
+        with pytest.raises(NotFound):
+            client.call("DELETE", "/v1/keys/OTHER")
+
+    serve(use)
+
+
+def test_what_operators_change_is_audited_without_secrets() -> None:
+    acts: list[Act] = []
+
+    def use(client: AdminClient, url: str) -> None:
+        client.call(
+            "POST", "/v1/users", {"id": "alice", "access_key": "AK", "secret_key": "s3cr3t-word"}
+        )
+        client.get("/v1/users")
+        with pytest.raises(NotFound):
+            client.call("DELETE", "/v1/users/bob")
+        with pytest.raises(PinfoldError, match="token"):
+            AdminClient(url, "wrong").call("DELETE", "/v1/users/alice")
+
+    serve(use, acts.append)
+    created, refused = acts  # no line for reads, none for who has no token
+    assert (created.method, created.path, created.outcome) == ("POST", "/v1/users", "done")
+    assert created.asked["id"] == "alice"
+    assert "s3cr3t-word" not in repr(acts)
+    assert (refused.path, refused.outcome) == ("/v1/users/bob", "not-found: no user bob")
 
 
 def test_unknown_paths_and_methods_are_refused() -> None:

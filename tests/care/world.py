@@ -19,7 +19,7 @@ from pinfold.model.errors import Unavailable
 from pinfold.model.ids import Boot, DeviceId, GroupId, NodeName, OpId
 from pinfold.model.settings import BlobSettings, CareSettings, DeviceSettings, WorkerSettings
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import Identity
+from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.rpc.peers import PeerTable
 from pinfold.sim.checkers.convergence import Blob, Inspection, check
 from pinfold.sim.world import World
@@ -89,7 +89,10 @@ class CareWorld:
     def _peers(self, env, name, operations):
         self._boots += 1
         identity = Identity(
-            node=NodeName(name), boot=Boot(self._boots), cluster=CLUSTER_ID, secret=b"s"
+            node=NodeName(name),
+            boot=Boot(self._boots),
+            cluster=CLUSTER_ID,
+            keyring=Keyring.of(b"s"),
         )
         table = PeerTable(env, identity, operations)
         table.set_addresses(self.addresses)

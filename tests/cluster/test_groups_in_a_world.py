@@ -11,7 +11,7 @@ from pinfold.device.device import Device
 from pinfold.model.ids import Boot, DeviceId, GroupId, NodeName, OpId
 from pinfold.model.settings import DeviceSettings
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import Identity
+from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.rpc.peers import PeerTable
 from pinfold.sim.world import World
 from tests.cluster.group_cluster import FixedMembership
@@ -37,7 +37,7 @@ class Pinfold:
     def peers(self, env, name, operations):
         self.boots += 1
         identity = Identity(
-            node=NodeName(name), boot=Boot(self.boots), cluster=CLUSTER_ID, secret=b"s"
+            node=NodeName(name), boot=Boot(self.boots), cluster=CLUSTER_ID, keyring=Keyring.of(b"s")
         )
         table = PeerTable(env, identity, operations)
         table.set_addresses(ADDRESSES)

@@ -71,7 +71,7 @@ UPLOAD = objects.UploadRecord("alice", (("content-type", "x"),), algorithm="SHA2
 PART = objects.PartRecord(b"m" * 16, 5, checksum=objects.Checksum("CRC64NVME", b"\x09"))
 LISTED = objects.BucketListRecord(True, b"s1", 5, "eu")
 USER = accounts.UserRecord("Alice", "a@example.com", 5, ("KEY1",))
-KEY = accounts.KeyRecord("alice", "Alice", "secret", 5)
+KEY = accounts.KeyRecord("alice", b"sealed", 5)
 WRITES = [(b"key", b"value"), (b"part/0001", None), (b"part/0002", None)]
 
 WRITTEN = [
@@ -207,14 +207,14 @@ READ = [
         "user 1",
         lambda b: accounts.decode(accounts.UserRecord, b),
         USER,
-        "0194a5416c696365ad61406578616d706c652e636f6d0591a44b455931",
+        "0195a5416c696365ad61406578616d706c652e636f6d0591a44b455931a6616374697665",
         lambda: accounts.encode(USER),
     ),
     Case(
         "access key 1",
         lambda b: accounts.decode(accounts.KeyRecord, b),
         KEY,
-        "0194a5616c696365a5416c696365a673656372657405",
+        "0194a5616c696365c4067365616c656405a6616374697665",
         lambda: accounts.encode(KEY),
     ),
 ]

@@ -145,9 +145,10 @@ def admin_service() -> AdminService:
             volumes=MemoryVolumes(),
             groups=MemoryGroups(),
             users=MemoryUsers(),
-            token=TOKEN,
+            token=lambda: TOKEN,
             version="1",
             log=structlog.get_logger(),
+            audit=lambda act: None,
         )
     )
 

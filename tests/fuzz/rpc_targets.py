@@ -21,7 +21,7 @@ from pinfold.rpc.api import Reply, Request
 from pinfold.rpc.caller import Caller
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.frames import HEADER, Hello, Proof, Welcome, encode_frame, encode_message
-from pinfold.rpc.handshake import NONCE_BYTES, Handshake, Identity
+from pinfold.rpc.handshake import NONCE_BYTES, Handshake, Identity, Keyring
 from pinfold.rpc.limits import PAYLOAD_BYTES, STREAMS, RpcLimits
 from pinfold.rpc.receiver import FrameReceiver
 from pinfold.rpc.serving import Serving, UnderWay
@@ -31,7 +31,7 @@ from tests.fuzz.mutations import mutated, raw_or, twisted
 from tests.fuzz.wires import MemoryWire
 from tests.twins.virtual import VirtualClock, run_virtual
 
-A = Identity(node=NodeName("a"), boot=Boot(3), cluster=b"c" * 16, secret=b"s3cret")
+A = Identity(node=NodeName("a"), boot=Boot(3), cluster=b"c" * 16, keyring=Keyring.of(b"s3cret"))
 B = dataclasses.replace(A, node=NodeName("b"), boot=Boot(9))
 LIMITS = RpcLimits(send_bytes=64 * KIB, held_bytes=64 * KIB, held_requests=40)
 

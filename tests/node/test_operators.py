@@ -13,6 +13,7 @@ from pinfold.node.root_user import ROOT
 from pinfold.objects.buckets import Buckets
 from tests.twins.cluster import MemoryRows
 from tests.twins.env import HandClock, hand_env
+from tests.twins.sealing import SEALER
 
 
 class World:
@@ -22,9 +23,9 @@ class World:
         clock = HandClock()
         env = hand_env(clock)
         rows = MemoryRows(clock, lambda _refs: None)
-        self.accounts = Accounts(env, rows, AccountSettings())
+        self.accounts = Accounts(env, rows, SEALER, AccountSettings())
         self.buckets = Buckets(env, rows, ObjectSettings())
-        self.users = Users(self.accounts, self.buckets)
+        self.users = Users(self.accounts, self.buckets, lambda: "ROOTKEY")
 
     async def create(self, user: str) -> None:
         await self.users.create(user, display_name="", email="", access_key=None, secret_key=None)

@@ -1,5 +1,6 @@
 """`pinfold up` with real processes: start, loss, stop, and what it refuses."""
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import Cluster, cluster, free_ports, gone, kill
+from tests.wire_clients import S3Client
 
 pytestmark = pytest.mark.cluster
 
@@ -131,3 +133,47 @@ def test_no_restart_leaves_a_killed_process_down(tmp_path: Path) -> None:
 def test_a_long_data_path_works(tmp_path: Path) -> None:
     with cluster(tmp_path / ("deep" * 25) / "data") as running:
         assert running.json("status")["state"] == "healthy"
+
+
+def s3_status(running: Cluster, access_key: str, secret: str) -> int:
+    """What a listing of buckets answers to a key."""
+    signer = S3Client(running.facts["s3"], access_key, secret, timeout_s=30)
+    try:
+        return signer.do("GET", "/")[0]
+    finally:
+        signer.close()
+
+
+def test_keys_and_secrets_are_replaced_while_the_cluster_serves(tmp_path: Path) -> None:
+    with cluster(tmp_path / "data") as running:
+        old = running.facts["access_key"], running.facts["secret_key"]
+        assert s3_status(running, *old) == 200
+        alice = running.json("user", "create", "alice")
+        pair = alice["access_key"], alice["secret_key"]
+        assert s3_status(running, *pair) == 200
+        running.json("user", "disable", "alice")
+        until(lambda: s3_status(running, *pair) == 403, "alice refused", 10)
+        running.json("user", "enable", "alice")
+        until(lambda: s3_status(running, *pair) == 200, "alice allowed", 10)
+
+        running.json("secret", "rotate", "root-key")
+        shown = running.json("secret", "show")
+        assert s3_status(running, shown["access_key"], shown["secret_key"]) == 200
+        until(lambda: s3_status(running, *old) == 403, "the old root key refused", 10)
+
+        running.json("secret", "rotate", "token")
+        until(lambda: running.pinfold("user", "list").returncode == 0, "the new token taken", 10)
+        running.json("secret", "rotate", "cluster")
+        until(lambda: running.json("status")["state"] == "healthy", "all nodes met again")
+        assert s3_status(running, shown["access_key"], shown["secret_key"]) == 200
+
+        logs = running.data / "logs"
+        lines = [json.loads(line) for line in (logs / "s3-1.access.log").read_text().splitlines()]
+        assert ("alice", 200, "ListBuckets") in {
+            (line["user"], line["status"], line["operation"]) for line in lines
+        }
+        audit = (logs / "admin-1.audit.log").read_text()
+        assert "/v1/users/alice" in audit
+        assert alice["secret_key"] not in audit + str(lines)
+        arguments = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in running.pids().values()]
+        assert not any(shown["secret_key"].encode() in line for line in arguments)

@@ -13,7 +13,7 @@ from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import Answer, Reply, Request
 from pinfold.rpc.clocks import WINDOW_S, PeerClock
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import PROTOCOL_MAX, Identity
+from pinfold.rpc.handshake import PROTOCOL_MAX, Identity, Keyring
 from pinfold.rpc.limits import STREAMS, RpcLimits
 from pinfold.rpc.peers import PeerTable
 from pinfold.sim.world import World
@@ -49,7 +49,7 @@ class Node:
             node=self.name,
             boot=Boot(1),
             cluster=b"c",
-            secret=b"s",
+            keyring=Keyring.of(b"s"),
             protocol_max=self.protocol_max,
         )
         self.table = PeerTable(env, identity, self.operations, limits=self.limits)

@@ -8,9 +8,9 @@ import pytest
 from pinfold.model.errors import Invalid
 from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.frames import Hello, Message, Proof, Refusal, Welcome
-from pinfold.rpc.handshake import NONCE_BYTES, Handshake, Identity, refusal
+from pinfold.rpc.handshake import NONCE_BYTES, Handshake, Identity, Keyring, refusal
 
-A = Identity(node=NodeName("a"), boot=Boot(3), cluster=b"c" * 16, secret=b"s3cret")
+A = Identity(node=NodeName("a"), boot=Boot(3), cluster=b"c" * 16, keyring=Keyring.of(b"s3cret"))
 B = dataclasses.replace(A, node=NodeName("b"), boot=Boot(9))
 _decoder = msgspec.msgpack.Decoder(Message)
 
@@ -44,7 +44,7 @@ def test_two_members_meet() -> None:
 @pytest.mark.parametrize(
     ("stranger", "reason"),
     [
-        (dataclasses.replace(B, secret=b"guess"), "secret"),
+        (dataclasses.replace(B, keyring=Keyring.of(b"guess")), "secret"),
         (dataclasses.replace(B, cluster=b"d" * 16), "another cluster"),
         (dataclasses.replace(B, node=NodeName("e")), "address of b"),
     ],
@@ -55,7 +55,7 @@ def test_a_dialler_refuses_a_stranger(stranger: Identity, reason: str) -> None:
 
 
 def test_an_acceptor_refuses_who_cannot_prove_the_secret() -> None:
-    one, other = dialler(dataclasses.replace(A, secret=b"guess")), acceptor()
+    one, other = dialler(dataclasses.replace(A, keyring=Keyring.of(b"guess"))), acceptor()
     [hello] = one.start()
     answers = [_decoder.decode(answer) for answer in other.received(_decoder.decode(hello))]
     assert [type(answer) for answer in answers] == [Hello, Proof]
@@ -105,3 +105,37 @@ def test_a_refusal_says_why() -> None:
     assert message == Refusal("because")
     with pytest.raises(Invalid, match="refused: because"):
         dialler().received(message)
+
+
+def ring(current: int, *numbers: int) -> Identity:
+    """A member that proves the secret `current` and knows those of these numbers too."""
+    known = {number: b"secret %d" % number for number in (current, *numbers)}
+    return dataclasses.replace(A, keyring=Keyring(current, known))
+
+
+@pytest.mark.parametrize(
+    ("dials", "accepts"), [((0,), (0, 1)), ((1, 0), (0, 1)), ((1, 0), (1,)), ((0, 1), (1, 0))]
+)
+def test_members_meet_while_the_secret_is_replaced(
+    dials: tuple[int, ...], accepts: tuple[int, ...]
+) -> None:
+    one = dialler(ring(*dials))
+    other = acceptor(dataclasses.replace(ring(*accepts), node=NodeName("b")))
+    meet(one, other)
+    assert one.peer is not None
+    assert other.peer is not None
+    assert one.key_id == other.key_id == dials[0]
+
+
+def test_the_old_secret_alone_is_refused_once_it_is_replaced() -> None:
+    with pytest.raises(Invalid, match="key 0"):
+        meet(dialler(ring(0)), acceptor(dataclasses.replace(ring(1), node=NodeName("b"))))
+
+
+def test_an_acceptor_cannot_choose_another_secret_than_the_dialler_proves() -> None:
+    one = dialler(ring(1, 0))
+    [hello] = one.start()
+    other = acceptor(dataclasses.replace(ring(0, 1), node=NodeName("b")))
+    answer = _decoder.decode(other.received(_decoder.decode(hello))[0])
+    with pytest.raises(Invalid, match="key 0"):
+        one.received(msgspec.structs.replace(answer, key_id=0))

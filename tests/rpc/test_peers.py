@@ -22,7 +22,7 @@ from pinfold.model.errors import (
 from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import OutStream, Reply, Request
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import Identity
+from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.rpc.limits import PAYLOAD_BYTES, RpcLimits
 from pinfold.rpc.peers import PeerTable
 
@@ -42,7 +42,7 @@ class Pair:
         self.tables = {
             name: PeerTable(
                 real_env(),
-                Identity(node=name, boot=Boot(boot), cluster=b"c", secret=b"s"),
+                Identity(node=name, boot=Boot(boot), cluster=b"c", keyring=Keyring.of(b"s")),
                 self.operations[name],
                 limits=limits,
             )
@@ -261,7 +261,7 @@ def test_nobody_else_gets_in(tmp_path: Path) -> None:
     async def body(pair: Pair) -> None:
         stranger = PeerTable(
             real_env(),
-            Identity(node=NodeName("x"), boot=Boot(1), cluster=b"c", secret=b"guess"),
+            Identity(node=NodeName("x"), boot=Boot(1), cluster=b"c", keyring=Keyring.of(b"guess")),
             Operations(),
         )
         stranger.set_addresses({B: f"unix://{tmp_path}/b"})
@@ -449,5 +449,25 @@ def test_no_session_no_stream(tmp_path: Path) -> None:
     async def body(pair: Pair) -> None:
         with pytest.raises(Unavailable):
             pair.a.open(NodeName("x"), "take", deadline=soon())
+
+    run(tmp_path, body)
+
+
+def test_sessions_of_a_secret_that_was_replaced_end_and_come_again(tmp_path: Path) -> None:
+    async def body(pair: Pair) -> None:
+        both_known = {0: b"s", 1: b"new"}
+        for table in pair.tables.values():
+            table.set_keyring(Keyring(0, both_known))
+        for table in pair.tables.values():
+            table.set_keyring(Keyring(1, both_known))
+        assert pair.a.connected(B)  # nobody has to come again while the old secret is known
+        downs, ups = asyncio.Event(), asyncio.Event()
+        pair.a.watch(lambda node, is_up, boot: (ups if is_up else downs).set())
+        for table in pair.tables.values():
+            table.set_keyring(Keyring(1, {1: b"new"}))
+        await downs.wait()
+        await ups.wait()
+        answer = await pair.a.call(B, "echo", (1,), deadline=soon())
+        assert answer.body == [1]
 
     run(tmp_path, body)

@@ -10,7 +10,7 @@ from pinfold.model.errors import DeadlineExceeded, PinfoldError, Unavailable
 from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import Answer, Reply, Request
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import Identity
+from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.rpc.limits import RpcLimits
 from pinfold.rpc.peers import PeerTable
 from pinfold.sim.world import SimNode, World
@@ -42,7 +42,9 @@ class RpcNode:
         operations = Operations()
         operations.bind("echo", self._echo)
         operations.bind("hold", self._hold)
-        identity = Identity(node=self.name, boot=Boot(self.boots), cluster=b"c", secret=b"s")
+        identity = Identity(
+            node=self.name, boot=Boot(self.boots), cluster=b"c", keyring=Keyring.of(b"s")
+        )
         self.table = PeerTable(env, identity, operations, limits=self.limits)
         self.table.watch(
             lambda node, up, boot: self.told.append((self.world.loop.now, node, up, boot))

@@ -16,6 +16,7 @@ from pinfold.s3.service import S3Service
 from tests.s3.signing import UNSIGNED, Signer
 from tests.twins.cluster import MemoryBlobs, MemoryRows
 from tests.twins.env import HandClock, hand_env
+from tests.twins.sealing import SEALER
 
 T = TypeVar("T")
 
@@ -91,7 +92,16 @@ class World:
         env = hand_env(self.clock)
         self.blobs = MemoryBlobs(self.clock, env.rng.randbytes)
         self.rows = MemoryRows(self.clock, self.blobs.freed)
-        self.service = S3Service(env, self.rows, self.blobs, settings, registry=registry)
+        self.access_lines: list[bytes] = []
+        self.service = S3Service(
+            env,
+            self.rows,
+            self.blobs,
+            SEALER,
+            settings,
+            registry=registry,
+            access_log=self.access_lines.append,
+        )
 
     async def begin(self) -> "World":
         """Make the users and alice's bucket."""
@@ -155,6 +165,7 @@ class World:
         if response.chunks is not None:
             pieces = [bytes(piece) async for chunk in response.chunks for piece in chunk]
             content = b"".join(pieces)
+            await response.chunks.aclose()
             assert len(content) == response.length
         told = {name.lower(): value for name, value in response.headers}
         return Answer(response.status, told, content)

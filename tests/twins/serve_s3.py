@@ -12,6 +12,7 @@ import uvloop
 from pinfold.env.real import real_env
 from pinfold.s3.service import S3Service
 from tests.twins.cluster import MemoryBlobs, MemoryRows
+from tests.twins.sealing import SEALER
 
 USERS = (
     (
@@ -38,7 +39,7 @@ USERS = (
 async def serve(port: int) -> None:
     env = real_env()
     blobs = MemoryBlobs(env.clock, env.rng.randbytes)
-    service = S3Service(env, MemoryRows(env.clock, blobs.freed), blobs)
+    service = S3Service(env, MemoryRows(env.clock, blobs.freed), blobs, SEALER)
     for user, name, access_key, secret in USERS:
         await service.store.accounts.create_user(user, display_name=name)
         await service.store.accounts.create_key(user, access_key=access_key, secret=secret)

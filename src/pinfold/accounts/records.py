@@ -1,6 +1,7 @@
 """Rows of users and access keys. Bodies are one version byte and the msgpack array of a record."""
 
-from typing import Final, TypeVar
+import re
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -10,8 +11,15 @@ from pinfold.model.errors import Corrupt
 
 VERSION: Final = b"\x01"
 
+ACCESS_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{3,128}")
+"""What an access key may look like."""
+
 USERS_PLACE: Final = b"u/"
 """All users' rows share a group: they are few, and listing them is one scan."""
+
+
+State = Literal["active", "disabled", "deleted"]
+"""Rows of deleted users and keys stay: neither name is ever given to somebody else."""
 
 
 class UserRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -22,15 +30,17 @@ class UserRecord(msgspec.Struct, array_like=True, frozen=True):
     created_ms: int
     access_keys: tuple[str, ...] = ()
     """Noted before a key is made and after one is gone, so that no key is forgotten."""
+    state: State = "active"
 
 
 class KeyRecord(msgspec.Struct, array_like=True, frozen=True):
-    """An access key. The secret is kept as it is: a signature cannot be checked without."""
+    """An access key. Its secret must be known to check a signature, so it is sealed, not hashed."""
 
     user: str
-    display_name: str
-    secret: str
+    sealed: bytes
+    """See `accounts.sealing`; empty once the key is deleted."""
     created_ms: int
+    state: State = "active"
 
 
 T = TypeVar("T")

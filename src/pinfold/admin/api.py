@@ -72,3 +72,29 @@ class UserAdmin(Protocol):
     async def delete(self, user_id: str) -> None:
         """Remove a user and its keys. Conflict while it owns buckets, and for the root user."""
         ...
+
+    async def set_active(self, user_id: str, *, active: bool) -> View:
+        """Disable a user with all keys, or allow it again. Conflict for the root user."""
+        ...
+
+    async def keys(self, user_id: str) -> Sequence[View]:
+        """A user's access keys, without secrets."""
+        ...
+
+    async def create_key(
+        self, user_id: str, *, access_key: str | None, secret_key: str | None
+    ) -> View:
+        """One more key pair; the only answer with the secret."""
+        ...
+
+    async def set_key_active(self, access_key: str, *, active: bool) -> View:
+        """Disable a key or allow it again. Conflict for the root key."""
+        ...
+
+    async def delete_key(self, access_key: str) -> None:
+        """End a key for ever. Conflict for the root key."""
+        ...
+
+    async def rotate_key(self, access_key: str) -> View:
+        """A fresh key of the same user, with its secret; the old one ends. Conflict for root's."""
+        ...

@@ -32,6 +32,19 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     secret_key: Word | None = None
 
 
+class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/users/ID/keys. Drawn when not given."""
+
+    access_key: Word | None = None
+    secret_key: Word | None = None
+
+
+class SetActive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PATCH /v1/users/ID and /v1/keys/KEY."""
+
+    active: bool
+
+
 class ForceMembers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/groups/GROUP/force-members."""
 

@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pinfold.admin import requests as wanted
 from pinfold.admin.api import GroupAdmin, UserAdmin, VolumeAdmin
+from pinfold.admin.audit import Act
 from pinfold.admin.gather import Gatherer, volumes_or_none
 from pinfold.admin.gauges import cluster_gauges
 from pinfold.admin.merge import merge
@@ -72,6 +73,9 @@ RETRY_AFTER_S: Final = 1
 
 PROMETHEUS_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+_ASKED: Final = web.RequestKey("asked", dict[str, Any])
+"""Where a request carries its decoded body, for the audit log."""
+
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -85,9 +89,12 @@ class AdminParts:
     volumes: VolumeAdmin
     groups: GroupAdmin
     users: UserAdmin
-    token: str
+    token: Callable[[], str]
+    """The admin token as it is now."""
     version: str
     log: FilteringBoundLogger
+    audit: Callable[[Act], None]
+    """Told of every change that was asked for with the token, done or refused."""
 
 
 class AdminService:
@@ -165,6 +172,12 @@ class AdminService:
                 web.get("/v1/users", self._users_list),
                 web.post("/v1/users", self._users_create),
                 web.delete("/v1/users/{id}", self._users_delete),
+                web.patch("/v1/users/{id}", self._users_set_active),
+                web.get("/v1/users/{id}/keys", self._keys_list),
+                web.post("/v1/users/{id}/keys", self._keys_create),
+                web.patch("/v1/keys/{key}", self._keys_set_active),
+                web.delete("/v1/keys/{key}", self._keys_delete),
+                web.post("/v1/keys/{key}/rotate", self._keys_rotate),
             ]
         )
         return application
@@ -192,10 +205,36 @@ class AdminService:
     async def _check_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in OPEN_PATHS:
             given = request.headers.get("Authorization", "")
-            expected = f"Bearer {self._parts.token}"
+            expected = f"Bearer {self._parts.token()}"
             if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
                 return _error(401, "unauthorized", "the admin token is missing or wrong")
-        return await handler(request)
+        if request.method in ("GET", "HEAD"):
+            return await handler(request)
+        return await self._audited(request, handler)
+
+    async def _audited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Tell of what was asked and what became of it, also when it is refused or cut short."""
+        outcome = "cancelled"
+        try:
+            answer = await handler(request)
+            outcome = "done"
+            return answer
+        except PinfoldError as error:
+            outcome = f"{error.code}: {error.message}"
+            raise
+        except Exception as error:
+            outcome = repr(error)
+            raise
+        finally:
+            self._parts.audit(
+                Act(
+                    remote=request.remote or "",
+                    method=request.method,
+                    path=request.path_qs,
+                    asked=request.get(_ASKED, {}),
+                    outcome=outcome,
+                )
+            )
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _json({"ok": True})
@@ -268,15 +307,51 @@ class AdminService:
         await self._parts.users.delete(request.match_info["id"])
         return web.Response(status=204)
 
+    async def _users_set_active(self, request: web.Request) -> web.Response:
+        wish = await _body(request, wanted.SetActive)
+        users = self._parts.users
+        return _json(await users.set_active(request.match_info["id"], active=wish.active))
+
+    async def _keys_list(self, request: web.Request) -> web.Response:
+        keys = await self._parts.users.keys(request.match_info["id"])
+        return _json({"keys": list(keys)})
+
+    async def _keys_create(self, request: web.Request) -> web.Response:
+        new = await _body(request, wanted.NewKey)
+        made = await self._parts.users.create_key(
+            request.match_info["id"], access_key=new.access_key, secret_key=new.secret_key
+        )
+        return _json(made, status=201)
+
+    async def _keys_set_active(self, request: web.Request) -> web.Response:
+        wish = await _body(request, wanted.SetActive)
+        users = self._parts.users
+        return _json(await users.set_key_active(request.match_info["key"], active=wish.active))
+
+    async def _keys_delete(self, request: web.Request) -> web.Response:
+        await self._parts.users.delete_key(request.match_info["key"])
+        return web.Response(status=204)
+
+    async def _keys_rotate(self, request: web.Request) -> web.Response:
+        return _json(await self._parts.users.rotate_key(request.match_info["key"]), status=201)
+
 
 async def _body(request: web.Request, kind: type[T]) -> T:
     """The decoded JSON body; Invalid names the field."""
     try:
         async with asyncio.timeout(BODY_S):
             content = await request.read()
-        return msgspec.json.decode(content, type=kind)
+        asked = msgspec.json.decode(content, type=kind)
+        request[_ASKED] = _without_secrets(asked)
+        return asked
     except (*UNREADABLE, web.RequestPayloadError) as error:
         raise Invalid(f"request body: {error}") from error
+
+
+def _without_secrets(asked: Any) -> dict[str, Any]:
+    """A request's body as the audit log may keep it."""
+    fields = msgspec.to_builtins(asked)
+    return {name: value for name, value in fields.items() if name != "secret_key"}
 
 
 def _not_the_clients_fault(record: logging.LogRecord) -> bool:

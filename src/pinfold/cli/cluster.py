@@ -1,6 +1,7 @@
 """How every command finds its cluster and prints its answer."""
 
 import json
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
@@ -48,12 +49,10 @@ def cluster_command(command: Callable[..., Any]) -> Callable[..., Any]:
         show_envvar=True,
         help="Admin endpoint of a cluster elsewhere; its token comes from PINFOLD_TOKEN.",
     )
-    @click.option("--token", envvar="PINFOLD_TOKEN", hidden=True)
     @data_option
     @wraps(command)
-    def with_client(
-        *args: Any, data: str, admin: str | None, token: str | None, **options: Any
-    ) -> Any:
+    def with_client(*args: Any, data: str, admin: str | None, **options: Any) -> Any:
+        token = os.environ.get("PINFOLD_TOKEN")  # no option: `ps` shows those to everybody
         return command(*args, client=ClusterClient(data, admin, token), **options)
 
     return with_client

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pinfold.cli.cluster import data_option
+from pinfold.cli.secret import exports
 
 if TYPE_CHECKING:
     from pinfold.node.up import Ready
@@ -72,9 +73,7 @@ Pinfold serves.
   NBD    {ready.nbd}/VOLUME
   admin  {ready.admin}    (token and keys are kept in {ready.data}/cluster.json)
 
-  export AWS_ACCESS_KEY_ID={ready.access_key}
-  export AWS_SECRET_ACCESS_KEY={ready.secret_key}
-  export AWS_DEFAULT_REGION={ready.region}
+{_keys(ready, program, data)}
 
 Five commands to try, in another terminal:
 
@@ -86,6 +85,13 @@ Five commands to try, in another terminal:
 
 Ctrl-C stops everything; the data stays.
 """
+
+
+def _keys(ready: "Ready", program: str, data: str) -> str:
+    """How a shell gets the root key; the secret itself is shown by the first start alone."""
+    if not ready.created:
+        return f'  eval "$({program} secret show --data {data})"'
+    return exports(ready.access_key, ready.secret_key, ready.region)
 
 
 def _program() -> str:

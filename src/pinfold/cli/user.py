@@ -6,23 +6,22 @@ from urllib.parse import quote
 import click
 
 from pinfold.cli.cluster import ClusterClient, cluster_command, echo
+from pinfold.cli.keyoptions import print_pair, secret_key_options
 from pinfold.cli.tables import print_table
 
 
 @click.group(epilog="Example: pinfold user create alice --display-name 'Alice A.'")
 def user() -> None:
-    """S3 users and their access keys."""
+    """S3 users. `pinfold key` has more of their access keys."""
 
 
-@user.command(
-    epilog="Example: pinfold user create --id alice --access-key AKALICE --secret-key s3cr3t-alice"
-)
+@user.command(epilog="Example: pinfold user create alice --secret-key-file alice.secret")
 @click.argument("name", required=False)
 @click.option("--id", "user_id", help="The same as NAME; the canonical owner id in S3 answers.")
 @click.option("--display-name", default="", help="Shown in listings; the id when not given.")
 @click.option("--email", default="", help="Kept with the user.")
 @click.option("--access-key", help="Chosen access key; drawn when not given.")
-@click.option("--secret-key", help="Chosen secret key; drawn when not given.")
+@secret_key_options
 @cluster_command
 def create(
     client: ClusterClient,
@@ -49,25 +48,50 @@ def list_(client: ClusterClient, as_json: bool) -> None:
     """List users and their access keys (never the secrets)."""
     users = client.get("/v1/users")["users"]
     rows = [
-        [u["id"], u["display_name"], u.get("email", ""), ", ".join(u["access_keys"])] for u in users
+        [u["id"], u["state"], u["display_name"], u.get("email", ""), ", ".join(u["access_keys"])]
+        for u in users
     ]
     echo(
         as_json,
         users,
-        lambda: print_table("users", ["id", "display name", "email", "access keys"], rows),
+        lambda: print_table("users", ["id", "state", "display name", "email", "access keys"], rows),
     )
+
+
+@user.command(epilog="Example: pinfold user disable alice")
+@click.argument("user_id", metavar="ID")
+@cluster_command
+def disable(client: ClusterClient, as_json: bool, user_id: str) -> None:
+    """Refuse whatever the keys of user ID sign, within 5 seconds; `enable` takes it back."""
+    _set_active(client, as_json, user_id, active=False)
+
+
+@user.command(epilog="Example: pinfold user enable alice")
+@click.argument("user_id", metavar="ID")
+@cluster_command
+def enable(client: ClusterClient, as_json: bool, user_id: str) -> None:
+    """Allow a disabled user again."""
+    _set_active(client, as_json, user_id, active=True)
+
+
+def _set_active(client: ClusterClient, as_json: bool, user_id: str, *, active: bool) -> None:
+    path = f"/v1/users/{quote(user_id, safe='')}"
+    changed = client.call("PATCH", path, {"active": active})
+    echo(as_json, changed, lambda: click.echo(f"{user_id} is {changed['state']}"))
 
 
 @user.command(epilog="Example: pinfold user delete alice")
 @click.argument("user_id", metavar="ID")
 @cluster_command
 def delete(client: ClusterClient, as_json: bool, user_id: str) -> None:
-    """Delete the user ID and its keys. Refused while it owns buckets, and for root."""
+    """Delete the user ID and its keys. Refused while it owns buckets, and for root.
+
+    The id is never given to another user.
+    """
     client.call("DELETE", f"/v1/users/{quote(user_id, safe='')}")
     echo(as_json, {"deleted": user_id}, lambda: click.echo(f"deleted {user_id}"))
 
 
 def _print_new(made: dict[str, Any]) -> None:
     click.echo(f"created {made['id']}")
-    click.echo(f"  access key  {made['access_key']}")
-    click.echo(f"  secret key  {made['secret_key']}")
+    print_pair(made)

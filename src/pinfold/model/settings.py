@@ -91,12 +91,14 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class AccountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long what is known of access keys is believed."""
 
-    cache_s: SecondsOrZero = 5.0
-    """A key that was deleted may work this much longer at other gateways."""
+    cache_s: Annotated[float, msgspec.Meta(ge=0, le=5)] = 4.0
+    """What was deleted or disabled may work this much longer at other gateways: 5 s at most."""
     negative_cache_s: SecondsOrZero = 1.0
     """A key that was unknown is looked up again after this."""
     cache_max: Count = 10_000
-    """Keys remembered, about 500 bytes each; more empties the cache."""
+    """Keys that work, unknown keys and users remembered, each; about 500 bytes an entry."""
+    unknown_reads_per_s: Count = 100
+    """Look-ups of keys that have not worked here before; more are answered Busy (SlowDown)."""
 
 
 class S3Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -41,10 +41,15 @@ def new_access(rng: random.Random, cluster_id: bytes) -> Access:
     """Fresh secrets, of the lengths AWS uses where clients check them."""
     return Access(
         cluster_id=cluster_id.hex(),
-        token=_draw(rng, _BASE62, 43),
+        token=new_token(rng),
         access_key="PF" + _draw(rng, _UPPER_BASE32, 18),
         secret_key=_draw(rng, _BASE62, 40),
     )
+
+
+def new_token(rng: random.Random) -> str:
+    """A fresh admin token: 256 bits."""
+    return _draw(rng, _BASE62, 43)
 
 
 def read_access(disk: Disk, layout: Layout) -> Access:

@@ -13,8 +13,8 @@ from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Invalid
 from pinfold.model.ids import Boot, NodeName
-from pinfold.node.access import Access
 from pinfold.node.layout import Layout
+from pinfold.node.secrets import Secrets
 from pinfold.node.settings import NodeSettings
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.peers import PeerTable
@@ -37,8 +37,8 @@ class NodeContext:
     env: Env
     layout: Layout
     settings: NodeSettings
-    access: Access
-    """Root keys and the admin token."""
+    secrets: Secrets
+    """As the files say now: read a field when it is needed, and keep none."""
     map: MapStore
     peers: PeerTable
     dispatcher: Operations

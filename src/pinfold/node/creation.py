@@ -21,6 +21,7 @@ from pinfold.node.boot import hold
 from pinfold.node.devices import format_device
 from pinfold.node.formation import FRONT_ENDS, STORAGE_NODES, first_policies, first_rings
 from pinfold.node.layout import Layout
+from pinfold.node.secrets import new_secret_files
 from pinfold.node.settings import TEMPLATE
 
 FORMAT: Final = 1
@@ -58,19 +59,19 @@ def hold_data(env: Env, layout: Layout) -> Lock:
     return hold(env.disk, layout.lock, f"a `pinfold up` is running on {root} already")
 
 
-async def ensure_cluster(env: Env, layout: Layout) -> Access:
-    """Create the cluster in a held directory unless it is there; returns its access.
+async def ensure_cluster(env: Env, layout: Layout) -> tuple[Access, bool]:
+    """Create the cluster in a held directory unless it is there; its access, and whether it did.
 
     Corrupt when the directory's own files do not agree; then nothing is changed.
     """
     marker = _read_marker(env, layout)
     if marker is not None and marker.state == "ready":
-        return read_access(env.disk, layout)
+        return read_access(env.disk, layout), False
     cluster_id = env.rng.randbytes(16)
     _write_marker(env, layout, cluster_id, "creating")
     access = await _create(env, layout, cluster_id)
     _write_marker(env, layout, cluster_id, "ready")
-    return access
+    return access, True
 
 
 async def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
@@ -78,7 +79,7 @@ async def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
         shutil.rmtree(leftover, ignore_errors=True)
     for directory in (layout.map, layout.logs, layout.root / "nodes", layout.root / "secrets"):
         env.disk.mkdir(str(directory))
-    env.disk.write_file(str(layout.cluster_secret), env.rng.randbytes(32))
+    new_secret_files(env, layout)
     access = new_access(env.rng, cluster_id)
     write_access(env.disk, layout, access)
     nodes = {name: NodeEntry(role="storage") for name in STORAGE_NODES}

@@ -5,11 +5,13 @@ DATA/pinfold.json        whose directory this is, and whether its creation finis
 DATA/cluster.json        endpoints, token and root keys for the commands (0600)
 DATA/lock                held by the supervisor
 DATA/secrets/cluster     the cluster secret (0600)
+DATA/secrets/sealing     the key that access keys' secrets are sealed with (0600)
 DATA/map/                the cluster map (LMDB)
 DATA/nodes/NAME.toml     a node's settings, for the operator to edit
 DATA/nodes/NAME/         a node's boot number and lock
 DATA/devices/NAME/dN/    devices
 DATA/logs/NAME.log       JSON lines, rotated
+DATA/logs/NAME.access.log, NAME.audit.log   requests of clients, acts of operators
 DATA/run/NAME.sock       rpc sockets
 ```
 """
@@ -63,6 +65,11 @@ class Layout:
         return self.root / "secrets" / "cluster"
 
     @property
+    def sealing_key(self) -> Path:
+        """What access keys' secrets are sealed with in their rows."""
+        return self.root / "secrets" / "sealing"
+
+    @property
     def map(self) -> Path:
         """The cluster map's environment."""
         return self.root / "map"
@@ -80,6 +87,14 @@ class Layout:
     def log(self, node: NodeName) -> Path:
         """A process's log."""
         return self.logs / f"{node}.log"
+
+    def access_log(self, node: NodeName) -> Path:
+        """What a front end answered, a line a request."""
+        return self.logs / f"{node}.access.log"
+
+    def audit_log(self, node: NodeName) -> Path:
+        """What operators changed through an admin endpoint."""
+        return self.logs / f"{node}.audit.log"
 
     def settings(self, node: NodeName) -> Path:
         """A node's settings file."""

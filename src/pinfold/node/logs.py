@@ -4,6 +4,7 @@ Levels: debug (off), info (something began or ended), warning (handled, but an o
 error (a promise to somebody was not kept). Times are UTC from the env's clock.
 """
 
+import asyncio
 import logging
 import os
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
-from pinfold.env.api import Clock
+from pinfold.env.api import Clock, Env
 from pinfold.node.settings import Level
 
 LOG_BYTES_MAX: Final = 64 << 20
@@ -22,6 +23,12 @@ LOG_BYTES_MAX: Final = 64 << 20
 
 LOG_GENERATIONS: Final = 3
 """Old log files kept beside the current one."""
+
+BATCH_S: Final = 0.2
+"""How long lines of a `BatchedLog` wait for others."""
+
+BATCH_BYTES_MAX: Final = 8 << 20
+"""Bytes of lines that wait: some 20,000 requests."""
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -57,6 +64,48 @@ class LogFile:
 
     # What structlog's filtering logger calls on us.
     debug = info = warning = error = critical = write
+
+
+class BatchedLog:
+    """Lines that may be many: gathered, and written together by a lane of their own.
+
+    A kill loses the last `BATCH_S` of them. When the disk does not keep up lines are left out, and
+    the next one written is told how many.
+    """
+
+    def __init__(self, env: Env, path: Path) -> None:
+        self._file = LogFile(path)
+        self._lane = env.new_offload(path.name)
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._left_out = 0
+
+    def line(self, line: bytes) -> None:
+        """Take one line; see `s3.access_log.WriteLine`."""
+        if self._bytes + len(line) > BATCH_BYTES_MAX:
+            self._left_out += 1
+            return
+        self._lines.append(line)
+        self._bytes += len(line) + 1
+
+    async def run(self) -> None:
+        """Write what has gathered, for ever; what is left when cancelled too."""
+        try:
+            while True:
+                await asyncio.sleep(BATCH_S)
+                if self._lines:
+                    await self._lane(self._file.write, self._taken())
+        finally:
+            if self._lines:
+                self._lane(self._file.write, self._taken())
+            self._lane.close()
+
+    def _taken(self) -> str:
+        if self._left_out:
+            self._lines.append(msgspec.json.encode({"lines_left_out": self._left_out}))
+        text = b"\n".join(self._lines).decode()
+        self._lines, self._bytes, self._left_out = [], 0, 0
+        return text
 
 
 def open_log(path: Path, node: str, level: Level, clock: Clock) -> FilteringBoundLogger:

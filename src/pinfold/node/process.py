@@ -24,7 +24,6 @@ from pinfold.env.real import keep_freed_memory, raise_descriptor_limit, real_env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import NodeName
-from pinfold.node.access import read_access
 from pinfold.node.boot import hold, next_boot
 from pinfold.node.context import Endpoint, NodeContext, Role
 from pinfold.node.joining import join_peers, register
@@ -33,6 +32,7 @@ from pinfold.node.lifeline import Lifeline, Report
 from pinfold.node.logs import become_process_log
 from pinfold.node.metrics import new_registry, render
 from pinfold.node.roles import starter_of
+from pinfold.node.secrets import follow_secrets, read_secrets
 from pinfold.node.settings import NodeSettings, read_settings
 from pinfold.node.stacks import print_stacks
 from pinfold.rpc.api import Reply, Request
@@ -139,18 +139,20 @@ class _Process:
         scope = TaskScope(self._on_error)
         stack.push_async_callback(scope.close)
         operations = Operations()
-        secret = env.disk.read_file(str(layout.cluster_secret))
+        secrets = read_secrets(env, layout)
         cluster_id = map_store.get().cluster_id
-        identity = Identity(node=name, boot=boot, cluster=cluster_id, secret=secret)
+        identity = Identity(node=name, boot=boot, cluster=cluster_id, keyring=secrets.keyring)
         peers = join_peers(env, identity, map_store, operations)
         stack.push_async_callback(peers.close)
+        following = follow_secrets(env, layout, secrets, peers.set_keyring, self._on_error)
+        scope.start(following, name="secrets")
         context = NodeContext(
             name=name,
             boot=boot,
             env=env,
             layout=layout,
             settings=settings,
-            access=read_access(env.disk, layout),
+            secrets=secrets,
             map=map_store,
             peers=peers,
             dispatcher=operations,

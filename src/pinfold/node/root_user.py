@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from pinfold.accounts.accounts import Accounts
 from pinfold.model.errors import Busy, Conflict, Unavailable
 from pinfold.node.access import Access
+from pinfold.node.secrets import Secrets
 
 ROOT: Final = "root"
 
@@ -20,11 +21,11 @@ RETRY_S: Final = 0.1
 """Between attempts while the row log has no majority yet."""
 
 
-async def ensure_root_user(accounts: Accounts, access: Access, log: FilteringBoundLogger) -> None:
-    """Return once the root key in `access` is known to the cluster; tries for ever."""
+async def ensure_root_user(accounts: Accounts, secrets: Secrets, log: FilteringBoundLogger) -> None:
+    """Return once the root key of cluster.json is known to the cluster; tries for ever."""
     while True:
         try:
-            await _ensure(accounts, access)
+            await _ensure(accounts, secrets.access)
             return
         except (Busy, Unavailable) as error:
             log.info("root user not there yet", reason=error.message)

@@ -87,6 +87,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """What `pinfold up --json` prints, once, when the cluster serves."""
 
     ready: bool = True
+    created: bool
+    """Whether this start made the cluster."""
     s3: str
     nbd: str
     admin: str
@@ -136,6 +138,7 @@ class _Up:
         self._announce = announce
         self._on_event = on_event
         self._stop = asyncio.Event()
+        self._created = False
 
     async def run(self) -> None:
         layout = self._options.layout
@@ -144,7 +147,7 @@ class _Up:
         lock = hold_data(self._env, layout)
         try:
             await self._check_ports()  # a second `up` of a cluster has heard by now that one runs
-            access = await ensure_cluster(self._env, layout)
+            access, self._created = await ensure_cluster(self._env, layout)
             access = msgspec.structs.replace(access, endpoints=self._options.ports.endpoints())
             write_access(self._env.disk, layout, access)
             prepare_socket_dir(layout)
@@ -229,17 +232,23 @@ class _Up:
             return ProcessFacts(name=name, pid=pid, data=str(data / name))
 
         return Ready(
+            created=self._created,
             s3=endpoints.s3,
             nbd=endpoints.nbd,
             admin=endpoints.admin,
             access_key=access.access_key,
             secret_key=access.secret_key,
-            region=read_settings(layout, S3_NODE).s3.region,
+            region=region_of(layout),
             token=access.token,
             nodes=[facts(name, layout.devices) for name in STORAGE_NODES],
             frontends=[facts(name, layout.root / "nodes") for name, _role in FRONT_ENDS],
             data=str(layout.root),
         )
+
+
+def region_of(layout: Layout) -> str:
+    """What S3 requests are signed for."""
+    return read_settings(layout, S3_NODE).s3.region
 
 
 def _reason(error: OSError) -> str:

@@ -10,8 +10,11 @@ being reflected. Either side that is not content sends a Refusal with the reason
 """
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pinfold.model.errors import Invalid
 from pinfold.model.ids import Boot, NodeName
@@ -28,6 +31,26 @@ CLOCKS_TOLD: Final = 2
 NONCE_BYTES: Final = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The cluster's secrets by their number, while they are being replaced more than one.
+
+    A dialler proves the `current` one and names it; an acceptor takes whichever it knows. So a new
+    secret is first known everywhere, then proved, and only then is the old one forgotten.
+    """
+
+    current: int
+    secrets: Mapping[int, bytes]
+
+    @classmethod
+    def of(cls, secret: bytes) -> "Keyring":
+        """A first secret, alone."""
+        return cls(0, {0: secret})
+
+    def __post_init__(self) -> None:
+        assert self.current in self.secrets, "the current secret is one of them"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Who this process is, and what proves it."""
@@ -35,7 +58,7 @@ class Identity:
     node: NodeName
     boot: Boot
     cluster: bytes
-    secret: bytes
+    keyring: Keyring
     protocol_max: int = PROTOCOL_MAX
     """The newest protocol it speaks."""
 
@@ -67,12 +90,18 @@ class Handshake:
             node=identity.node,
             boot=identity.boot,
             nonce=nonce,
+            key_id=identity.keyring.current,
         )
         self._transcript = b""
         self._candidate: PeerIdentity | None = None
         self._proved = False
         self.peer: PeerIdentity | None = None
         """Set once the session is established."""
+
+    @property
+    def key_id(self) -> int:
+        """Which of the cluster's secrets both sides prove."""
+        return self._hello.key_id
 
     def start(self) -> list[bytes]:
         """What to send before anything has arrived."""
@@ -95,6 +124,8 @@ class Handshake:
 
     def _on_hello(self, hello: Hello) -> list[bytes]:
         self._candidate = self._judge(hello)
+        if not self._dials:
+            self._hello = msgspec.structs.replace(self._hello, key_id=hello.key_id)
         ours, theirs = encode_message(self._hello), encode_message(hello)
         self._transcript = ours + theirs if self._dials else theirs + ours
         if self._dials:
@@ -111,7 +142,9 @@ class Handshake:
             )
         if hello.cluster != self._identity.cluster:
             raise Invalid(f"node {hello.node} belongs to another cluster")
-        if hello.key_id != 0:
+        if hello.key_id not in self._identity.keyring.secrets or (
+            self._dials and hello.key_id != self._hello.key_id
+        ):
             raise Invalid(f"node {hello.node} proves key {hello.key_id}, which is not known here")
         if len(hello.nonce) != NONCE_BYTES:
             raise Invalid(f"node {hello.node} sent a nonce of {len(hello.nonce)} bytes")
@@ -131,7 +164,8 @@ class Handshake:
         return [encode_message(Welcome())]
 
     def _mac(self, label: bytes) -> bytes:
-        return hmac.digest(self._identity.secret, label + b"\0" + self._transcript, "sha256")
+        secret = self._identity.keyring.secrets[self._hello.key_id]
+        return hmac.digest(secret, label + b"\0" + self._transcript, "sha256")
 
 
 def refusal(error: Invalid) -> bytes:

@@ -7,6 +7,7 @@ on one timer for all sessions.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -19,7 +20,7 @@ from pinfold.rpc.api import Answer, Body, OutStream
 from pinfold.rpc.caller import Caller
 from pinfold.rpc.calls import fail_quietly
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import NONCE_BYTES, Handshake, Identity, PeerIdentity
+from pinfold.rpc.handshake import NONCE_BYTES, Handshake, Identity, Keyring, PeerIdentity
 from pinfold.rpc.limits import (
     BEAT_S,
     HANDSHAKE_S,
@@ -71,7 +72,7 @@ class PeerTable:
         self._addresses: dict[NodeName, str] = {}
         self._keepers: dict[NodeName, asyncio.Task[None]] = {}
         self._callers: dict[NodeName, Caller] = {}
-        self._sessions: dict[Session, None] = {}
+        self._sessions: dict[Session, Handshake] = {}
         """Every connection, dialled or accepted, from its making to its loss."""
         self._strangers: dict[Session, None] = {}
         """Accepted connections that have proved nothing yet, oldest first."""
@@ -151,6 +152,15 @@ class PeerTable:
         for callback in self._epoch_watchers:
             callback(peer.node, epoch)
 
+    # secrets
+
+    def set_keyring(self, keyring: Keyring) -> None:
+        """Prove and accept these secrets from now on; who proved another one has to come again."""
+        self._identity = replace(self._identity, keyring=keyring)
+        for session, handshake in list(self._sessions.items()):
+            if handshake.key_id not in keyring.secrets:
+                session.fail(Unavailable("the cluster's secret has been replaced"))
+
     # peers
 
     def set_addresses(self, addresses: Mapping[NodeName, str]) -> None:
@@ -186,12 +196,13 @@ class PeerTable:
     async def _stay_connected(self, node: NodeName, address: str) -> PinfoldError:
         """One session from its dialling to its loss; raises when it is not established."""
         caller = Caller(self._env.clock, self._limits, epoch_seen=self._epoch_seen)
-        session = Session(self._env.clock, caller, self._handshake(node), self._epoch)
+        handshake = self._handshake(node)
+        session = Session(self._env.clock, caller, handshake, self._epoch)
         peer: PeerIdentity | None = None
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await self._env.net.connect(address, lambda: session)
-                self._sessions[session] = None
+                self._sessions[session] = handshake
                 peer = await caller.up
         except TimeoutError:
             session.fail(Unavailable("not connected in time"))
@@ -251,8 +262,9 @@ class PeerTable:
             lost=lambda serving, error: self._unserved(session, serving, error),
             epoch_seen=self._epoch_seen,
         )
-        session = Session(self._env.clock, serving, self._handshake(None), self._epoch)
-        self._sessions[session] = None
+        handshake = self._handshake(None)
+        session = Session(self._env.clock, serving, handshake, self._epoch)
+        self._sessions[session] = handshake
         self._strangers[session] = None
         return session
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pinfold.accounts.accounts import Accounts
+from pinfold.accounts.sealing import Sealer
 from pinfold.cluster.api import Blobs, Rows
 from pinfold.env.api import Env
 from pinfold.model.limits import OBJECT_NAME_BYTES
@@ -28,6 +29,7 @@ class Store(ObjectStore):
         env: Env,
         rows: Rows,
         blobs: Blobs,
+        sealer: Sealer,
         settings: S3Settings,
         *,
         on_split: Callable[[], None] = lambda: None,
@@ -35,7 +37,7 @@ class Store(ObjectStore):
         super().__init__(env, rows, blobs, settings.objects, on_split=on_split)
         self.settings = settings
         self.clock = env.clock
-        self.accounts = Accounts(env, rows, settings.accounts)
+        self.accounts = Accounts(env, rows, sealer, settings.accounts)
 
 
 class Call:

@@ -6,7 +6,7 @@ Every outcome is a `Response`; errors become S3's error documents here and nowhe
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from pinfold.accounts.accounts import Credential
+from pinfold.accounts.credentials import Credential
 from pinfold.env.api import Buffer
 from pinfold.model.errors import PinfoldError
 from pinfold.s3 import signature, signature_v2, xml
@@ -77,6 +77,7 @@ class Gateway:
             raw_query=request.raw_query,
             headers=headers,
         )
+        request.user = credential.user
         signer = None
         if claim.payload_hash in (signature.STREAMING, signature.STREAMING_TRAILER):
             signer = ChunkSigner(claim, key)
@@ -95,6 +96,7 @@ class Gateway:
             query=request.query,
             headers=headers,
         )
+        request.user = credential.user
         who = Identity(credential.user, credential.display_name)
         return Call(self._store, request, who, _unsigned_payload(headers), None)
 
@@ -150,7 +152,7 @@ def _unsigned_payload(headers: dict[str, str]) -> str:
 def error_response(request: Request, refused: Refused) -> Response:
     """The error document; HEAD gets the status alone, and so does 304."""
     if refused.status == 304:
-        return Response(304, list(refused.headers))
+        return Response(304, list(refused.headers), error=refused.s3_code)
     writer = xml.Writer("Error", namespace="")
     writer.leaf("Code", refused.s3_code)
     writer.leaf("Message", refused.message)
@@ -164,4 +166,4 @@ def error_response(request: Request, refused: Refused) -> Response:
     writer.leaf("RequestId", request.id)
     writer.leaf("HostId", HOST_ID)
     body = writer.document()
-    return Response(refused.status, [XML_TYPE, *refused.headers], body)
+    return Response(refused.status, [XML_TYPE, *refused.headers], body, error=refused.s3_code)

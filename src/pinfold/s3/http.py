@@ -165,6 +165,7 @@ class HttpServer:
                 body=body,
                 id=request_id,
                 domain=self._settings.domain,
+                remote=received.remote or "",
             )
         except Refused as refused:
             unknown = Request(method="GET", target="/", headers={}, body=_NO_BODY, id=request_id)

@@ -49,6 +49,7 @@ class Request:
     """One request. `bucket` and `key` are empty where the path names none.
 
     `resource` is the path as it came with the bucket's name in front, wherever that stood.
+    `remote` is the client's address; `user` who signed, once that is proved.
     """
 
     __slots__ = (
@@ -61,7 +62,9 @@ class Request:
         "path",
         "query",
         "raw_query",
+        "remote",
         "resource",
+        "user",
     )
 
     def __init__(
@@ -73,11 +76,14 @@ class Request:
         body: Body,
         id: str,
         domain: str = "",
+        remote: str = "",
     ) -> None:
         self.method = method
         self.headers = headers
         self.body = body
         self.id = id
+        self.remote = remote
+        self.user = ""
         path, _, self.raw_query = target.partition("?")
         self.path = path if path.startswith("/") else _path_of_absolute(path)
         self.query = parse_query(self.raw_query) if self.raw_query else {}
@@ -103,7 +109,7 @@ class Response:
     `length` of what GET would send.
     """
 
-    __slots__ = ("body", "chunks", "headers", "length", "status")
+    __slots__ = ("body", "chunks", "error", "headers", "length", "status")
 
     def __init__(
         self,
@@ -113,8 +119,11 @@ class Response:
         *,
         chunks: Chunks | None = None,
         length: int | None = None,
+        error: str = "",
     ) -> None:
+        """`error` is S3's code of what went wrong: the body says it too, but not to HEAD."""
         self.status = status
+        self.error = error
         self.headers = headers
         self.body = body
         self.chunks = chunks

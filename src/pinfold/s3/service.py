@@ -3,10 +3,12 @@
 import structlog
 from prometheus_client import CollectorRegistry
 
+from pinfold.accounts.sealing import Sealer
 from pinfold.cluster.api import Blobs, Rows
 from pinfold.env.api import Env
 from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import S3Settings
+from pinfold.s3.access_log import AccessLog, WriteLine
 from pinfold.s3.call import Store
 from pinfold.s3.gateway import Gateway
 from pinfold.s3.http import HttpServer
@@ -24,16 +26,20 @@ class S3Service:
         env: Env,
         rows: Rows,
         blobs: Blobs,
+        sealer: Sealer,
         settings: S3Settings | None = None,
         *,
         registry: CollectorRegistry | None = None,
+        access_log: WriteLine | None = None,
     ) -> None:
+        """`access_log` takes one line a request; None keeps no such log."""
         settings = settings or S3Settings()
         self._clock = env.clock
         self._metrics = S3Metrics(registry or CollectorRegistry())
-        self.store = store = Store(env, rows, blobs, settings, on_split=self._metrics.split)
+        self.store = store = Store(env, rows, blobs, sealer, settings, on_split=self._metrics.split)
         self._metrics.watch_splitting(lambda: len(store.buckets.splitting()))
         self._gateway = Gateway(store, _report)
+        self._access_log = AccessLog(env.clock, access_log) if access_log is not None else None
         self._server = HttpServer(
             env, settings, self.respond, read_memory_wanted=lambda: store.reading.memory_wanted
         )
@@ -52,6 +58,8 @@ class S3Service:
         started = self._clock.monotonic()
         operation, response = await self._gateway.answer(request)
         self._metrics.answered(operation, response.status, self._clock.monotonic() - started)
+        if self._access_log is not None:
+            self._access_log.answered(request, operation, response, started)
         return response
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from pinfold.accounts.sealing import KEY_BYTES, Sealer
 from pinfold.cluster.groups.state import Limits
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
@@ -22,10 +23,11 @@ from pinfold.node.gateway import Gateway
 from pinfold.node.joining import join_peers, register
 from pinfold.node.layout import Layout
 from pinfold.node.roles import storage
+from pinfold.node.secrets import Secrets
 from pinfold.node.settings import NodeSettings
 from pinfold.objects.store import ObjectStore
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import Identity
+from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.sim.guests import Guests
 from pinfold.sim.map import SimMapStore
 from pinfold.volumes.sessions import Sessions
@@ -33,8 +35,8 @@ from pinfold.volumes.sessions import Sessions
 LAYOUT: Final = Layout(Path("/data"))
 """The same on every node: each has a disk of its own."""
 
-_NO_ACCESS: Final = Access(cluster_id="", token="", access_key="", secret_key="")
-"""Nobody signs anything here."""
+_KEYRING: Final = Keyring.of(b"secret of the world")
+"""Every simulated cluster's: none of them is there to be entered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +113,18 @@ def _context(env: Env, name: NodeName, map_store: SimMapStore, recipe: Recipe) -
     log = structlog.get_logger("pinfold.process")
     operations = Operations()
     cluster_id = map_store.get().cluster_id
-    identity = Identity(node=name, boot=boot, cluster=cluster_id, secret=b"secret of the world")
+    identity = Identity(node=name, boot=boot, cluster=cluster_id, keyring=_KEYRING)
     return NodeContext(
         name=name,
         boot=boot,
         env=env,
         layout=LAYOUT,
         settings=recipe.settings,
-        access=_NO_ACCESS,
+        secrets=Secrets(
+            access=Access(cluster_id="", token="", access_key="", secret_key=""),
+            keyring=_KEYRING,
+            sealer=Sealer(bytes(KEY_BYTES), env.rng),
+        ),
         map=map_store,
         peers=join_peers(env, identity, map_store, operations),
         dispatcher=operations,

@@ -4,11 +4,14 @@ from typing import Any
 
 from pinfold import __version__
 from pinfold.accounts.accounts import Accounts
+from pinfold.admin.audit import audit_log
 from pinfold.admin.gather import Gatherer
 from pinfold.admin.service import AdminParts, AdminService
+from pinfold.node.access import read_access
 from pinfold.node.context import NodeContext, Role, endpoint_of
 from pinfold.node.gateway import Gateway
 from pinfold.node.groups import Groups
+from pinfold.node.logs import LogFile
 from pinfold.node.operators import Users, Volumes
 from pinfold.objects.buckets import Buckets
 from pinfold.volumes.registry import Registry
@@ -18,7 +21,8 @@ async def start(context: NodeContext) -> Role:
     """Listen on the context's endpoint."""
     endpoint = endpoint_of(context)
     gateway = Gateway.of(context)
-    accounts = Accounts(context.env, gateway.rows, context.settings.s3.accounts)
+    secrets = context.secrets
+    accounts = Accounts(context.env, gateway.rows, secrets.sealer, context.settings.s3.accounts)
     buckets = Buckets(context.env, gateway.rows, context.settings.s3.objects)
     registry = Registry(
         context.env,
@@ -27,16 +31,22 @@ async def start(context: NodeContext) -> Role:
         gateway.extent_placement.devices,
         context.settings.volumes,
     )
+    audit = LogFile(context.layout.audit_log(context.name))
+
+    def root_key() -> str:  # of the file, not of what was read of it: a rotation may just end
+        return read_access(context.env.disk, context.layout).access_key
+
     service = AdminService(
         AdminParts(
             map=context.map,
             gatherer=Gatherer(context.env.clock, context.map, context.peers),
             volumes=Volumes(registry),
             groups=Groups(context.env.clock, context.map, context.peers),
-            users=Users(accounts, buckets),
-            token=context.access.token,
+            users=Users(accounts, buckets, root_key),
+            token=lambda: secrets.access.token,
             version=__version__,
             log=context.log,
+            audit=audit_log(context.env.clock, audit.write),
         )
     )
     await service.start(endpoint.host, endpoint.port)

@@ -5,6 +5,7 @@ from typing import Any
 from pinfold.env.tasks import TaskScope
 from pinfold.node.context import NodeContext, Role, endpoint_of
 from pinfold.node.gateway import Gateway
+from pinfold.node.logs import BatchedLog
 from pinfold.node.root_user import ensure_root_user
 from pinfold.s3.service import S3Service
 
@@ -13,8 +14,16 @@ async def start(context: NodeContext) -> Role:
     """Listen on the context's endpoint; serving starts when the root key is known."""
     endpoint = endpoint_of(context)
     gateway = Gateway.of(context)
+    requests = BatchedLog(context.env, context.layout.access_log(context.name))
+    context.scope.start(requests.run(), name="access log")
     service = S3Service(
-        context.env, gateway.rows, gateway.blobs, context.settings.s3, registry=context.metrics
+        context.env,
+        gateway.rows,
+        gateway.blobs,
+        context.secrets.sealer,
+        context.settings.s3,
+        registry=context.metrics,
+        access_log=requests.line,
     )
     port = await service.start(endpoint.host, endpoint.port)
     return _S3Role(context, service, f"http://{endpoint.host}:{port}")
@@ -34,7 +43,7 @@ class _S3Role:
 
     async def _begin(self) -> None:
         context = self._context
-        await ensure_root_user(self._service.store.accounts, context.access, context.log)
+        await ensure_root_user(self._service.store.accounts, context.secrets, context.log)
         self._serving = True
 
     def status(self) -> dict[str, Any]:

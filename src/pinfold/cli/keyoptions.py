@@ -1,0 +1,40 @@
+"""How commands take a chosen secret key, and show a pair that was made."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import IO, Any
+
+import click
+
+
+def secret_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `secret_key`, out of a file or, for scripts of tests, an argument."""
+
+    @click.option(
+        "--secret-key-file",
+        type=click.File(),
+        metavar="FILE",
+        help="File with the chosen secret key, - for standard input; drawn when not given.",
+    )
+    @click.option(
+        "--secret-key",
+        metavar="SECRET",
+        help="The same as an argument, which other users of this machine see while it runs.",
+    )
+    @wraps(command)
+    def with_secret(
+        *args: Any, secret_key_file: IO[str] | None, secret_key: str | None, **options: Any
+    ) -> Any:
+        if secret_key_file is not None:
+            if secret_key is not None:
+                raise click.UsageError("give the secret key once")
+            secret_key = secret_key_file.read().strip()
+        return command(*args, secret_key=secret_key, **options)
+
+    return with_secret
+
+
+def print_pair(made: dict[str, Any]) -> None:
+    """An access key and its secret: the one time that it is shown."""
+    click.echo(f"  access key  {made['access_key']}")
+    click.echo(f"  secret key  {made['secret_key']}")
