@@ -1,6 +1,7 @@
 """A process that dies without its machine: the kernel keeps what it was given, nothing else."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -8,15 +9,13 @@ from pinfold.device.api import ExtentOp
 from pinfold.device.device import Device
 from pinfold.device.journal import INLINE_BYTES
 from pinfold.env.api import Env
-from pinfold.model.ids import Token, VolumeId
+from pinfold.model.errors import Unavailable
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.sim.disk import SimFile
 from pinfold.sim.world import World
 from tests.device.model import whole
-from tests.device.worlds import CLUSTER, PATH, SETTINGS, Life
-
-V = VolumeId(b"v" * 16)
-ONE = Token(1)
+from tests.device.recorded import ONE, G, H, State, Told, V, W, differences, found_in, work
+from tests.device.worlds import CLUSTER, PATH, SETTINGS, Life, put
 
 
 def kill_after(*acts: Life) -> None:
@@ -91,3 +90,55 @@ def test_a_write_is_answered_while_a_flush_is_under_way() -> None:
         await flushing
 
     kill_after(act)
+
+
+@pytest.mark.parametrize("part", ["journal", "index", "packs", "arena"])
+def test_what_a_failed_flush_left_is_not_believed_after_a_restart(part: str) -> None:
+    """The kernel shows such pages and never writes them: what is acknowledged on top would go."""
+    told = Told()
+    shown: State = {}
+
+    async def use(env: Env, rounds: int) -> None:
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        for group in (G, H):
+            await device.log.create(group)
+        for volume in (V, W):
+            await device.extents.claim(volume, ONE)
+        rng = random.Random(rounds)
+        await work(device, told, rng, rounds)
+        node.disk.faults.under = f"{PATH}/{part}/"
+        node.disk.faults.lost_flush_chance = 1.0
+        with pytest.raises(Unavailable):
+            await work(device, told, rng, 1000)
+        node.disk.faults.lost_flush_chance = 0.0
+
+    async def go_on(env: Env) -> None:
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        kinds = {kind for _, state in told.states for kind in state}
+        shown.update({kind: await found_in(device, kind) for kind in kinds})
+        for number in range(40):  # flushed, hence everything before it; and the journal goes round
+            await put(device, b"%016d" % number, bytes(60_000))
+            await asyncio.sleep(0.02)
+
+    async def look(env: Env) -> None:
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        assert not await differences(device, shown)
+
+    with World(1) as world:
+        node = world.node("n1")
+
+        async def scenario() -> None:
+            for rounds in range(12):
+                node.disk.wipe()
+                del told.states[1:]
+                shown.clear()
+                await node.start(lambda env: Device.format(env, PATH, CLUSTER, SETTINGS))
+                node.crash(power=False)
+                await node.start(lambda env, n=rounds: use(env, n))  # type: ignore[misc]
+                node.crash(power=False)
+                await node.start(go_on)
+                node.crash()
+                await node.start(look)
+                node.crash()
+
+        world.run(scenario(), limit_s=100_000)

@@ -46,8 +46,12 @@ class OrderedEngine:
             disk.write_file(self._path, b"")
         self._file: File = disk.open(self._path)
         self._committed: deque[Sequence[Change]] = deque()
-        self._position = self._replay(self._file.pread(self._file.size(), 0))
+        log = self._file.pread(self._file.size(), 0)
+        last, self._position = self._replay(log)
         if not read_only:
+            # A flush of the last frame may have failed, and the kernel shows it all the same.
+            self._file.pwritev([log[last : self._position]], last)
+            self._file.datasync()
             self._rewrite_if_worth()
 
     def get(self, key: bytes) -> bytes | None:
@@ -91,12 +95,13 @@ class OrderedEngine:
             else:
                 self._rows[key] = value
 
-    def _replay(self, log: bytes) -> int:
-        position = 0
+    def _replay(self, log: bytes) -> tuple[int, int]:
+        """(where the last frame starts, where it ends)."""
+        last = position = 0
         while (body := _body(log, position)) is not None:
             self._apply(_changes(body))
-            position += _FRAME.size + len(body)
-        return position
+            last, position = position, position + _FRAME.size + len(body)
+        return last, position
 
     def _rewrite_if_worth(self) -> None:
         alive_bytes = sum(len(key) + len(value) for key, value in self._rows.items())

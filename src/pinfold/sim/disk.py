@@ -1,6 +1,7 @@
 """A disk in memory that loses what a real one may lose.
 
-A write changes what later reads see; it is durable only after `datasync` of its file. When the
+A write changes what later reads see; it is durable only after `datasync` of its file. A flush that
+fails leaves pages that can be read and are not durable, and that no later flush writes. When the
 node crashes, each 4 KiB page not flushed is kept, dropped or torn between sectors, page by page as
 the seed has it, and of the directory changes not synced a prefix is kept. What was flushed stays,
 unless a test damages it (`rot`).
@@ -378,13 +379,11 @@ class SimFile:
             disk.charge(faults.sync_s)
             fails = faults.lost_flush_chance and self._path.startswith(faults.under)
             if fails and disk.rng.random() < faults.lost_flush_chance:
-                # The kernel reports once and forgets: what it could not write is gone.
-                self._inode.crash(disk.rng)
+                self._inode.fail(disk.rng)
                 raise OSError(errno.EIO, "simulated flush error")
             self._inode.flush()
 
-        # The kernel reports once and forgets: what it could not write is gone.
-        self._owner.changing(self._path, flush, lambda disk: self._inode.crash(disk.rng))
+        self._owner.changing(self._path, flush, lambda disk: self._inode.fail(disk.rng))
 
     def allocate(self, offset: int, length: int) -> None:
         """See `File.allocate`."""

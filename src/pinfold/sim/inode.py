@@ -17,10 +17,13 @@ class Inode:
         self.flushed: dict[int, bytes | None] = {}
         """What pages changed since the last flush held at that flush; None: nothing."""
         self.flushed_size = 0
+        self.lost: dict[int, bytes | None] = {}
+        """What the disk holds of pages that are clean, and that a failed flush did not write."""
 
     def change(self, number: int, content: bytes | None) -> None:
         """Set a page, or free it."""
-        self.flushed.setdefault(number, self.pages.get(number))
+        durable = self.lost.pop(number) if number in self.lost else self.pages.get(number)
+        self.flushed.setdefault(number, durable)
         if content is None:
             self.pages.pop(number, None)
         else:
@@ -31,8 +34,25 @@ class Inode:
         self.flushed.clear()
         self.flushed_size = self.size
 
+    def fail(self, rng: random.Random) -> None:
+        """A flush has failed: as on Linux every page counts as clean, written or not.
+
+        One that is not can mostly be read as it was to be, until the machine loses power; no later
+        flush writes it. Or it is dropped at once, as clean pages may be.
+        """
+        for number, old in self.flushed.items():
+            fate = rng.random()
+            if fate < 0.4:
+                self.lost[number] = old
+            elif fate < 0.6:
+                self._restore(number, old)
+        self.flushed.clear()
+
     def crash(self, rng: random.Random) -> None:
         """Keep, drop or tear every page that was not flushed."""
+        for number, old in self.lost.items():
+            self._restore(number, old)
+        self.lost.clear()
         for number, old in self.flushed.items():
             fate = rng.random()
             if fate < 0.4:
