@@ -65,6 +65,9 @@ class GroupLog:
     def digest(self) -> bytes:
         return self._memory.digest(GROUP)
 
+    def rotten(self) -> bool:
+        return self._memory.rotten(GROUP)
+
     def install(self, page, base, rows, *, first, last, digest, part) -> None:
         done = self._event("on_installed", page)
         self._member.world.copies += last

@@ -6,6 +6,7 @@ import pytest
 from pinfold.device.blobs import encode_counts
 from pinfold.device.check import Report, check
 from pinfold.device.device import Device
+from pinfold.device.index import Change, seal_rows
 from pinfold.device.offline import look_at
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.packs import encode_pack
@@ -203,15 +204,14 @@ def test_an_index_that_makes_no_sense_is_told_key_by_key() -> None:
     async def spoil(env: Env) -> None:
         engine = OrderedEngine(env.disk, f"{PATH}/index")
         pack = next(engine.scan(b"p", b"q", False))[0]
-        engine.commit(
-            [
-                (b"b" + b"z" * 16, b"short"),
-                (b"g" + bytes(8), msgpack.packb((9, 0))),
-                (b"mb", encode_counts(1, 1, 0)),
-                (pack, encode_pack(4096, 77, True)),
-                (b"z", b"unknown table"),
-            ]
-        )
+        changes: list[Change] = [
+            (b"b" + b"z" * 16, b"short"),
+            (b"g" + bytes(8), msgpack.packb((9, 0))),
+            (b"mb", encode_counts(1, 1, 0)),
+            (pack, encode_pack(4096, 77, True)),
+            (b"z", b"unknown table"),
+        ]
+        engine.commit(seal_rows(changes))
         engine.close()
 
     async def act(env: Env) -> None:

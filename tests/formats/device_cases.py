@@ -36,6 +36,7 @@ from pinfold.device.group import (
     encode_install,
     encode_view,
 )
+from pinfold.device.index import open_row, seal_row
 from pinfold.device.memory import Memory, decode_memory, encode_memory
 from pinfold.device.packs import decode_pack, encode_pack
 from pinfold.device.volume import (
@@ -148,6 +149,13 @@ DEVICE = [
         lambda: seal(b"test", 3, b"payload"),
     ),
     Case(
+        "index: a row",
+        lambda r: open_row(b"key", r),
+        b"value",
+        "76616c7565b19fcf792e11118e",
+        lambda: seal_row(b"key", b"value"),
+    ),
+    Case(
         "index: blob 1",
         decode_location,
         Location(12, 8192, 70_000, 88, (1, 2)),
@@ -208,17 +216,10 @@ DEVICE = [
         lambda: encode_counts(10, 20_000, 1),
     ),
     Case(
-        "index: applied 1",
+        "index: applied 3",
         decode_applied,
         Applied(90, 95, 40),
-        "000000000000005a000000000000005f0000000000000028",
-        None,
-    ),
-    Case(
-        "index: applied 2",
-        decode_applied,
-        Applied(90, 95, 40),
-        "0002000000000000005a000000000000005f0000000000000028",
+        "0003000000000000005a000000000000005f0000000000000028",
         lambda: encode_applied(Applied(90, 95, 40)),
     ),
     Case(

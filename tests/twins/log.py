@@ -31,6 +31,7 @@ class _Group:
         self.applied_view = 0
         self.rows: SortedDict[bytes, bytes] = SortedDict()
         self.incomplete = False
+        self.rotten = False
         self.digest = RowDigest(group)
 
     def set_view(self, view: int, voted: bytes) -> None:
@@ -79,6 +80,7 @@ class _Group:
             self.incomplete = True
             if not part.buckets:
                 self.rows.clear()
+                self.rotten = False
             self.entries.clear()
             self.first_op, self.last_op, self.last_view = 1, 0, 0
             self.applied_op, self.applied_view = 0, 0
@@ -164,6 +166,9 @@ class MemoryLog:
                 state.__dict__.update(fresh.__dict__)
         self._seen = copy.deepcopy(self._durable)
 
+    def rotten(self, group: GroupId) -> bool:
+        return self._seen[group].rotten
+
     def groups(self) -> list[GroupId]:
         return sorted(self._seen)
 
@@ -236,6 +241,7 @@ class AsyncLog:
         self.view_at = memory.view_at
         self.tail = memory.tail
         self.digest = memory.digest
+        self.rotten = memory.rotten
         self.get = memory.get
         self.scan = memory.scan
 

@@ -50,6 +50,10 @@ class Location(NamedTuple):
         return record_bytes(self.length, len(self.checks))
 
 
+NOWHERE: Final = Location((1 << 32) - 1, PAGE_BYTES + _HEAD.size + _CHECK.size, 0, 0, ())
+"""The location of a quarantined blob whose own was lost."""
+
+
 def checks_of(payload: Buffer) -> tuple[int, ...]:
     """xxh3_64 of each started 64 KiB of a payload: none for an empty one."""
     return tuple(payload_checks([payload])) if len(payload) else ()

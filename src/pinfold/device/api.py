@@ -109,6 +109,13 @@ class LogStore(Protocol):
         """
         ...
 
+    def rotten(self, group: GroupId) -> bool:
+        """Whether a row of the group was found to have failed its checksum here.
+
+        Which key it had is not to be relied on either: only a copy of all rows makes it good.
+        """
+        ...
+
     def trim(self, group: GroupId, before_op: int) -> None:
         """Entries below `before_op` (<= applied_op + 1) are not needed any more."""
         ...
@@ -139,7 +146,9 @@ class LogStore(Protocol):
 class RowStore(Protocol):
     """Applied rows. Keys up to 4 KiB in byte order; values up to 1 MiB."""
 
-    def get(self, group: GroupId, key: bytes) -> bytes | None: ...  # noqa: D102
+    def get(self, group: GroupId, key: bytes) -> bytes | None:
+        """The row's value, verified. Corrupt when it fails, or what proves that it is absent."""
+        ...
 
     def scan(
         self, group: GroupId, start: bytes, end: bytes | None, *, reverse: bool = False
@@ -147,7 +156,7 @@ class RowStore(Protocol):
         """Rows with start <= key < end (None: to the group's end), in order.
 
         The iterator sees one instant; it must be finished or closed within milliseconds and never
-        across an await. `reverse` starts below `end`.
+        across an await. `reverse` starts below `end`. Corrupt as for `get`.
         """
         ...
 

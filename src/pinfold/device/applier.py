@@ -35,10 +35,8 @@ FULL_LOOK_S: Final = 1.0
 """A full device that nothing is written to looks so often whether there is room again."""
 
 _APPLIED: Final = struct.Struct(">HQQQ")
-_APPLIED_1: Final = struct.Struct(">QQQ")
-"""Before the index had a version; the three numbers alone."""
 
-INDEX_VERSION: Final = 2
+INDEX_VERSION: Final = 3
 """Of every table of the index together: where a table's values have no version of their own, a
 change to them is a new one of these."""
 
@@ -268,10 +266,8 @@ def decode_applied(record: bytes | None) -> Applied:
     """
     if record is None:
         return Applied(0, 0, 1)
-    if len(record) == _APPLIED_1.size:
-        return Applied(*_APPLIED_1.unpack(record))
     (version,) = struct.unpack_from(">H", record)
-    require_version("the index", version, INDEX_VERSION, oldest=2)
+    require_version("the index", version, INDEX_VERSION, oldest=INDEX_VERSION)
     return Applied(*_APPLIED.unpack(record)[1:])
 
 

@@ -20,6 +20,7 @@ import xxhash
 from pinfold.codec.decoding import decodes, require
 from pinfold.codec.names import successor
 from pinfold.codec.packs import (
+    NOWHERE,
     Location,
     checks_of,
     decode_location,
@@ -95,6 +96,8 @@ class Blobs:
         self._moving: list[_Move] = []
         self._unflushed: dict[BlobId, int] = {}
         self._count, self._bytes, self.quarantined = decode_counts(index.get(COUNTS))
+        index.watch(_BLOB_TABLE, self._lose_row)
+        index.watch(_QUARANTINE_TABLE, self._lose_row)
 
     @property
     def count(self) -> int:
@@ -335,6 +338,18 @@ class Blobs:
         if not self._health.reason and self._set_aside(blob):
             self._journal.append(kinds.BLOB_QUARANTINE, (blob,), len(blob))
         return Corrupt(f"blob {blob.hex()} fails its checks and is quarantined")
+
+    def _lose_row(self, key: bytes) -> bool:
+        """A row of a blob failed its checksum: it is set aside, and its place forgotten.
+
+        Nothing of it is journalled. A crash brings the row back, to be found again.
+        """
+        self._index.put(key, None)
+        if key[:1] == _BLOB_TABLE:
+            self._count -= 1
+            self.quarantined += 1
+        self._index.put(_QUARANTINE_TABLE + key[1:], encode_location(NOWHERE))
+        return True
 
     def _set_aside(self, blob: BlobId) -> bool:
         entry = self._index.get(_BLOB_TABLE + blob)

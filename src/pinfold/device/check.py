@@ -23,6 +23,7 @@ from pinfold.codec.records import PAGE_BYTES
 from pinfold.device.arena import BlockCorrupt
 from pinfold.device.checkindex import index_problems
 from pinfold.device.files import numbered_files
+from pinfold.device.index import REPAIRED_TABLES
 from pinfold.device.offline import Offline
 from pinfold.device.packs import Pack
 from pinfold.device.volume import NO_SLOT, Extent
@@ -45,7 +46,7 @@ class Finding:
     """One thing that is not as it must be."""
 
     part: str
-    """identity, journal, log, index, pack, blob or extent."""
+    """identity, journal, log, index, row, pack, blob or extent."""
     what: str
 
 
@@ -64,6 +65,8 @@ class Report:
     """Journal records read."""
     quarantined: list[BlobId] = field(default_factory=list)
     """Blobs set aside before this check: to be fetched again from their other copies."""
+    rotten: list[bytes] = field(default_factory=list)
+    """Keys of the index whose rows fail and are made good from other devices."""
     bad_blobs: list[BlobId] = field(default_factory=list)
     bad_blocks: list[tuple[VolumeId, int, int]] = field(default_factory=list)
     """(volume, extent, block)."""
@@ -89,6 +92,7 @@ class Report:
 def check(disk: Disk, path: str, device: Offline, progress: Progress) -> Report:
     """Verify everything that a stopped device holds. Blocks for as long as reading it takes."""
     report = Report(boot=device.superblock.boot, records=device.records)
+    report.rotten = [key for key in device.rotten if key[:1] in REPAIRED_TABLES]
     for part, what in device.problems:
         report.add(part, what)
     if device.index is None:

@@ -7,7 +7,7 @@ applier are the only two tasks; threads (lanes) do everything that blocks.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import msgspec
@@ -167,6 +167,12 @@ class Device:
             quarantined=self._blobs.quarantined,
         )
 
+    def touch(self, keys: Sequence[bytes]) -> None:
+        """Look at rows that failed a check, so that whoever they belong to deals with them."""
+        for key in keys:
+            with suppress(Corrupt):  # a group's: it waits until its members are served
+                self._index.get(key)
+
     async def close(self) -> None:
         """See `api.Device`. Idempotent."""
         tasks, self._tasks = self._tasks, []
@@ -188,7 +194,7 @@ class Device:
     async def _start(self, lane: Offload) -> None:
         disk, settings, health = self._env.disk, self._settings, self._health
         salt = self._superblock.salt
-        index = Index(await lane(open_engine, disk, f"{self._path}/index", settings))
+        index = self._index = Index(await lane(open_engine, disk, f"{self._path}/index", settings))
         self._files.callback(index.close)
         applied = decode_applied(index.get(APPLIED))
         log_redo = LogRedo(load_groups(index))
@@ -268,6 +274,7 @@ class Device:
         self._files.callback(packs.close_files)
         groups = log_redo.finish()
         drop_rows(index, log_redo.dropped)
+        index.watch(b"", self._index_damaged)
         self._log = Log(journal, index, space, health, settings, groups)
         self._rows = Rows(self._log, index)
         self._blobs = Blobs(journal, index, packs, readers, space, health, self._lane("streams"))
@@ -288,6 +295,12 @@ class Device:
             settings,
             applied,
         )
+
+    def _index_damaged(self, key: bytes) -> bool:
+        """What a device promised, and how its index hangs together, is not guessed at."""
+        what = f"its row {key.hex()} fails its checksum" if key else "its structure is broken"
+        self._health.stop(f"the index is damaged, {what}: check the device, rebuild its index")
+        return False
 
     async def _redo(self, records: Sequence[Record]) -> None:
         """Bring back what the journal holds and the files may lack."""

@@ -81,6 +81,7 @@ class Extents:
         self._next_slot = 0
         self._freed: list[int] = []
         self._sealed_freed: list[int] = []
+        index.watch(_EXTENT_TABLE, self._lose_row)
         self._load()
 
     @property
@@ -317,6 +318,16 @@ class Extents:
             used.add(extent.slot)
         self._next_slot = max(used, default=NO_SLOT) + 1
         self._free_slots = [slot for slot in range(self._next_slot) if slot not in used]
+
+    def _lose_row(self, key: bytes) -> bool:
+        """An extent's row failed its checksum: which one it was is not known for certain."""
+        known = self._volumes.get(VolumeId(key[1:17]))
+        if known is None:
+            return False
+        known.lost_at = self._journal.appended
+        self._put_volume(known)
+        self._index.put(key, None)
+        return True
 
     def _fenced(self, volume: VolumeId, token: Token) -> Volume:
         known = self._volumes.get(volume)

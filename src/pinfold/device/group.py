@@ -22,6 +22,9 @@ _INSTALL: Final = struct.Struct(">QI")
 _FORMAT: Final = 2
 """Of a group's record in the index."""
 
+ROWS_TABLE: Final = b"r"
+"""What the index keys of applied rows start with."""
+
 ENTRY_BYTES: Final = _ENTRY.size
 GROUP_BYTES: Final = _GROUP.size
 
@@ -113,6 +116,7 @@ class Group:
         "installing",
         "last_op",
         "last_view",
+        "rotten",
         "rows_prefix",
         "sealed_op",
         "unsettled",
@@ -141,6 +145,8 @@ class Group:
         self.first_op = 1
         self.last_op = self.last_view = 0
         self.applied_op = self.applied_view = 0
+        self.rotten = False
+        """A row here has failed its checksum."""
         self.digest: RowDigest | None = RowDigest(self.id)
         """Of what is applied; None after an upgrade, until the rows are copied."""
         self.sealed_op = 0
@@ -239,4 +245,4 @@ def decode_group(group: GroupId, record: bytes) -> Group:
 
 def rows_prefix(group: GroupId, generation: int) -> bytes:
     """What every row key of this life of the group starts with."""
-    return b"r" + group.to_bytes(8, "big") + generation.to_bytes(4, "big")
+    return ROWS_TABLE + group.to_bytes(8, "big") + generation.to_bytes(4, "big")

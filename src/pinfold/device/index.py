@@ -4,14 +4,21 @@ Changes go to an overlay in memory. `seal` sets the overlay aside, `commit` writ
 one durable transaction, and reads look at the newest overlay, then the sealed one, then the
 engine, so they see every change from the moment it was put. Whoever commits flushes the journal
 up to the seal first: the index never holds what the journal could still lose.
+
+Every row is stored with a checksum of its key and value, and verified whenever it is read; that a
+key is absent is believed only while the rows on either side of its place verify too, since a key
+whose bits flipped is missed where it was. What fails is never given out: whoever reads hears
+Corrupt, and the device is told (`watch`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from sortedcontainers import SortedList
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from pinfold.env.api import Offload
+from pinfold.model.errors import Corrupt
 
 Change = tuple[bytes, bytes | None]
 """A key with its new value, or None to delete it."""
@@ -21,13 +28,66 @@ class MapFull(Exception):
     """The engine needs `grow` (on the loop, without an open scan) before it can commit."""
 
 
+Watcher = Callable[[bytes], bool]
+"""See `Index.watch`."""
+
+
+REPAIRED_TABLES: Final = (b"r", b"b", b"q", b"e")
+"""Tables (rows, blobs, quarantined blobs, extents) of which single rows are made good from other
+devices. The rest says what the device promised, which is not guessed at: one of these rows that
+fails keeps it from opening, as a lost index does."""
+
+
+class Rotten(Corrupt):
+    """A stored row that fails its checksum; `key` is empty when the engine's own structure does."""
+
+    def __init__(self, key: bytes, why: str = "") -> None:
+        super().__init__(f"index: {why or f'the row {key.hex()} fails its checksum'}")
+        self.key = key
+
+
+SUM_BYTES: Final = 8
+"""What a row's checksum takes behind its value."""
+
+
+def seal_row(key: bytes, value: bytes) -> bytes:
+    """A value as it is stored: with its checksum, whose seed comes from the key."""
+    return value + xxh3_64_digest(value, xxh3_64_intdigest(key))
+
+
+def open_row(key: bytes, stored: bytes) -> bytes:
+    """The inverse of `seal_row`. Raises Rotten."""
+    value = stored[:-SUM_BYTES]
+    if xxh3_64_digest(value, xxh3_64_intdigest(key)) != stored[-SUM_BYTES:]:
+        raise Rotten(key)
+    return value
+
+
+def seal_rows(changes: Sequence[Change]) -> list[Change]:
+    """Changes as an engine takes them."""
+    return [(key, None if value is None else seal_row(key, value)) for key, value in changes]
+
+
 class Engine(Protocol):
-    """An ordered durable map. `commit` runs in a lane, everything else on the loop."""
+    """An ordered durable map of sealed rows. `commit` runs in a lane, the rest on the loop.
 
-    def get(self, key: bytes) -> bytes | None: ...  # noqa: D102
+    What it gives out whoever asked verifies. What it only passes (the rows beside a key that is
+    absent, or beside a range) it holds against `verify` itself. Raises Rotten.
+    """
 
-    def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        """start <= key < end, in byte order at any key length; sees one instant."""
+    verify: Callable[[bytes, bytes], object]
+
+    def get(self, key: bytes) -> bytes | None:
+        """None for a key that is absent, as the rows on either side of its place prove."""
+        ...
+
+    def scan(
+        self, start: bytes, end: bytes | None, reverse: bool, *, proved: bool = True
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """start <= key < end, in byte order at any key length; sees one instant.
+
+        `proved`: so do the rows on either side that no key of the range has left its place.
+        """
         ...
 
     def commit(self, changes: Sequence[Change]) -> None:
@@ -74,8 +134,14 @@ _ABSENT: Final = object()
 class Index:
     """See the module."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, lenient: bool = False) -> None:
+        """`lenient` leaves rows out that fail, to look at what else there is."""
         self._engine = engine
+        engine.verify = self._value
+        self._lenient = lenient
+        self._forgiven: set[bytes] = set()
+        """Rows that failed and were given up: as good as absent."""
+        self._watchers: dict[bytes, Watcher] = {}
         self._active = _Overlay()
         self._sealed: _Overlay | None = None
         self.pending_bytes = 0
@@ -87,9 +153,17 @@ class Index:
         if found is _ABSENT and self._sealed is not None:
             found = self._sealed.changes.get(key, _ABSENT)
         if found is _ABSENT:
-            return self._engine.get(key)
+            return self._stored(key)
         assert found is None or isinstance(found, bytes)
         return found
+
+    def watch(self, table: bytes, watcher: Watcher) -> None:
+        """Have `watcher(key)` called when a row of a table fails, before whoever reads it hears.
+
+        True when it has given the row up, by a change of its key: then it is as good as absent. An
+        empty table is all that nobody else watches, an empty key the structure of the whole.
+        """
+        self._watchers[table] = watcher
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set a key, or delete it with None; visible now, durable with the next commit."""
@@ -100,13 +174,39 @@ class Index:
         self, start: bytes, end: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < end, in order, of one instant; not across an await."""
-        rows: Iterator[Change] = self._engine.scan(start, end, reverse)
+        rows: Iterator[Change] = self._opened(start, end, reverse)
         for overlay in (self._sealed, self._active):
             if overlay is not None and overlay.changes:
                 rows = _merge(overlay.scan(start, end, reverse), rows, reverse)
         for key, value in rows:
             if value is not None:
                 yield key, value
+
+    def keys(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
+        """Keys of a range, in order, whatever their values are: for whoever deletes them."""
+        rows: Iterator[Change] = self._engine.scan(start, end, False, proved=False)
+        for overlay in (self._sealed, self._active):
+            if overlay is not None and overlay.changes:
+                rows = _merge(overlay.scan(start, end, False), rows, False)
+        try:
+            yield from (key for key, value in rows if value is not None)
+        except Rotten as rotten:
+            raise self._report(rotten) from None
+
+    def rotten(self) -> Iterator[bytes]:
+        """The keys of all stored rows that fail, or that stand where nobody finds them."""
+        engine = self._engine
+        try:
+            for key, stored in engine.scan(b"", None, False):
+                try:
+                    open_row(key, stored)
+                    lost = engine.get(key) is None
+                except Rotten:
+                    lost = True
+                if lost:
+                    yield key
+        except Rotten as rotten:
+            yield rotten.key
 
     def seal(self) -> None:
         """Set aside what the next `commit` writes."""
@@ -130,11 +230,65 @@ class Index:
         """Close the engine; what was not committed is redone from the journal."""
         self._engine.close()
 
+    def _stored(self, key: bytes) -> bytes | None:
+        """The committed value, verified."""
+        try:
+            stored = self._engine.get(key)
+            return None if stored is None else self._value(key, stored)
+        except Rotten as rotten:
+            raise self._report(rotten) from None
+
+    def _opened(
+        self, start: bytes, end: bytes | None, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Committed pairs of a range, verified."""
+        try:
+            for key, stored in self._engine.scan(start, end, reverse):
+                value = self._value(key, stored)
+                if value is not None:
+                    yield key, value
+        except Rotten as rotten:
+            raise self._report(rotten) from None
+
+    def _value(self, key: bytes, stored: bytes) -> bytes | None:
+        """What was stored; of a row that fails and was given up, what it was given up for.
+
+        Raises Rotten.
+        """
+        try:
+            return open_row(key, stored)
+        except Rotten:
+            if key not in self._forgiven:
+                if not self._lenient and not self._give_up(key):
+                    raise
+                self._forgiven.add(key)
+            return self._active.changes.get(key)
+
+    def _give_up(self, key: bytes) -> bool:
+        """Whether the table's watcher has given a row up. Raises Rotten for a displaced one."""
+        here = self._engine.scan(key, key + b"\0", False, proved=False)
+        if next(iter(here), None) is None:
+            raise Rotten(b"", f"the row {key.hex()} stands where nobody finds it")
+        return self._watcher_of(key)(key)
+
+    def _watcher_of(self, key: bytes) -> Watcher:
+        return self._watchers.get(key[:1]) or self._watchers.get(b"", _nobody)
+
+    def _report(self, rotten: Rotten) -> Corrupt:
+        if not rotten.key:
+            self._watcher_of(b"")(b"")
+        return Corrupt(rotten.message)
+
+
+def _nobody(_key: bytes) -> bool:
+    """Gives nothing up."""
+    return False
+
 
 def _commit(engine: Engine, changes: dict[bytes, bytes | None]) -> bool:
     """Whether the engine must grow first."""
     try:
-        engine.commit(sorted(changes.items()))
+        engine.commit(seal_rows(sorted(changes.items())))
     except MapFull:
         return True
     return False

@@ -7,6 +7,12 @@ marker of a prefix sorts right behind the prefix itself and before everything gr
 longer key is always below its marker, so walking in order and descending at markers is byte order.
 
 A read transaction lives for one get or one scan. A commit is synchronous: durable on return.
+
+LMDB checks nothing that it reads. Keys in pages are compared, so one whose bits flipped is missed
+where it was, and so may be others: a search that its key misled always ends beside it. That is why
+the neighbours of an absent key, and of a range, are verified, and why keys must ascend. In the
+second database, which only keys of names near their longest reach, rows are verified and absences
+are not.
 """
 
 import errno
@@ -17,7 +23,7 @@ from typing import Any, Final
 
 import lmdb
 
-from pinfold.device.index import Change, MapFull
+from pinfold.device.index import Change, MapFull, Rotten, open_row, seal_row
 from pinfold.device.room import NO_ROOM, NoRoom
 from pinfold.model.errors import Corrupt
 
@@ -67,6 +73,7 @@ class LmdbEngine:
             self._nodes: Any = self._env.open_db(b"nodes", create=not read_only)
         except lmdb.Error as error:
             raise Corrupt(f"the index in {path} cannot be opened: {error}") from error
+        self.verify: Callable[[bytes, bytes], object] = open_row
         self._free_bytes = free_bytes
         self._scans = 0
 
@@ -74,21 +81,26 @@ class LmdbEngine:
         """See `Engine.get`."""
         try:
             with self._env.begin(db=self._roots) as txn:
-                if len(key) <= DIRECT_BYTES:
-                    found: bytes | None = txn.get(key)
-                    return found
-                return self._get_long(txn, key)
+                if len(key) > DIRECT_BYTES:
+                    return self._get_long(txn, key)
+                found: bytes | None = txn.get(key)
+                if found is None:
+                    self._prove_absent(txn, key)
+                return found
         except lmdb.Error as error:
-            raise Corrupt(f"index: {error}") from error
+            raise Rotten(b"", f"{error}") from error
 
-    def scan(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes | None, reverse: bool, *, proved: bool = True
+    ) -> Iterator[tuple[bytes, bytes]]:
         """See `Engine.scan`."""
         self._scans += 1
         try:
             with self._env.begin(db=self._roots) as txn:
-                yield from self._walk(txn, b"", b"", start, end, reverse)
+                prove = self._prove if proved else _nothing
+                yield from self._walk(txn, b"", b"", start, end, reverse, prove)
         except lmdb.Error as error:
-            raise Corrupt(f"index: {error}") from error
+            raise Rotten(b"", f"{error}") from error
         finally:
             self._scans -= 1
 
@@ -110,6 +122,8 @@ class LmdbEngine:
             if self._lacks_room(str(error)):
                 raise NoRoom(f"index: {error}") from error
             raise OSError(f"index: {error}") from error
+        except Rotten as rotten:
+            raise OSError(rotten.message) from rotten
 
     def _lacks_room(self, error: str) -> bool:
         """Whether a commit failed for want of room; nothing of it was committed then.
@@ -137,6 +151,26 @@ class LmdbEngine:
         """Close the environment. Idempotent."""
         self._env.close()
 
+    def _prove(self, key: bytes, stored: bytes) -> None:
+        """Hold a pair that is only passed against its checksum. Raises Rotten."""
+        if len(key) > DIRECT_BYTES:
+            open_row(key, stored)  # a marker
+        else:
+            self.verify(key, stored)
+
+    def _prove_absent(self, txn: Any, key: bytes) -> None:
+        """Raise Rotten unless the pairs on either side of a key's place are sound."""
+        with txn.cursor() as cursor:
+            if cursor.set_range(key):
+                self._prove(*cursor.item())
+                _demand_order(key, cursor.key())
+                before = cursor.prev()
+            else:
+                before = cursor.last()
+            if before:
+                self._prove(*cursor.item())
+                _demand_order(cursor.key(), key)
+
     def _get_long(self, txn: Any, key: bytes) -> bytes | None:
         place = self._descend(txn, key)
         if place is None:
@@ -148,14 +182,17 @@ class LmdbEngine:
         """The markers on the way to a long key and its last stored key; None without them."""
         path = [key[:DIRECT_BYTES] + _MARK]
         rest = key[DIRECT_BYTES:]
-        node = txn.get(path[0])
-        while node is not None:
+        found = txn.get(path[0])
+        if found is None:
+            self._prove_absent(txn, path[0])
+        while found is not None:
+            node = open_row(path[-1], found)
             if len(rest) <= _NODE_DIRECT_BYTES:
                 path.append(node + rest)
                 return path
             path.append(node + rest[:_NODE_DIRECT_BYTES] + _MARK)
             rest = rest[_NODE_DIRECT_BYTES:]
-            node = txn.get(path[-1], db=self._nodes)
+            found = txn.get(path[-1], db=self._nodes)
         return None
 
     def _change_long(self, txn: Any, key: bytes, value: bytes | None) -> None:
@@ -174,11 +211,12 @@ class LmdbEngine:
         """The node a marker names; made when it is not there."""
         found: bytes | None = txn.get(marker, db=database)
         if found is not None:
-            return found
+            return open_row(marker, found)
         last = txn.get(_NEXT_NODE, db=self._nodes)
-        node = _NODE.pack(1 if last is None else _NODE.unpack(last)[0] + 1)
-        txn.put(_NEXT_NODE, node, db=self._nodes)
-        txn.put(marker, node, db=database)
+        number = 1 if last is None else _NODE.unpack(open_row(_NEXT_NODE, last))[0] + 1
+        node = _NODE.pack(number)
+        txn.put(_NEXT_NODE, seal_row(_NEXT_NODE, node), db=self._nodes)
+        txn.put(marker, seal_row(marker, node), db=database)
         return node
 
     def _delete_long(self, txn: Any, path: list[bytes]) -> None:
@@ -192,7 +230,14 @@ class LmdbEngine:
         txn.delete(path[0])
 
     def _walk(
-        self, txn: Any, node: bytes, prefix: bytes, start: bytes, end: bytes | None, reverse: bool
+        self,
+        txn: Any,
+        node: bytes,
+        prefix: bytes,
+        start: bytes,
+        end: bytes | None,
+        reverse: bool,
+        prove: Callable[[bytes, bytes], None],
     ) -> Iterator[tuple[bytes, bytes]]:
         """Pairs under a node (b"" for the roots) whose whole key is prefix + what is stored.
 
@@ -203,7 +248,8 @@ class LmdbEngine:
         skip = len(node)
         with txn.cursor(db=database) as cursor:
             low = node + start[:direct]
-            for stored, value in _range(cursor, low, _bound(node, end, direct), reverse):
+            high = _bound(node, end, direct)
+            for stored, value in _range(cursor, low, high, reverse, prove):
                 key = stored[skip:] if skip else stored
                 if len(key) <= direct:
                     if key >= start and (end is None or key < end):
@@ -212,11 +258,12 @@ class LmdbEngine:
                 above = key[:direct]
                 yield from self._walk(
                     txn,
-                    value,
+                    open_row(stored, value),
                     prefix + above,
                     start[direct:] if start.startswith(above) else b"",
                     end[direct:] if end is not None and end.startswith(above) else None,
                     reverse,
+                    _nothing,
                 )
 
 
@@ -229,19 +276,67 @@ def _bound(node: bytes, end: bytes | None, direct: int) -> bytes | None:
 
 
 def _range(
-    cursor: Any, low: bytes, high: bytes | None, reverse: bool
+    cursor: Any,
+    low: bytes,
+    high: bytes | None,
+    reverse: bool,
+    prove: Callable[[bytes, bytes], None],
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Stored pairs with low <= key < high."""
+    """Stored pairs with low <= key < high; those on either side are held against `prove`.
+
+    Raises Rotten where keys do not ascend.
+    """
     if not reverse:
-        if cursor.set_range(low) if low else cursor.first():
+        last, more = _enter(cursor, low, prove) if low else (b"", cursor.first())
+        if more:
             for pair in cursor.iternext():
-                if high is not None and pair[0] >= high:
+                key = pair[0]
+                if key <= last:
+                    _demand_order(last, key)
+                if high is not None and key >= high:
+                    prove(*pair)
                     return
+                last = key
                 yield pair
         return
-    if not (cursor.last() if high is None or not cursor.set_range(high) else cursor.prev()):
-        return
-    for pair in cursor.iterprev():
-        if pair[0] < low:
+    last = b""
+    if high is None or not cursor.set_range(high):
+        if not cursor.last():
             return
+    else:
+        prove(*cursor.item())
+        last = cursor.key()
+        if not cursor.prev():
+            return
+    for pair in cursor.iterprev():
+        key = pair[0]
+        if last and key >= last:
+            _demand_order(key, last)
+        if key < low:
+            prove(*pair)
+            return
+        last = key
         yield pair
+
+
+def _enter(cursor: Any, low: bytes, prove: Callable[[bytes, bytes], None]) -> tuple[bytes, bool]:
+    """(the last key below `low`, its pair proved; whether the cursor stands at one behind it).
+
+    One search only: a second one would start from the first one's place.
+    """
+    more: bool = cursor.set_range(low)
+    if not (cursor.prev() if more else cursor.last()):
+        return b"", more and cursor.first()
+    prove(*cursor.item())
+    key: bytes = cursor.key()
+    _demand_order(key, low)
+    return key, more and cursor.next()
+
+
+def _demand_order(key: bytes, following: bytes) -> None:
+    if key >= following:
+        raise Rotten(b"", f"keys do not ascend: {key.hex()} stands before {following.hex()}")
+
+
+def _nothing(_key: bytes, _stored: bytes) -> None:
+    """No proof is asked for."""

@@ -22,6 +22,7 @@ from pinfold.device.api import EVERYTHING, Entry, LogState, Part
 from pinfold.device.group import (
     ENTRY_BYTES,
     GROUP_BYTES,
+    ROWS_TABLE,
     Group,
     decode_group,
     encode_create,
@@ -89,6 +90,7 @@ class Log:
         """What was not applied at opening. The limit does not count it: what it takes to apply it
         must find room, on all members of a group at once after a power cut."""
         health.on_stop(self._fail_installs)
+        index.watch(ROWS_TABLE, self.lose_row)
 
     def groups(self) -> list[GroupId]:
         """See `LogStore.groups`."""
@@ -184,6 +186,22 @@ class Log:
         """See `LogStore.digest`."""
         digest = self.group(group).digest
         return b"" if digest is None else digest.to_bytes()
+
+    def rotten(self, group: GroupId) -> bool:
+        """See `LogStore.rotten`."""
+        return self.group(group).rotten
+
+    def lose_row(self, key: bytes) -> bool:
+        """An applied row failed its checksum; whether nobody needs it."""
+        group = GroupId(int.from_bytes(key[1:9], "big"))
+        known = self._groups.get(group)
+        if known is not None and key.startswith(known.rows_prefix):
+            known.rotten = True
+        elif self._index.get(_PURGE_TABLE + key[1 : len(rows_prefix(group, 0))]) is None:
+            self._health.stop(f"the index is damaged: a row of no group, {key.hex()}")
+        else:
+            return True  # on its way out
+        return False
 
     def trim(self, group: GroupId, before_op: int) -> None:
         """See `LogStore.trim`."""
@@ -347,7 +365,9 @@ class Log:
         else:
             self._index.put(_purge_key(group.id, group.generation), b"")
         self._tail_bytes -= sum(len(entry.body) for entry, _ in group.entries.values())
+        rotten = group.rotten and keep_rows
         group.clear(generation)
+        group.rotten = rotten
         group.base, group.installing = sequence, True
 
     def _clear_part(self, group: Group, part: Part) -> None:
@@ -355,9 +375,7 @@ class Log:
         prefix, within = group.rows_prefix, chosen(part.buckets, group.id)
         end = prefix + part.end if part.end else successor(prefix)
         stale = [
-            key
-            for key, _ in self._index.scan(prefix + part.start, end)
-            if within(key[len(prefix) :])
+            key for key in self._index.keys(prefix + part.start, end) if within(key[len(prefix) :])
         ]
         for key in stale:
             self._index.put(key, None)
@@ -369,8 +387,8 @@ class Log:
         if not found:
             return
         prefix = b"r" + found[0][0][1:]
-        rows = list(islice(self._index.scan(prefix, successor(prefix)), PURGE_ROWS))
-        for key, _ in rows:
+        rows = list(islice(self._index.keys(prefix, successor(prefix)), PURGE_ROWS))
+        for key in rows:
             self._index.put(key, None)
         if len(rows) < PURGE_ROWS:
             self._index.put(found[0][0], None)

@@ -8,6 +8,7 @@ the journal included.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from pinfold.codec.records import Record
@@ -20,7 +21,7 @@ from pinfold.device.extents import Extents
 from pinfold.device.files import Superblock, lock_device, numbered_files, read_superblock
 from pinfold.device.group import Group
 from pinfold.device.health import Health, Space
-from pinfold.device.index import Index
+from pinfold.device.index import REPAIRED_TABLES, Index
 from pinfold.device.journal import Journal
 from pinfold.device.log import load_groups
 from pinfold.device.logredo import LogRedo
@@ -34,6 +35,11 @@ from pinfold.model.settings import DeviceSettings
 
 _SETTINGS: Final = DeviceSettings()
 
+ROTTEN_MAX: Final = 10_000
+"""Rotten rows found in one look; a repair that is told so many is followed by another."""
+
+ROTTEN_TOLD_MAX: Final = 100
+
 
 @dataclass(slots=True)
 class Offline:
@@ -44,6 +50,8 @@ class Offline:
     problems: list[tuple[str, str]] = field(default_factory=list)
     """(part, what): `index`, `journal`, `log`, `arena`; the first is what refuses an opening."""
     index: Index | None = None
+    rotten: list[bytes] = field(default_factory=list)
+    """Keys of rows of the index that fail, at most `ROTTEN_MAX`."""
     journal: Recovered | None = None
     records: int = 0
     groups: dict[GroupId, Group] = field(default_factory=dict)
@@ -92,7 +100,9 @@ def segment_bytes(disk: Disk, path: str) -> int:
 
 def _read(disk: Disk, path: str, device: Offline) -> None:
     try:
-        index = device.index = Index(look_at_engine(disk, f"{path}/index"))
+        engine = look_at_engine(disk, f"{path}/index")
+        index = device.index = Index(engine, lenient=True)
+        _look_for_rot(device, index)
         applied = decode_applied(index.get(APPLIED))
         log_redo = LogRedo(load_groups(index))
     except Corrupt as error:
@@ -127,6 +137,17 @@ def _read(disk: Disk, path: str, device: Offline) -> None:
             device.problems.append(("log", error.message))
     _build(disk, path, device, index)
     _redo(device, waiting)
+
+
+def _look_for_rot(device: Offline, index: Index) -> None:
+    """Read every row; what fails is told, and everything else is read without it."""
+    device.rotten = list(islice(index.rotten(), ROTTEN_MAX))
+    for key in device.rotten[:ROTTEN_TOLD_MAX]:
+        part = "row" if key[:1] in REPAIRED_TABLES else "index"
+        what = f"the row {key.hex()} fails its checksum" if key else "its structure is broken"
+        device.problems.append((part, what))
+    if (more := len(device.rotten) - ROTTEN_TOLD_MAX) > 0:
+        device.problems.append(("row", f"{more} more rows fail their checksums, or more"))
 
 
 def _build(disk: Disk, path: str, device: Offline, index: Index) -> None:

@@ -15,7 +15,7 @@ import msgpack
 
 from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.codec.names import successor
-from pinfold.codec.packs import Location, encode_pack_header
+from pinfold.codec.packs import NOWHERE, Location, encode_pack_header
 from pinfold.codec.records import PAGE_BYTES, page_end
 from pinfold.device.files import numbered_files
 from pinfold.device.health import Health
@@ -127,6 +127,8 @@ class Packs:
 
     def drop(self, location: Location) -> None:
         """The index names a record no more: its space comes back once that is durable."""
+        if location.pack == NOWHERE.pack:
+            return
         pack = self._packs.get(location.pack)
         if pack is not None:
             pack.live -= 1

@@ -31,7 +31,7 @@ from pinfold.device.blobs import COUNTS, encode_counts
 from pinfold.device.engines import engine_name, look_at_engine, open_engine, remove_engine
 from pinfold.device.files import Superblock, lock_device, numbered_files, read_superblock
 from pinfold.device.group import Group
-from pinfold.device.index import Change, Engine, MapFull
+from pinfold.device.index import REPAIRED_TABLES, Change, Engine, Index, MapFull, seal_rows
 from pinfold.device.memory import Remembered
 from pinfold.device.offline import segment_bytes
 from pinfold.device.packs import NEXT_PACK, encode_pack
@@ -100,12 +100,14 @@ def _require_unreadable(disk: Disk, path: str) -> None:
     except Corrupt:
         return
     try:
-        applied = engine.get(APPLIED)
+        index = Index(engine, lenient=True)
+        damaged = any(key[:1] not in REPAIRED_TABLES for key in index.rotten())
+        applied = index.get(APPLIED)
     except Corrupt:
         return
     finally:
         engine.close()
-    if applied is not None:
+    if applied is not None and not damaged:
         raise Conflict(f"the index of {path} can be read: a rebuild would give up what is in it")
 
 
@@ -262,9 +264,10 @@ def _commit(engine: Engine, changes: Iterable[Change]) -> None:
 
 def _commit_one(engine: Engine, batch: list[Change]) -> None:
     batch.sort()
+    sealed = seal_rows(batch)
     while True:
         try:
-            engine.commit(batch)
+            engine.commit(sealed)
         except MapFull:
             engine.grow()
         else:

@@ -51,6 +51,7 @@ async def repair(env: Env, path: str, report: Report) -> None:
 
 def _act(device: Device, report: Report) -> None:
     """All of it at once; closing the device applies it and makes it durable."""
+    device.touch(report.rotten)
     packs = {pack.number for pack in device.packs.all()}
     for number, live in report.miscounted.items():
         if number in packs:

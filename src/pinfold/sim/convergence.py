@@ -14,7 +14,13 @@ from pinfold.sim.checkers.convergence import Inspection, check
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
 from pinfold.sim.copies import lacking_copies, let_days_pass, strays
 from pinfold.sim.faults.stage import Stage
-from pinfold.sim.inspection import group_status, inspect_groups, inspect_volume, wished
+from pinfold.sim.inspection import (
+    group_status,
+    inspect_groups,
+    inspect_volume,
+    rotten_rows,
+    wished,
+)
 from pinfold.sim.operator import attend, restart_stopped
 from pinfold.sim.workloads.bench import Bench, until
 from pinfold.sim.workloads.volumes import read_blocks, release
@@ -46,6 +52,7 @@ async def converge(bench: Bench, stage: Stage) -> None:
     await _until(bench, lambda: members_not_wished(cluster))
     targets = {one["group"]: one["commit_op"] for one in group_status(cluster) if _leads(one)}
     await _until(bench, lambda: members_behind(cluster, targets))
+    await _until(bench, lambda: rotten_rows(cluster))
     await _until(bench, lambda: lacking_copies(cluster))
     for volume in bench.volumes:
         await _volume_in_sync(bench, volume)

@@ -3,7 +3,9 @@ judges. Reads only, through what the devices offer to their own node.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import xxhash
@@ -13,7 +15,7 @@ from pinfold.cluster.groups.entries import RESERVED, decode_row
 from pinfold.cluster.map import BLOBS, METADATA
 from pinfold.device.api import Device
 from pinfold.env.api import Buffer
-from pinfold.model.errors import PinfoldError
+from pinfold.model.errors import Corrupt, PinfoldError
 from pinfold.model.ids import Boot, DeviceId, ExtentIndex, GroupId, NodeName, Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.rpc.api import Reply, Request
@@ -120,9 +122,21 @@ def rows_of(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
         if group not in newest or applied_op > newest[group][0]:
             newest[group] = applied_op, store
     for group, (_, store) in newest.items():
-        for key, value in store.rows.scan(group, b"", None):
-            if key[:1] != RESERVED:
-                yield key, decode_row(value)
+        with suppress(Corrupt):  # its member will find out, and have them copied
+            for key, value in store.rows.scan(group, b"", None):
+                if key[:1] != RESERVED:
+                    yield key, decode_row(value)
+
+
+def rotten_rows(cluster: SimCluster) -> list[str]:
+    """Groups of which a device holds rows that fail their checksums; reading them tells it so."""
+    found = []
+    for device, group, store in groups_of(cluster):
+        try:
+            deque(store.rows.scan(group, b"", None), maxlen=0)
+        except Corrupt as error:
+            found.append(f"device {device} of group {group}: {error.message}")
+    return found
 
 
 def volume_row(cluster: SimCluster, name: str) -> VolumeRow:

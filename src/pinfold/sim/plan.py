@@ -58,6 +58,7 @@ FAULT_RATES: Final = {
     "stutter": (0.5, 2.0),
     "blink": (0.3, 1.5),
     "rot-named": (0.2, 1.0),
+    "rot-rows": (1.0, 4.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -71,6 +72,7 @@ _DRAWN_APART: Final = {
     "stutter": 0.25,
     "blink": 0.3,
     "rot-named": 0.25,
+    "rot-rows": 0.3,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 

@@ -22,7 +22,7 @@ from pinfold.cluster.groups.views import NOBODY
 from pinfold.codec.digests import chosen
 from pinfold.device.api import Entry, LogState, LogStore, Part, RowStore
 from pinfold.env.api import Clock
-from pinfold.model.errors import NotPrimary, PinfoldError, Unavailable
+from pinfold.model.errors import Busy, Corrupt, NotPrimary, PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId, GroupId
 
 _PASSED_BYTES: Final = 128
@@ -121,15 +121,18 @@ class BoundGroup:
             self.serving = None
         if self.replica.leadership is not None:
             _log.info("group served", group=self.group, device=self.me, view=self.replica.view)
-            self.serving = Serving(
-                self.replica,
-                self.get,
-                self.scan,
-                self._surroundings.clock,
-                name_within_ms=self._limits.name_within_ms,
-                confirm=self._confirm,
-                ready=self._surroundings.ready,
-            )
+            try:
+                self.serving = Serving(
+                    self.replica,
+                    self.get,
+                    self.scan,
+                    self._surroundings.clock,
+                    name_within_ms=self._limits.name_within_ms,
+                    confirm=self._confirm,
+                    ready=self._surroundings.ready,
+                )
+            except Busy as error:  # its rows are rotten: another member will lead
+                _log.error("group not served", group=self.group, reason=error.message)
 
     def committed(self, op: int) -> None:
         """See `Ports`."""
@@ -179,6 +182,10 @@ class BoundGroup:
         """See `LogStore.digest`."""
         return self._log.digest(self.group)
 
+    def rotten(self) -> bool:
+        """See `LogStore.rotten`."""
+        return self._log.rotten(self.group)
+
     def trim(self, before_op: int) -> None:
         """See `LogStore.trim`."""
         self._log.trim(self.group, before_op)
@@ -206,7 +213,7 @@ class BoundGroup:
         """See `ReplicaLog.rows`."""
         page: list[tuple[bytes, bytes]] = []
         within = chosen(buckets, self.group)
-        for key, value in self._rows.scan(self.group, start, None):
+        for key, value in self.scan(start, None):
             if max_bytes <= 0:
                 return page, key
             if within(key):
@@ -217,12 +224,21 @@ class BoundGroup:
         return page, None
 
     def get(self, key: bytes) -> bytes | None:
-        """An applied row, as stored."""
-        return self._rows.get(self.group, key)
+        """An applied row, as stored. Busy where rows are rotten: they wait for a copy."""
+        try:
+            return self._rows.get(self.group, key)
+        except Corrupt as error:
+            raise self._busy(error) from error
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool = False) -> RowIterator:
-        """Applied rows of a range, in order."""
-        return self._rows.scan(self.group, start, end, reverse=reverse)
+        """Applied rows of a range, in order. Busy as for `get`."""
+        try:
+            yield from self._rows.scan(self.group, start, end, reverse=reverse)
+        except Corrupt as error:
+            raise self._busy(error) from error
+
+    def _busy(self, error: Corrupt) -> Busy:
+        return Busy(f"device {self.me} waits for a copy of group {self.group}: {error.message}")
 
     def _appended(self, op: int, view: int, append: object, future: "asyncio.Future[None]") -> None:
         self._surroundings.tempo.ended(self.me, append)

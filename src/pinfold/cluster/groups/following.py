@@ -194,8 +194,11 @@ class Following:
 
     @property
     def _needs_copy(self) -> bool:
+        """Rows that fail their checksums are kept until a copy comes, and this log with them: it
+        counts for what it acknowledged, and proves absences that a row given up would hide.
+        """
         state = self._state
-        return state.standing.copying and state.catch_up_op is None
+        return (state.standing.copying and state.catch_up_op is None) or state.log.rotten()
 
     def _begin_copy(self, page: CopyPage) -> _CopyIn:
         """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
@@ -213,8 +216,12 @@ class Following:
         return self._copy
 
     def _digest(self) -> bytes:
-        """Of the rows here, which are those of some committed op; empty after a copy cut short."""
-        return b"" if self._state.standing.copying else self._state.log.digest()
+        """Of the rows here, which are those of some committed op.
+
+        Empty after a copy cut short, and for rows of which one is rotten: all are to be copied.
+        """
+        state = self._state
+        return b"" if state.standing.copying or state.log.rotten() else state.log.digest()
 
     def _holds(self, op: int, view: int) -> bool:
         """Whether this log has a committed entry, and so everything before it."""

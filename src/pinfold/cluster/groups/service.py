@@ -272,9 +272,11 @@ class GroupService:
             self._balance()
 
     def _relieve(self) -> None:
-        """Hand every group over that a slow device leads, if there is a better one."""
-        for bound in self.led():
-            if self.tempo.slow(bound.me):
+        """Hand every group over that a slow device leads, or one whose rows are rotten."""
+        for bound in list(self._groups.values()):
+            if bound.stopped or bound.replica.leadership is None:
+                continue
+            if self.tempo.slow(bound.me) or bound.rotten():
                 heirs = filter(self._fit, bound.replica.heirs())
                 if (heir := next(heirs, None)) is not None:
                     bound.act(bound.replica.hand_over, heir)

@@ -25,7 +25,7 @@ from pinfold.cluster.groups.messages import (
 )
 from pinfold.cluster.groups.views import OWNER_BITS
 from pinfold.device.api import Entry, LogState, Part
-from pinfold.model.errors import NotFound
+from pinfold.model.errors import Busy, NotFound
 from pinfold.model.ids import DeviceId, GroupId
 from pinfold.model.limits import KIB, MIB
 
@@ -90,6 +90,8 @@ class ReplicaLog(Protocol):
     def apply(self, op: int, writes: Sequence[Write]) -> None: ...  # noqa: D102
 
     def digest(self) -> bytes: ...  # noqa: D102
+
+    def rotten(self) -> bool: ...  # noqa: D102
 
     def trim(self, before_op: int) -> None: ...  # noqa: D102
 
@@ -178,7 +180,14 @@ class MemberState:
         """(op, view) of the last entry trimmed, for members that have this one and no later."""
         blank = not found.voted and not found.last_op and not found.view >> OWNER_BITS
         first = Configuration(members=birth.founders if blank else birth.wish)
-        self._configurations = [(0, self._stored_configuration(voted.configuration or first))]
+        known = voted.configuration or first
+        try:
+            known = self._stored_configuration(known)
+        except Busy:  # the rows are rotten where they tell the members: this log proves nothing
+            new = self.standing.new
+            self.standing = Standing.NEW_COPYING if new else Standing.COPYING
+            self.durable_standing = self.standing
+        self._configurations = [(0, known)]
         """(op, configuration): the applied one, then those of entries that are not, in order."""
         self._find_configurations()
 

@@ -32,5 +32,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "stutter": groups.stutter,
     "blink": nodes.blink,
     "rot-named": disks.rot_named,
+    "rot-rows": disks.rot_rows,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pinfold.cluster.groups.messages import Standing, Voted, encode_voted
 from pinfold.codec.packs import decode_head, head_bytes
 from pinfold.device.engines import remove_engine
+from pinfold.device.index import REPAIRED_TABLES
+from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.rebuild import rebuild_index
 from pinfold.model.errors import Corrupt
 from pinfold.sim.diskfaults import DiskFaults
@@ -116,6 +118,34 @@ async def rot_named(stage: Stage) -> None:
     stage.hurt = True
     stage.account.count("blob rotten")
     stage.account.tell(node.name, f"has a rotten blob in {name} at {offset}")
+
+
+async def rot_rows(stage: Stage) -> None:
+    """The victim is back with a flipped bit in a row of its index, or in a few."""
+    node = stage.world.node(stage.victim.node)
+    path = stage.path_of(stage.victim)
+    if path in stage.pulled:
+        return
+    stage.cluster.crash(node.name)
+    faults, node.disk.faults = node.disk.faults, DiskFaults(capacity_bytes=DISK_BYTES)
+    engine = OrderedEngine(node.boot().disk, f"{path}/index")
+    rows = [row for row in engine.scan(b"", None, False) if row[0][:1] in REPAIRED_TABLES]
+    hit = sorted(stage.rng.sample(rows, min(len(rows), stage.rng.choice((1, 1, 3)))))
+    engine.commit([(key, _flipped(stage, stored)) for key, stored in hit])
+    engine.close()
+    node.crash()
+    node.disk.faults = faults
+    stage.hurt = stage.hurt or bool(hit)
+    stage.account.tell(node.name, f"has rotten rows at {path}: {[key.hex() for key, _ in hit]}")
+    await stage.back_after(node.name, 0.05, 1.0)
+
+
+def _flipped(stage: Stage, stored: bytes) -> bytes:
+    """With another bit somewhere, the checksum included."""
+    bit = stage.rng.randrange(8 * len(stored))
+    found = bytearray(stored)
+    found[bit // 8] ^= 1 << bit % 8
+    return bytes(found)
 
 
 def _heads(page: bytes) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
