@@ -1,5 +1,6 @@
 """Clients at work while a storage node dies and comes back."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from tests.cluster_clients.conftest import Run
 from tests.running import Cluster, cluster
+from tests.wire_clients import NbdClient
 
 pytestmark = pytest.mark.cluster
 
@@ -96,3 +98,33 @@ def test_what_was_acknowledged_outlives_the_power_going(tmp_path: Path) -> None:
             got = client.get_object(Bucket="kept", Key=str(number))["Body"].read()
             assert got == b"%d" % number * 5000
         client.close()
+
+
+def test_a_write_that_was_answered_outlives_the_death_of_every_process(tmp_path: Path) -> None:
+    """Without a flush: the machine lives, and its kernel has what the answer spoke of."""
+    blocks = [bytes([number]) * 4096 for number in range(1, 65)]
+    with cluster(tmp_path / "data") as first:
+        first.json("volume", "create", "answered", "64MiB")
+        client = NbdClient(first.facts["nbd"], "answered")
+        pids = (first.process.pid, *first.pids().values())
+        for number, block in enumerate(blocks):
+            client.write(number << 16, block)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        client.close()
+    with cluster(tmp_path / "data") as again:
+        client = attached(again.facts["nbd"], "answered")
+        assert [client.read(number << 16, 4096) for number in range(64)] == blocks
+        client.close()
+
+
+def attached(address: str, volume: str) -> NbdClient:
+    """A client of a volume whose last holder has died: another takes it over after its silence."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return NbdClient(address, volume)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
