@@ -1,12 +1,17 @@
 import asyncio
+import time
 
 import msgpack
 import pytest
 
 from pinfold.codec.digests import bucket_of
+from pinfold.codec.records import Record
+from pinfold.device import kinds
 from pinfold.device.api import Entry, LogState, Part
 from pinfold.device.device import Device
-from pinfold.device.group import decode_group
+from pinfold.device.group import decode_group, encode_entries
+from pinfold.device.logredo import LogRedo
+from pinfold.env.api import Buffer
 from pinfold.model.errors import Busy, Invalid, NotFound
 from pinfold.model.ids import GroupId
 from tests.device.worlds import PATH, SETTINGS, lives
@@ -350,3 +355,41 @@ def test_trimmed_entries_leave_nothing_in_memory() -> None:
         assert len(device.log._order) < 3000
 
     lives(life)
+
+
+def test_redo_of_one_groups_records_takes_time_in_proportion_to_their_number() -> None:
+    """Time of this thread alone: eight times the records must not take fifty times as long."""
+
+    def seconds(count: int) -> float:
+        records = []
+        for op in range(1, count + 1):
+            buffers, _ = encode_entries(G, entries(op, 1))
+            records.append(record_of(kinds.LOG_APPEND, op, buffers))
+        begun = time.thread_time()
+        redo = LogRedo({})
+        for record in records:
+            redo.redo(record)
+        assert redo.finish()[G].last_op == count
+        return time.thread_time() - begun
+
+    few = min(seconds(2_000) for _ in range(3))
+    assert min(seconds(16_000) for _ in range(3)) < 25 * few
+
+
+def test_redo_takes_what_the_last_append_left() -> None:
+    """Appends replace everything from their first op on; carried entries replace nothing."""
+    appended = [(1, 3, 1), (3, 2, 2), (2, 1, 3), (3, 4, 3)]
+    redo, sequence = LogRedo({}), 0
+    for first, count, view in appended:
+        sequence += 1
+        buffers, _ = encode_entries(G, entries(first, count, view=view))
+        redo.redo(record_of(kinds.LOG_APPEND, sequence, buffers))
+    buffers, _ = encode_entries(G, entries(2, 1, view=3))
+    redo.redo(record_of(kinds.LOG_CARRY, sequence + 1, buffers))
+    found = redo.finish()[G]
+    views = [found.entries[op][0].view for op in range(found.first_op, found.last_op + 1)]
+    assert views == [1, 3, 3, 3, 3, 3]
+
+
+def record_of(kind: int, sequence: int, buffers: list[Buffer]) -> Record:
+    return Record(kind, sequence, 1, memoryview(b"".join(map(bytes, buffers))))

@@ -13,12 +13,30 @@ from pinfold.model.errors import Corrupt
 from pinfold.model.ids import GroupId
 
 
+class _Found:
+    """One group's entries, as far as the journal has been read."""
+
+    __slots__ = ("entries", "last")
+
+    def __init__(self) -> None:
+        self.entries: dict[int, tuple[Entry, int]] = {}
+        """By op, with the sequence of the record that holds it now."""
+        self.last = 0
+        """Highest op; 0 without any."""
+
+    def truncate(self, op: int) -> None:
+        """Forget the entries from `op` on."""
+        for gone in range(op, self.last + 1):
+            self.entries.pop(gone, None)
+        self.last = min(self.last, op - 1)
+
+
 class LogRedo:
     """Takes the journal's records in order, then yields groups that satisfy their invariant."""
 
     def __init__(self, groups: dict[GroupId, Group]) -> None:
         self._groups = groups
-        self._entries: dict[GroupId, dict[int, tuple[Entry, int]]] = {}
+        self._found: dict[GroupId, _Found] = {}
         self.dropped: list[tuple[GroupId, int]] = []
         """(group, generation) whose rows belong to nobody any more."""
 
@@ -46,7 +64,7 @@ class LogRedo:
                 self.dropped.append((group.id, group.generation))
                 group.clear(group.generation + 1)
                 group.installing, group.changed = False, True
-            self._restore(group, self._entries.get(group.id, {}))
+            self._restore(group, self._found.get(group.id, _Found()))
         return self._groups
 
     def _group(self, group_id: GroupId) -> Group:
@@ -58,15 +76,14 @@ class LogRedo:
     def _append(self, group: Group, entries: list[Entry], record: Record) -> None:
         if record.sequence <= group.base:
             return
-        found = self._entries.setdefault(group.id, {})
+        found = self._found.setdefault(group.id, _Found())
         if record.kind == kinds.LOG_APPEND:
-            last = max(found, default=0)
-            for op in range(entries[0].op, last + 1):
-                found.pop(op, None)
+            found.truncate(entries[0].op)
         for entry in entries:
-            found[entry.op] = (entry, record.sequence)
+            found.entries[entry.op] = (entry, record.sequence)
             if entry.view > group.view:
                 group.view, group.changed = entry.view, True
+        found.last = max(found.last, entries[-1].op)
 
     def _install(self, group: Group, generation: int, sequence: int) -> None:
         if sequence <= group.base:
@@ -74,14 +91,14 @@ class LogRedo:
         self.dropped.append((group.id, group.generation))
         group.clear(generation)
         group.base, group.installing, group.changed = sequence, True, True
-        self._entries.pop(group.id, None)
+        self._found.pop(group.id, None)
 
-    def _restore(self, group: Group, found: dict[int, tuple[Entry, int]]) -> None:
-        last = max(found, default=0)
-        if not found or last < group.applied_op:
+    def _restore(self, group: Group, found: _Found) -> None:
+        last, entries = found.last, found.entries
+        if not entries or last < group.applied_op:
             return
         first = last
-        while first - 1 in found:
+        while first - 1 in entries:
             first -= 1
         if first > group.applied_op + 1:
             raise Corrupt(
@@ -89,6 +106,6 @@ class LogRedo:
             )
         group.first_op, group.last_op = first, first - 1
         for op in range(first, last + 1):
-            entry, sequence = found[op]
+            entry, sequence = entries[op]
             group.append(entry, sequence)
         group.settle(group.applied_op)
