@@ -56,7 +56,11 @@ VOLUME = volumes.VolumeRow(
     id=bytes(range(16)), size=1 << 20, created_ms=5, holder=volumes.Holder("g", 2, 1), token=7
 )
 INDEXED = volumes.IndexRow(id=bytes(range(16)), size=1 << 20, created_ms=5, ready=True)
-BUCKET = objects.BucketRecord("alice", 5, "eu", "private", ((b"", b"s1"), (b"m", b"s2")))
+BUCKET = objects.BucketRecord(
+    "alice", 5, "eu", "private", b"s1", objects.SplitRecord(b"s1", b"", b"s2", b"m", 9), b"attempt"
+)
+SHARD = objects.ShardRecord(b"s1", b"m")
+BOUND = objects.BoundRecord(b"m", b"attempt", b"s2")
 OBJECT = objects.ObjectRecord(
     "etag",
     5,
@@ -168,39 +172,54 @@ READ = [
         lambda: volumes.encode(INDEXED),
     ),
     Case(
-        "bucket 1",
+        "bucket 2",
         lambda b: objects.decode(objects.BucketRecord, b),
         BUCKET,
-        "0197a5616c69636505a26575a7707269766174659292c400c402733192c4016dc4027332c0c400",
+        "0297a5616c69636505a26575a770726976617465c402733195c4027331c400c4027332c4016d09c4"
+        "07617474656d7074",
         lambda: objects.encode(BUCKET),
     ),
     Case(
-        "object 1",
+        "shard of a bucket 2",
+        lambda b: objects.decode(objects.ShardRecord, b),
+        SHARD,
+        "0292c4027331c4016d",
+        lambda: objects.encode(SHARD),
+    ),
+    Case(
+        "bound of a shard 2",
+        lambda b: objects.decode(objects.BoundRecord, b),
+        BOUND,
+        "0293c4016dc407617474656d7074c4027332",
+        lambda: objects.encode(BOUND),
+    ),
+    Case(
+        "object 2",
         lambda b: objects.decode(objects.ObjectRecord, b),
         OBJECT,
-        "019aa46574616705a5616c6963659192ac636f6e74656e742d74797065aa746578742f706c61696e"
+        "029aa46574616705a5616c6963659192ac636f6e74656e742d74797065aa746578742f706c61696e"
         "9192a161a162a093a6435243333243c4020102009194010501c400c4017500",
         lambda: objects.encode(OBJECT),
     ),
     Case(
-        "upload 1",
+        "upload 2",
         lambda b: objects.decode(objects.UploadRecord, b),
         UPLOAD,
-        "0197a5616c6963659192ac636f6e74656e742d74797065a17890a0a6534841323536c300",
+        "0297a5616c6963659192ac636f6e74656e742d74797065a17890a0a6534841323536c300",
         lambda: objects.encode(UPLOAD),
     ),
     Case(
-        "part 1",
+        "part 2",
         lambda b: objects.decode(objects.PartRecord, b),
         PART,
-        "0195c4106d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d05c40093a943524336344e564d45c401090000",
+        "0295c4106d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d05c40093a943524336344e564d45c401090000",
         lambda: objects.encode(PART),
     ),
     Case(
-        "bucket of an account 1",
+        "bucket of an account 2",
         lambda b: objects.decode(objects.BucketListRecord, b),
         LISTED,
-        "0194c3c402733105a26575",
+        "0294c3c402733105a26575",
         lambda: objects.encode(LISTED),
     ),
     Case(

@@ -13,7 +13,7 @@ from pinfold.objects.conditions import Conditions
 from pinfold.objects.listing import Query
 from pinfold.objects.multipart import NamedPart
 from pinfold.objects.records import ObjectRecord, UploadRecord, decode
-from pinfold.objects.shards import bound_of, shards_of
+from pinfold.objects.shards import bound_of
 from pinfold.objects.splitting import Overtaken
 from pinfold.sim.checkers import linearizable, listings
 from pinfold.sim.checkers.history import GARBLED, IF_ABSENT, Call, Recorder
@@ -207,10 +207,8 @@ class Scheduled:
                 await asyncio.sleep(0.01)
 
     async def begin_split(self, *, until: str = NAMES[1], rows: int = 1 << 60) -> None:
-        bucket = await self.store.buckets.get(BUCKET)
-        begun = await self.store.buckets.mover.begin(
-            BUCKET, bucket.shards[-1][1], until=until.encode(), rows=rows
-        )
+        last = (await self.store.shards(BUCKET))[-1]
+        begun = await self.store.buckets.mover.begin(last, until=until.encode(), rows=rows)
         assert begun
 
     async def demand_promises(self) -> None:
@@ -238,10 +236,11 @@ class Scheduled:
         bucket = await gateway.buckets.get(BUCKET)
         assert bucket.split is None
         rows = size = 0
-        for shard in shards_of(BUCKET, bucket.shards):
+        for shard in await gateway.shards(BUCKET):
             start, end = keys.shard_range(shard.id)
             held = [key for key in self.store.rows if start <= key < end]
-            assert all(bucket.shard_of(keys.object_name(key)) == shard for key in held)
+            first, behind = shard.key_range()
+            assert all(first <= key < behind for key in held)
             objects = [key for key in held if keys.kind_of(key) == keys.KIND_OBJECT]
             sizes = [(await self.store.rows.get(b"", key)).size for key in objects]  # type: ignore[union-attr]
             assert await gateway.buckets.count(shard) == Counter(len(sizes), sum(sizes))
@@ -250,12 +249,11 @@ class Scheduled:
 
     async def sealed_shards(self) -> list[bytes]:
         """Shards of the living bucket that a deletion has sealed."""
-        bucket = await self.store.buckets.get(BUCKET)
         sealed = []
-        for _, shard in bucket.shards:
-            row = await self.store.rows.get(keys.shard_place(shard), keys.bound_key(shard))
+        for shard in await self.store.shards(BUCKET):
+            row = await self.store.rows.get(shard.place, keys.bound_key(shard.id))
             if bound_of(row).deleting:
-                sealed.append(shard)
+                sealed.append(shard.id)
         return sealed
 
 

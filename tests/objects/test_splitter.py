@@ -9,7 +9,7 @@ import pytest
 from pinfold.cluster.api import Counter, Row
 from pinfold.model.errors import Unavailable
 from pinfold.objects.bucket import Bucket
-from pinfold.objects.shards import Shard, shards_of
+from pinfold.objects.shards import Shard
 from pinfold.objects.splitter import SAMPLES, Goal, Load, Loads, goal_of
 from pinfold.objects.splitting import EVERYTHING, Mover
 from tests.twins.cluster import MemoryRows
@@ -61,8 +61,7 @@ async def filled(count: int) -> tuple[MemoryStore, Bucket]:
 
 
 async def sizes(store: MemoryStore) -> list[int]:
-    bucket = await store.buckets.get("bucket")
-    return [(await store.buckets.count(shard)).rows for shard in shards_of("bucket", bucket.shards)]
+    return [(await store.buckets.count(shard)).rows for shard in await store.shards()]
 
 
 def test_a_bucket_that_grows_is_split_until_every_shard_is_small() -> None:
@@ -93,16 +92,15 @@ def test_a_busy_shard_is_split_in_the_middle_of_its_traffic() -> None:
                 await store.put(bucket, name, b"y")
         store.clock.advance(2)
         await store.splitter.pass_once()
-        current = await store.buckets.get("bucket")
-        assert [first for first, _ in current.shards] == [b"", b"k02"]
+        assert [shard.first for shard in await store.shards()] == [b"", b"k02"]
 
     asyncio.run(run())
 
 
 def test_a_split_left_lying_is_finished_by_another_process_that_reads_the_bucket() -> None:
     async def run() -> None:
-        store, bucket = await filled(8)
-        await store.buckets.mover.begin("bucket", bucket.life, until=b"k04", rows=EVERYTHING)
+        store, _ = await filled(8)
+        await store.buckets.mover.begin((await store.shards())[0], until=b"k04", rows=EVERYTHING)
         for _ in range(3):
             await store.buckets.mover.step("bucket")
         other = MemoryStore(seed=2)
@@ -126,16 +124,16 @@ class NoBounds:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._rows, name)
 
-    async def get(self, place: bytes, key: bytes) -> Row | None:
+    async def get(self, place: bytes, key: bytes, **options: Any) -> Row | None:
         if place.startswith(b"s/"):
             raise Unavailable("no primary")
-        return await self._rows.get(place, key)
+        return await self._rows.get(place, key, **options)
 
 
 def test_a_split_whose_rows_cannot_be_read_waits_and_ends_no_worker() -> None:
     async def run() -> None:
-        store, bucket = await filled(8)
-        await store.buckets.mover.begin("bucket", bucket.life, until=b"k04", rows=EVERYTHING)
+        store, _ = await filled(8)
+        await store.buckets.mover.begin((await store.shards())[0], until=b"k04", rows=EVERYTHING)
         await store.buckets.lookup("bucket")
         store.buckets.mover = Mover(store.env, cast(Any, NoBounds(store.rows)), 1000)
         assert await store.splitter.pass_once() == 0
@@ -154,6 +152,6 @@ def test_a_shard_whose_traffic_leaves_no_rows_is_split_as_well() -> None:
                 await store.objects.delete(bucket, name.encode())
         store.clock.advance(1)
         await store.splitter.pass_once()
-        assert [first for first, _ in (await store.buckets.get("bucket")).shards] == [b"", b"k01"]
+        assert [shard.first for shard in await store.shards()] == [b"", b"k01"]
 
     asyncio.run(run())

@@ -4,6 +4,7 @@ from pinfold.model.settings import ObjectSettings
 from pinfold.objects.bucket import Bucket
 from pinfold.objects.digests import MD5
 from pinfold.objects.records import ObjectRecord
+from pinfold.objects.shards import Shard
 from pinfold.objects.staging import Staged
 from pinfold.objects.store import ObjectStore
 from tests.twins.cluster import MemoryBlobs, MemoryRows
@@ -18,6 +19,7 @@ SMALL = ObjectSettings(
     memory_timeout_s=0.5,
     write_patience_s=0.02,
     bucket_cache_max=2,
+    route_cache_max=8,
     shard_rows_max=4,
     shard_changes_per_s_max=10.0,
     split_range_rows=3,
@@ -57,6 +59,10 @@ class MemoryStore(ObjectStore):
     async def delete_bucket(self, name: str = "bucket") -> None:
         """Delete a bucket as it is now."""
         await self.buckets.delete(await self.buckets.get(name))
+
+    async def shards(self, name: str = "bucket") -> list[Shard]:
+        """The bucket's shards as its map has them, in order of names."""
+        return [shard async for shard in self.buckets.shards(await self.buckets.get(name))]
 
     async def abort_upload(self, bucket: Bucket, name: bytes, upload: bytes) -> None:
         """Abort an open upload."""

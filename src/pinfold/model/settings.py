@@ -74,6 +74,9 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     holds and whether it exists is never answered from the cache alone."""
     bucket_cache_max: Count = 10_000
     """Buckets remembered, about 500 bytes each."""
+    route_cache_max: Count = 10_000
+    """Shards remembered with the names at which they begin and end, about 500 bytes each; 2.5 KiB
+    with names of 1,024 bytes. What of them has moved is read again."""
     shard_rows_max: Count = 250_000
     """A bucket's shard with more objects is split: about 100 MiB of rows, which a member that lags
     far behind copies in some ten seconds."""

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pinfold.model.errors import Conflict, Invalid, NotFound
-from pinfold.objects import keys
 from pinfold.objects.records import BucketRecord, SplitRecord
-from pinfold.objects.shards import Shard, ShardMap, shard_at
 
 
 class NoSuchBucket(NotFound):
@@ -54,7 +52,8 @@ class Bucket:
     acl: str
     region: str
     created_ms: int
-    shards: ShardMap
+    life: bytes
+    """Tells this bucket from others before and after it that had its name."""
     version: int
     split: SplitRecord | None = None
     deleting: bytes = b""
@@ -62,24 +61,11 @@ class Bucket:
     authority: Authority = unlimited
     """What its holder demands of every later reading of the bucket's row."""
 
-    @property
-    def life(self) -> bytes:
-        """Tells this bucket from others before and after it that had its name."""
-        return self.shards[0][1]
-
     def held_by(self, authority: Authority) -> "Bucket":
         """The bucket for a holder; NotAllowed."""
         if not authority(self):
             raise NotAllowed("Access Denied")
         return self if authority is self.authority else replace(self, authority=authority)
-
-    def shard_of(self, name: bytes) -> Shard:
-        """The shard that holds a name."""
-        return self.shard_at(keys.prefix_position(name))
-
-    def shard_at(self, position: bytes) -> Shard:
-        """The shard that holds a position."""
-        return shard_at(self.name, self.shards, position)
 
 
 def bucket_of(name: str, record: BucketRecord, version: int) -> Bucket:
@@ -90,7 +76,7 @@ def bucket_of(name: str, record: BucketRecord, version: int) -> Bucket:
         acl=record.acl,
         region=record.region,
         created_ms=record.created_ms,
-        shards=record.shards,
+        life=record.life,
         version=version,
         split=record.split,
         deleting=record.deleting,

@@ -17,7 +17,7 @@ writer finishes: a writer that meets a seal ends the attempt, one way or the oth
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
@@ -41,7 +41,8 @@ from pinfold.objects.bucket import (
 from pinfold.objects.notes import Notes
 from pinfold.objects.records import BucketListRecord, BucketRecord, decode, encode
 from pinfold.objects.seals import Seals
-from pinfold.objects.shards import Shard, ShardRefused, shards_of
+from pinfold.objects.shardmap import ShardMaps, shard_row
+from pinfold.objects.shards import Shard, ShardRefused
 from pinfold.objects.splitting import Mover
 
 INTENT_KEPT_MS: Final = 60_000
@@ -81,6 +82,7 @@ class Buckets:
         self._splitting: dict[str, None] = {}
         self._seals = Seals(rows, self.op_id)
         self._notes = Notes(rows, self.op_id)
+        self._maps = ShardMaps(rows, self.op_id, settings.route_cache_max)
         self.mover = Mover(env, rows, settings.split_range_rows)
 
     def op_id(self) -> OpId:
@@ -140,15 +142,15 @@ class Buckets:
         """Create a bucket; BucketExists if there is one, whoever's it is."""
         await self._refuse_existing(name)
         now_ms = int(self._clock.wall() * 1000)
-        shard = keys.new_shard_id(self._rng)
-        note = BucketListRecord(False, shard, now_ms, region)
+        life = keys.new_shard_id(self._rng)
+        note = BucketListRecord(False, life, now_ms, region)
         intent = await self._notes.write(owner, name, note)
-        record = BucketRecord(owner, now_ms, region, acl, ((b"", shard),))
+        record = BucketRecord(owner, now_ms, region, acl, life)
         key = keys.bucket_key(name.encode())
         change = Change(
             self.op_id(),
             checks=(Check("absent", key),),
-            puts=((key, Row(encode(record))),),
+            puts=((key, Row(encode(record))), shard_row(Shard(name, life, b"", None), life)),
         )
         try:
             changed = await self._rows.change(keys.bucket_place(name.encode()), change)
@@ -190,6 +192,20 @@ class Buckets:
                 raise Unavailable("others may end the deletion that has begun") from error
         raise Unavailable("the bucket keeps changing while it is deleted")
 
+    async def locate(self, bucket: Bucket, position: bytes) -> tuple[Bucket, Shard]:
+        """The shard that holds a position, as far as is known here, and the bucket it is of.
+
+        NoSuchBucket, NotAllowed. What the shard refuses is for `rerouted`.
+        """
+        shard = await self._maps.find(bucket, position)
+        if shard is None:
+            current = await self.again(bucket)
+            shard = await self._maps.find(current, position)
+            if shard is None:
+                raise Busy("the bucket's name keeps changing lives")
+            return current, shard
+        return bucket, shard
+
     async def routed(
         self, bucket: Bucket, name: bytes, act: Callable[[Bucket, Shard], Awaitable[T]]
     ) -> T:
@@ -198,9 +214,11 @@ class Buckets:
         `act` is given the bucket whose shard it is, and has done nothing when it raises
         ShardRefused. NoSuchBucket, NotAllowed, Busy.
         """
+        position = keys.prefix_position(name)
         for attempt in range(ATTEMPTS):
+            bucket, shard = await self.locate(bucket, position)
             try:
-                return await act(bucket, bucket.shard_of(name))
+                return await act(bucket, shard)
             except ShardRefused as refused:
                 bucket = await self.rerouted(bucket, refused, attempt)
         raise Busy("the name keeps moving")
@@ -209,21 +227,29 @@ class Buckets:
         """The bucket to use when one of `bucket`'s shards refused; NoSuchBucket, NotAllowed.
 
         Waits, the longer the more attempts there were, while what was asked for is on its way from
-        one shard to another; and ends whatever attempt to delete the bucket has sealed the shard.
+        one shard to another; ends whatever attempt to delete the bucket has sealed the shard; and
+        takes away what an attempt or a split that has ended left there. The seal was read before
+        the bucket's row is, and that before the map: see `seals`.
         """
+        bound, known = refused.bound, refused.shard
+        self._maps.forget(bucket.life, known)
         current = await self.again(bucket)
-        shard = refused.shard.id
-        if all(known != shard for _, known in current.shards):
+        if current.life != bucket.life:
             return current
-        seal = refused.bound.deleting
-        if seal and seal == current.deleting:
+        shard = await self._maps.read(current, keys.prefix_position(known.first))
+        if shard is None or shard.id != known.id:
+            return current
+        if bound.deleting and bound.deleting == current.deleting:
             with contextlib.suppress(BucketNotEmpty):
                 await self._end(current)
             return await self.again(bucket)
-        if seal:
-            await self._seals.lift(shard, refused.row)
+        if bound.deleting:
+            await self._seals.lift(shard.id, refused.row)
             return current
-        if current.shards != bucket.shards:
+        if shard.end is not None and shard.end <= bound.limit:
+            return current  # what was asked for is another's
+        if current.split is None or current.split.child != bound.split:
+            await self._seals.undo(shard, refused.key, refused.row)
             return current
         pause_s = min(_MOVING_MIN_S * 2**attempt, _MOVING_MAX_S)
         await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
@@ -231,14 +257,21 @@ class Buckets:
             await self._help(bucket.name)
         return await self.again(bucket)
 
+    def shards(self, bucket: Bucket) -> AsyncIterator[Shard]:
+        """All shards of a bucket, in order of names."""
+        return self._maps.shards(bucket)
+
+    async def shard_now(self, bucket: Bucket, name: bytes) -> Shard | None:
+        """The shard that holds a name now; None when this life of the bucket is over."""
+        return await self._maps.read(bucket, keys.prefix_position(name))
+
     async def usage(self, bucket: Bucket) -> Counter:
         """Objects and bytes in the bucket: exact, but for names under way from shard to shard.
 
         Those of one range at most count twice for an instant.
         """
         rows = size = 0
-        current = await self.get(bucket.name)
-        for shard in shards_of(current.name, current.shards):
+        async for shard in self.shards(await self.get(bucket.name)):
             counter = await self.count(shard)
             rows += counter.rows
             size += counter.size
@@ -290,7 +323,7 @@ class Buckets:
         for _ in range(ATTEMPTS):
             row = await self._rows.get(place, key)
             old = None if row is None else decode(BucketRecord, row.body)
-            if row is None or old is None or bucket_of(name, old, 0).life != bucket.life:
+            if row is None or old is None or old.life != bucket.life:
                 self.forget(name)
                 raise NoSuchBucket(name)
             new = edit(old)
@@ -332,7 +365,7 @@ class Buckets:
 
     async def _seal(self, bucket: Bucket) -> bool:
         """Seal all shards; False when one of them holds a name."""
-        for shard in shards_of(bucket.name, bucket.shards):
+        async for shard in self.shards(bucket):
             if bucket.split is not None and bucket.split.parent == shard.id:
                 await self.mover.clean(shard)
             if not await self._seals.seal(shard.id, bucket.deleting):
@@ -356,8 +389,8 @@ class Buckets:
         return True
 
     async def _lift(self, bucket: Bucket, attempt: bytes) -> None:
-        for _, shard in bucket.shards:
-            await self._seals.lift_of(shard, attempt)
+        async for shard in self.shards(bucket):
+            await self._seals.lift_of(shard.id, attempt)
 
     async def _remove(self, bucket: Bucket) -> bool:
         """Delete the row of a bucket all of whose shards are sealed; False when it has changed.
@@ -378,6 +411,7 @@ class Buckets:
         self.forget(bucket.name)
         with contextlib.suppress(PinfoldError):
             await self._notes.remove(bucket.owner, bucket.name, _intent(bucket))
+            await self._maps.erase(bucket)
         return True
 
     async def _help(self, name: str) -> None:
@@ -411,7 +445,7 @@ class Buckets:
                 acl="",
                 region=note.region,
                 created_ms=note.created_ms,
-                shards=((b"", note.shard),),
+                life=note.life,
                 version=0,
             )
         try:

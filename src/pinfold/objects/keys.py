@@ -12,6 +12,11 @@ Layout of a shard's rows, in order: all rows of a name are adjacent, the current
     b"y" shard                                    moved: where the shard ends for reads
     b"r" shard                                    received: what a new shard has been given so far
 
+Beside a bucket's own row, in its group:
+
+    b"b" bucket-00-01                             the bucket
+    b"m" life first                               its map: the shard that begins at this name
+
 A *position* is a key of a name without its shard; positions sort as names do, in any shard.
 """
 
@@ -54,6 +59,21 @@ def bucket_place(bucket: bytes) -> bytes:
 def bucket_key(bucket: bytes) -> bytes:
     """A bucket's row."""
     return b"b" + names.encode(bucket)
+
+
+def map_key(life: bytes, position: bytes) -> bytes:
+    """The map's row of the shard that begins at a position, in a life of a bucket."""
+    return b"m" + life + position
+
+
+def map_range(life: bytes) -> tuple[bytes, bytes]:
+    """All rows of a map."""
+    return _prefixed(b"m" + life)
+
+
+def map_first(life: bytes, key: bytes) -> bytes:
+    """The name at which the shard of a map's row begins."""
+    return key[1 + len(life) :].replace(b"\x00\xff", b"\x00")
 
 
 def account_place(account: bytes) -> bytes:

@@ -102,7 +102,7 @@ class Listings:
         position: bytes | None = query.begins_at()
         refusals = 0
         while position is not None and len(entries) <= query.limit:
-            shard = bucket.shard_at(position)
+            bucket, shard = await self._buckets.locate(bucket, position)
             wanted = min(query.limit + 1 - len(entries), SCAN_ITEMS)
             try:
                 found, position = await self._part(shard, query, position, wanted, kind)

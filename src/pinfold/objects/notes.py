@@ -55,13 +55,13 @@ class Notes:
         if row is None:
             return
         note = decode(BucketListRecord, row.body)
-        if note.live and note.shard == intent.shard:
+        if note.live and note.life == intent.life:
             await self.rewrite(owner, name, intent, row.version)
 
     async def remove(self, owner: str, name: str, note: BucketListRecord) -> None:
         """Remove the note if it still is about this life of the bucket."""
         row = await self._read(owner, name)
-        if row is None or decode(BucketListRecord, row.body).shard != note.shard:
+        if row is None or decode(BucketListRecord, row.body).life != note.life:
             return
         key = keys.account_bucket_key(owner.encode(), name.encode())
         check = Check("version", key, number=row.version)

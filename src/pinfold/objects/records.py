@@ -1,7 +1,7 @@
 """The bodies of rows: what is known of buckets, objects, uploads and parts.
 
 A body is one version byte and the msgpack array of its record. Fields are only ever appended, with
-a default, so that a body written before them still decodes; another version byte is another type.
+a default, so that a body written before them still decodes; another version byte is another form.
 The log checksums rows; nothing is checked twice here.
 """
 
@@ -12,7 +12,7 @@ import msgspec
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import Corrupt
 
-VERSION: Final = b"\x01"
+VERSION: Final = b"\x02"
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -21,7 +21,10 @@ class SplitRecord(msgspec.Struct, array_like=True, frozen=True):
     """A shard that is giving the upper part of its names to a new one; see `splitting`."""
 
     parent: bytes
+    first: bytes
+    """The parent's first name, under which the bucket's map has it."""
     child: bytes
+    """Made for this split, so that it also tells it from any other: seals carry it."""
     until: bytes
     """It has given enough when it ends at this name or below."""
     rows: int
@@ -35,12 +38,20 @@ class BucketRecord(msgspec.Struct, array_like=True, frozen=True):
     created_ms: int
     region: str
     acl: str
-    shards: tuple[tuple[bytes, bytes], ...]
-    """(first name, shard id) of each shard in order of names; the first starts at b""."""
+    life: bytes
+    """Tells this bucket from others that had its name; its first shard's id. See `shardmap`."""
     split: SplitRecord | None = None
     """The split under way, one at a time."""
     deleting: bytes = b""
     """Which attempt to delete the bucket is under way; see `buckets`."""
+
+
+class ShardRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A shard in a bucket's map; its key says at which name it begins."""
+
+    id: bytes
+    end: bytes
+    """The first name of the next shard; empty: there is no next one."""
 
 
 class BoundRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -50,6 +61,9 @@ class BoundRecord(msgspec.Struct, array_like=True, frozen=True):
     """The first name it has given up; empty: none."""
     deleting: bytes = b""
     """The attempt to delete the bucket that sealed it: meanwhile it takes no write at all."""
+    split: bytes = b""
+    """The child of the split that set the limit, which means nothing above what the map says the
+    shard holds once that split has ended. Empty: it is where the map says that the shard ends."""
 
 
 class ReceivedRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -68,8 +82,8 @@ class BucketListRecord(msgspec.Struct, array_like=True, frozen=True):
 
     live: bool
     """False while the bucket is being created."""
-    shard: bytes
-    """The first shard's id, which tells one life of the bucket's name from the next."""
+    life: bytes
+    """Tells one life of the bucket's name from the next."""
     created_ms: int
     region: str
 
@@ -148,6 +162,7 @@ _decoders: Final = {
     for kind in (
         BucketRecord,
         BucketListRecord,
+        ShardRecord,
         BoundRecord,
         ReceivedRecord,
         ObjectRecord,

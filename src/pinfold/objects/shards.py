@@ -8,7 +8,6 @@ what it refuses (`ShardRefused`) has moved, is moving, or is sealed while the bu
 The rule of this file: nobody else builds checks of these two rows for names.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,17 +15,12 @@ import msgspec
 
 from pinfold.cluster.api import Change, Changed, Check, Collapse, Page, Row, Rows
 from pinfold.model.errors import Conflict, Invalid
+from pinfold.model.ids import OpId
 from pinfold.objects import keys
 from pinfold.objects.records import BoundRecord, decode, encode
 
-ShardMap = tuple[tuple[bytes, bytes], ...]
-"""See `BucketRecord.shards`."""
-
 _SEALED: Final = b""
 """The tag of a bound below every key."""
-
-_FORMER_SEAL: Final = BoundRecord(deleting=b"former")
-"""What a seal without a body stands for, as a bucket of one shard used to have."""
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -52,11 +46,12 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class ShardRefused(Conflict):
-    """The shard holds the range no longer, or takes no writes; `row` says why."""
+    """The shard holds the range no longer, or takes no writes; the row at `key` says why."""
 
-    def __init__(self, shard: Shard, row: Row) -> None:
+    def __init__(self, shard: Shard, key: bytes, row: Row) -> None:
         super().__init__("the shard does not hold the name")
         self.shard = shard
+        self.key = key
         self.row = row
 
     @property
@@ -65,30 +60,11 @@ class ShardRefused(Conflict):
         return bound_of(self.row)
 
 
-def shards_of(bucket: str, shards: ShardMap) -> list[Shard]:
-    """All shards of a map, in order of names."""
-    ends: list[bytes | None] = [first for first, _ in shards[1:]]
-    return [
-        Shard(bucket, shard, first, end)
-        for (first, shard), end in zip(shards, [*ends, None], strict=True)
-    ]
-
-
-def shard_at(bucket: str, shards: ShardMap, position: bytes) -> Shard:
-    """The shard of a map that holds a position."""
-    if len(shards) == 1:
-        return Shard(bucket, shards[0][1], b"", None)
-    index = bisect_right(shards, position, key=lambda one: keys.prefix_position(one[0])) - 1
-    assert index >= 0, "the first shard starts at the empty name"
-    first, shard = shards[index]
-    return Shard(bucket, shard, first, shards[index + 1][0] if index + 1 < len(shards) else None)
-
-
 def bound_of(row: Row | None) -> BoundRecord:
     """What a bound row, or its absence, says."""
     if row is None:
         return BoundRecord()
-    return decode(BoundRecord, row.body) if row.body else _FORMER_SEAL
+    return decode(BoundRecord, row.body)
 
 
 def bound_row(shard: bytes, bound: BoundRecord) -> Row:
@@ -96,6 +72,14 @@ def bound_row(shard: bytes, bound: BoundRecord) -> Row:
     assert bound.deleting or bound.limit, "no bound is no row"
     tag = _SEALED if bound.deleting else keys.prefix_key(shard, bound.limit)
     return Row(encode(bound), tag=tag)
+
+
+def rebound(shard: bytes, key: bytes, row: Row | None, bound: BoundRecord, op_id: OpId) -> Change:
+    """The change of a bound that was read; without limit and seal it is no row at all."""
+    checks = (unchanged(key, row),)
+    if not (bound.limit or bound.deleting):
+        return Change(op_id, checks, deletes=(key,))
+    return Change(op_id, checks, puts=((key, bound_row(shard, bound)),))
 
 
 def unchanged(key: bytes, row: Row | None) -> Check:
@@ -130,7 +114,7 @@ class ShardRows:
         try:
             return await self._rows.get(shard.place, key, checks=checks)
         except Conflict as conflict:
-            raise _refused(shard, conflict) from None
+            raise _refused(shard, checks[0].key, conflict) from None
 
     async def scan(
         self,
@@ -149,7 +133,7 @@ class ShardRows:
                 shard.place, start, end, limit, collapse=collapse, kinds=kinds, checks=checks
             )
         except Conflict as conflict:
-            raise _refused(shard, conflict) from None
+            raise _refused(shard, checks[0].key, conflict) from None
 
     async def change(self, shard: Shard, name: bytes, change: Change) -> Changed:
         """Change rows of one name. ShardRefused; Conflict.detail counts only `change.checks`."""
@@ -160,7 +144,7 @@ class ShardRows:
         except Conflict as conflict:
             index, row = failed_check(conflict)
             if index == 0:
-                raise _refused(shard, conflict) from None
+                raise _refused(shard, bound.key, conflict) from None
             raise Conflict(conflict.message, detail=(index - 1, row)) from None
         self._changed(shard, name)
         return changed
@@ -171,7 +155,7 @@ def _ends_behind(key: bytes, end: bytes) -> Check:
     return Check("tag-not-below", key, tags=(end,))
 
 
-def _refused(shard: Shard, conflict: Conflict) -> ShardRefused:
+def _refused(shard: Shard, key: bytes, conflict: Conflict) -> ShardRefused:
     _, row = failed_check(conflict)
     assert row is not None, "a bound that is not there refuses nothing"
-    return ShardRefused(shard, row)
+    return ShardRefused(shard, key, row)

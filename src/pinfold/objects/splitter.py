@@ -21,7 +21,7 @@ from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects.bucket import NoSuchBucket
 from pinfold.objects.buckets import Buckets
-from pinfold.objects.shards import Shard, shards_of
+from pinfold.objects.shards import Shard
 from pinfold.objects.splitting import EVERYTHING, Overtaken, Step
 
 _log: Final = structlog.get_logger("pinfold.objects")
@@ -146,15 +146,16 @@ class Splitter:
     async def _look(self, shard: bytes, load: Load, elapsed_s: float) -> None:
         """Begin to split a shard if it needs to be."""
         bucket = await self._buckets.get(load.bucket)
-        known = [one for one in shards_of(bucket.name, bucket.shards) if one.id == shard]
-        if not known or bucket.split is not None or bucket.deleting:
+        if bucket.split is not None or bucket.deleting:
             return
-        counter = await self._buckets.count(known[0])
-        goal = goal_of(known[0], load, counter, elapsed_s, self._settings)
+        known = await self._buckets.shard_now(bucket, load.names[0])
+        if known is None or known.id != shard:
+            return
+        counter = await self._buckets.count(known)
+        goal = goal_of(known, load, counter, elapsed_s, self._settings)
         if goal is None:
             return
-        mover = self._buckets.mover
-        if await mover.begin(bucket.name, shard, until=goal.until, rows=goal.rows):
+        if await self._buckets.mover.begin(known, until=goal.until, rows=goal.rows):
             _log.info("split begins", bucket=bucket.name, shard=shard.hex(), objects=counter.rows)
             await self._buckets.get(bucket.name)
 
@@ -163,8 +164,8 @@ class Splitter:
         steps, last = 0, None
         while (step := await self._buckets.mover.step(name)) is not None:
             steps, last = steps + 1, step
-        bucket = await self._buckets.get(name)
+        await self._buckets.get(name)
         if last is Step.FINISH:
             self._on_done()
-            _log.info("split done", bucket=name, shards=len(bucket.shards), steps=steps)
+            _log.info("split done", bucket=name, steps=steps)
         return steps

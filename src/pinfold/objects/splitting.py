@@ -6,9 +6,10 @@ instead every step is one change of one group, checked against what the step was
 step taken twice, late, or by several at once happens once, and whoever finds a split lying goes on
 with it: all that is known about it is in these rows.
 
-    bucket row      the map of shards, and the split: parent, child, how much to give
-    parent's bound  the first name that the parent takes no writes of
-    parent's moved  the first name that the parent answers no reads of
+    bucket row      the split: parent, child, how much to give; rewritten whenever the map changes
+    bucket's map    a row for each shard, in the bucket row's group: where it begins and ends
+    parent's bound  the first name that the parent takes no writes of, and by which split
+    parent's moved  the first name that the parent answers no reads of, and by which split
     child's received  the range being given, how far it is copied, how many objects were given
 
 Let `end` be where the map says that the parent ends. One range is given in these steps:
@@ -26,9 +27,9 @@ all its rows.
 
 Why no acknowledged write is lost, doubled or read after it was replaced:
 
-1.  `bound`, `moved` and `end` only ever go down, bound <= moved <= end, and each by a change that
-    checks the version read before. (A bucket's deletion may seal the bound further; lifting that
-    restores the limit it found.)
+1.  `end` only ever goes down. While a split is under way `bound` and `moved`, as it set them, only
+    go down too, bound <= moved <= end, and each by a change that checks the version read before. (A
+    bucket's deletion may seal the bound further; lifting that restores the limit it found.)
 2.  A write below `bound` is in the parent before any range above it is copied, because writes check
     the bound in log order and the copy reads after the seal. From then on the range's rows in the
     parent stand still until `clean`, which deletes only what lies at or above `end`.
@@ -44,6 +45,15 @@ Why no acknowledged write is lost, doubled or read after it was replaced:
     child's row: never by clean.
 7.  Counted rows enter the child's counter with the copy and leave the parent's with clean. In
     between they count twice; when no split is under way counters equal sums.
+8.  A limit means something only while the split that set it is the bucket row's, or at `end`. Open
+    checks the bucket row's version, so once that row names another split, or none, the one that
+    set the limit opens nothing any more: its limit below `end` seals a range that the parent goes
+    on holding, whose rows nobody has taken over. It may have been set by a worker who was so late
+    that others had found nothing to give and ended the split, or have been left when they did.
+    Whoever meets it (`lift`, here, or a client who was refused) reads the limit first, then the
+    bucket row, then `end`, and puts `end` in the limit's place if that has not changed since: a
+    later split that seals or hides something changes it before. Splits set no limit while another's
+    lingers. A split that was ended never comes back, since a child's id is made once.
 
 A bucket that is being deleted (see `buckets`) needs every shard of the map to be empty, rows left
 for clean included, and its row unchanged since the map was read: an open in between changes it.
@@ -73,7 +83,9 @@ from pinfold.objects.records import (
     decode,
     encode,
 )
-from pinfold.objects.shards import Shard, ShardMap, bound_of, bound_row, shards_of, unchanged
+from pinfold.objects.seals import Seals
+from pinfold.objects.shardmap import shard_of, shard_row
+from pinfold.objects.shards import Shard, bound_of, bound_row, unchanged
 
 RANGE_ROWS_MAX: Final = 1000
 """Rows looked at to choose a range: one page."""
@@ -88,6 +100,7 @@ EVERYTHING: Final = 1 << 60
 class Step(Enum):
     """What a split needs next."""
 
+    LIFT = "lift"
     CLEAN = "clean"
     SEAL = "seal"
     COPY = "copy"
@@ -109,6 +122,8 @@ class State:
     record: BucketRecord
     split: SplitRecord
     parent: Shard
+    child: Shard | None
+    """As the map shows it; None before its first range opens."""
     bound: Row | None
     moved: Row | None
     received: Row | None
@@ -120,9 +135,24 @@ class State:
         """What the child has been given."""
         return decode(ReceivedRecord, self.received.body) if self.received else None
 
+    def lingering(self) -> list[tuple[bytes, Row]]:
+        """The parent's limits, by key, that a split which has ended set and never opened."""
+        found = []
+        for key, row in (
+            (keys.bound_key(self.parent.id), self.bound),
+            (keys.moved_key(self.parent.id), self.moved),
+        ):
+            bound = bound_of(row)
+            ours = bound.split == self.split.child
+            if row is not None and not ours and (bound.limit or None) != self.parent.end:
+                found.append((key, row))
+        return found
+
 
 def next_step(state: State) -> Step:
     """The step that a split needs next. Overtaken when some of the rows are ahead of others."""
+    if state.lingering():
+        return Step.LIFT
     limit = bound_of(state.bound).limit or None
     end, given = state.parent.end, state.given
     if limit in (None, end):  # none: it has never given anything, whatever lies above it
@@ -145,17 +175,6 @@ def _enough(split: SplitRecord, end: bytes | None, given: ReceivedRecord | None)
     return end <= split.until or given.rows >= split.rows
 
 
-def with_child(shards: ShardMap, split: SplitRecord, first: bytes) -> ShardMap:
-    """The map in which the child begins at `first`."""
-    opened: list[tuple[bytes, bytes]] = []
-    for start, shard in shards:
-        if shard != split.child:
-            opened.append((start, shard))
-        if shard == split.parent:
-            opened.append((first, split.child))
-    return tuple(opened)
-
-
 def first_of_range(rows: Sequence[bytes], parent: Shard, split: SplitRecord) -> bytes | None:
     """The first name of the next range, given the keys of the parent's last rows.
 
@@ -173,24 +192,26 @@ class Mover:
     def __init__(self, env: Env, rows: Rows, range_rows: int) -> None:
         self._rng = env.rng
         self._rows = rows
+        self._seals = Seals(rows, self._op_id)
         self._range_rows = min(range_rows, RANGE_ROWS_MAX)
         self._copy_rows = min(COPY_ROWS_MAX, -(-self._range_rows // 2))
 
-    async def begin(self, name: str, parent: bytes, *, until: bytes, rows: int) -> bool:
-        """Decide that a shard is split; False when the bucket is gone, changing or splitting.
+    async def begin(self, parent: Shard, *, until: bytes, rows: int) -> bool:
+        """Decide that a shard is split; False when it or its bucket is gone, changing or splitting.
 
         `until` and `rows` as in `SplitRecord`.
         """
-        found = await self._bucket(name)
-        if found is None:
+        found = await self._bucket(parent.bucket)
+        if found is None or found[1].split is not None or found[1].deleting:
             return False
         row, record = found
-        known = any(shard == parent for _, shard in record.shards)
-        if record.split is not None or record.deleting or not known:
+        current = await self._mapped(parent.bucket, found, parent.first)
+        if current is None or current.id != parent.id:
             return False
-        split = SplitRecord(parent, keys.new_shard_id(self._rng), until, rows)
+        child = keys.new_shard_id(self._rng)
+        split = SplitRecord(parent.id, parent.first, child, until, rows)
         try:
-            await self._rewrite(name, row, msgspec.structs.replace(record, split=split))
+            await self._rewrite(parent.bucket, row, msgspec.structs.replace(record, split=split))
         except Conflict:
             return False
         return True
@@ -232,6 +253,9 @@ class Mover:
 
     async def _take(self, step: Step, state: State) -> None:
         match step:
+            case Step.LIFT:
+                for key, row in state.lingering():
+                    await self._seals.undo(state.parent, key, row)
             case Step.CLEAN:
                 await self.clean(state.parent)
             case Step.SEAL:
@@ -246,34 +270,52 @@ class Mover:
                 await self._finish(state)
 
     async def look(self, name: str) -> State | None:
-        """A bucket's split; None when there is none.
+        """A bucket's split; None when there is none. Overtaken.
 
-        The map is read first: all else runs ahead of it, if at all. The others are read at once, so
-        some may be older than others: `next_step` and the versions that steps check see to that.
+        The bucket's row is read first, with its map: all else runs ahead of it, if at all. The
+        others are read at once, so some may be older than others: `next_step` and the versions that
+        steps check see to that.
         """
         found = await self._bucket(name)
         if found is None or found[1].split is None:
             return None
-        row, record = found
-        split = record.split
+        split = found[1].split
         assert split is not None
-        parent = next(one for one in shards_of(name, record.shards) if one.id == split.parent)
-        child = keys.shard_place(split.child)
+        try:
+            parent = await self._mapped(name, found, split.first)
+            assert parent is not None
+            assert parent.id == split.parent, "the map has what its bucket's row says"
+            state = await self._look(name, found, split, parent)
+            if state.lingering():  # or is it a newer split's? then the bucket's row is another
+                await self._mapped(name, found, split.first)
+        except Conflict as conflict:
+            raise Overtaken(conflict.message) from None
+        return state
+
+    async def _look(
+        self, name: str, found: tuple[Row, BucketRecord], split: SplitRecord, parent: Shard
+    ) -> State:
         bound, moved, received = await self._together(
             (parent.place, keys.bound_key(parent.id)),
             (parent.place, keys.moved_key(parent.id)),
-            (child, keys.received_key(split.child)),
+            (keys.shard_place(split.child), keys.received_key(split.child)),
         )
-        leftovers = False
-        if parent.end is not None and bound_of(bound).limit == parent.end:
-            start, (_, end) = keys.prefix_key(parent.id, parent.end), keys.shard_range(parent.id)
-            leftovers = bool((await self._rows.scan(parent.place, start, end, 1)).items)
+        leftovers, behind = False, None
+        if parent.end is not None:
+            behind = await self._mapped(name, found, parent.end)
+            if bound_of(bound).limit == parent.end:
+                start, (_, end) = (
+                    keys.prefix_key(parent.id, parent.end),
+                    keys.shard_range(parent.id),
+                )
+                leftovers = bool((await self._rows.scan(parent.place, start, end, 1)).items)
         return State(
             name=name,
-            bucket=row,
-            record=record,
+            bucket=found[0],
+            record=found[1],
             split=split,
             parent=parent,
+            child=behind if behind is not None and behind.id == split.child else None,
             bound=bound,
             moved=moved,
             received=received,
@@ -306,7 +348,7 @@ class Mover:
         change = Change(
             self._op_id(),
             checks=(unchanged(key, state.bound),),
-            puts=((key, bound_row(parent.id, BoundRecord(first))),),
+            puts=((key, bound_row(parent.id, BoundRecord(first, split=split.child))),),
         )
         await self._rows.change(parent.place, change)
 
@@ -350,7 +392,7 @@ class Mover:
 
     async def _hide(self, state: State) -> None:
         parent = state.parent
-        limit = BoundRecord(bound_of(state.bound).limit)
+        limit = BoundRecord(bound_of(state.bound).limit, split=state.split.child)
         key = keys.moved_key(parent.id)
         if state.moved is not None and bound_of(state.moved).limit < limit.limit:
             raise Overtaken("a lower range is hidden already")
@@ -362,10 +404,18 @@ class Mover:
         await self._rows.change(parent.place, change)
 
     async def _open(self, state: State) -> None:
-        limit = bound_of(state.bound).limit
-        shards = with_child(state.record.shards, state.split, limit)
-        record = msgspec.structs.replace(state.record, shards=shards)
-        await self._rewrite(state.name, state.bucket, record)
+        """Move the border in the map; the bucket's row is written, so that it is known to have."""
+        parent, child = state.parent, state.child
+        limit, life = bound_of(state.bound).limit, state.record.life
+        grown = Shard(state.name, state.split.child, limit, child.end if child else parent.end)
+        shrunk = msgspec.structs.replace(parent, end=limit)
+        await self._rewrite(
+            state.name,
+            state.bucket,
+            state.record,
+            puts=(shard_row(shrunk, life), shard_row(grown, life)),
+            deletes=(shard_row(child, life)[0],) if child else (),
+        )
 
     async def _finish(self, state: State) -> None:
         record = msgspec.structs.replace(state.record, split=None)
@@ -376,12 +426,33 @@ class Mover:
         row = await self._rows.get(keys.bucket_place(bucket), keys.bucket_key(bucket))
         return None if row is None else (row, decode(BucketRecord, row.body))
 
-    async def _rewrite(self, name: str, old: Row, record: BucketRecord) -> None:
+    async def _mapped(
+        self, name: str, found: tuple[Row, BucketRecord], first: bytes
+    ) -> Shard | None:
+        """The shard that begins at a name while the bucket's row is as it was found; Conflict."""
+        row, record = found
+        bucket = name.encode()
+        key = keys.map_key(record.life, keys.prefix_position(first))
+        unread = Check("version", keys.bucket_key(bucket), number=row.version)
+        of_shard = await self._rows.get(keys.bucket_place(bucket), key, checks=(unread,))
+        return None if of_shard is None else shard_of(name, record.life, key, of_shard)
+
+    async def _rewrite(
+        self,
+        name: str,
+        old: Row,
+        record: BucketRecord,
+        *,
+        puts: tuple[tuple[bytes, Row], ...] = (),
+        deletes: tuple[bytes, ...] = (),
+    ) -> None:
+        """Replace the bucket's row that was read, and rows of its map with it. Conflict."""
         key = keys.bucket_key(name.encode())
         change = Change(
             self._op_id(),
             checks=(Check("version", key, number=old.version),),
-            puts=((key, Row(encode(record))),),
+            puts=((key, Row(encode(record))), *puts),
+            deletes=deletes,
         )
         await self._rows.change(keys.bucket_place(name.encode()), change)
 

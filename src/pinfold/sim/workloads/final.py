@@ -84,8 +84,9 @@ async def _count(bench: Bench, gateway: str, bucket: str) -> bool:
         ]
         if (await process.store.buckets.get(bucket)).version != found.version:
             raise Busy("a shard has begun to split")
-        for _ in found.shards[1:]:
-            bench.account.count("shard split off")
+        async for shard in process.store.buckets.shards(found):
+            if shard.first:
+                bench.account.count("shard split off")
         return (usage.rows, usage.size), sizes
 
     try:
