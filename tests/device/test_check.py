@@ -3,7 +3,7 @@
 import msgpack
 import pytest
 
-from pinfold.device.blobs import encode_counts
+from pinfold.device.blobrecords import encode_counts
 from pinfold.device.check import Report, check
 from pinfold.device.device import Device
 from pinfold.device.index import Change, seal_rows

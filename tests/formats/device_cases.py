@@ -22,7 +22,13 @@ from pinfold.codec.records import (
 from pinfold.codec.sealed import seal, unseal
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.applier import Applied, decode_applied, encode_applied
-from pinfold.device.blobs import decode_counts, decode_ids, decode_put, encode_counts, encode_put
+from pinfold.device.blobrecords import (
+    decode_counts,
+    decode_ids,
+    decode_put,
+    encode_counts,
+    encode_put,
+)
 from pinfold.device.files import FORMAT, Superblock, decode_superblock, encode_superblock
 from pinfold.device.group import (
     Group,

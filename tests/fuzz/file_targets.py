@@ -21,7 +21,7 @@ from pinfold.cluster.map import (
     encode_map,
 )
 from pinfold.codec import packs, records, sealed
-from pinfold.device import applier, blobs, group, memory, volume
+from pinfold.device import applier, blobrecords, group, memory, volume
 from pinfold.device import packs as device_packs
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.env.osdisk import OsDisk
@@ -170,9 +170,9 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
      b"\x01" + msgpack.packb(["s", "u", "d"])),
     (volume_rows.decode_volume, bytes(10)),
     (volume_rows.decode_index, bytes(10)),
-    (lambda data: blobs.decode_put(memoryview(data)), bytes(28)),
-    (lambda data: blobs.decode_ids(memoryview(data)), bytes(32)),
-    (blobs.decode_counts, msgpack.packb([1, 2, 3])),
+    (lambda data: blobrecords.decode_put(memoryview(data)), bytes(28)),
+    (lambda data: blobrecords.decode_ids(memoryview(data)), bytes(32)),
+    (blobrecords.decode_counts, msgpack.packb([1, 2, 3])),
     (memory.decode_memory, bytes(60)),
     (device_packs.decode_pack, bytes(16)),
     (packs.decode_pack_header, packs.encode_pack_header(b"u" * 16, 3)),

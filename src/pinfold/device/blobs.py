@@ -8,16 +8,13 @@ table: unreadable from then on, its bytes kept until the blob is deleted or put 
 
 import asyncio
 import math
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
-import msgpack
 import xxhash
 
-from pinfold.codec.decoding import decodes, require
 from pinfold.codec.names import successor
 from pinfold.codec.packs import (
     NOWHERE,
@@ -32,6 +29,16 @@ from pinfold.codec.packs import (
 from pinfold.codec.records import Record
 from pinfold.device import kinds
 from pinfold.device.api import BlobState
+from pinfold.device.blobrecords import (
+    COUNTS,
+    ID_BYTES,
+    decode_counts,
+    decode_ids,
+    decode_put,
+    encode_counts,
+    encode_put,
+)
+from pinfold.device.extentreads import hand_over
 from pinfold.device.health import Health, Space
 from pinfold.device.index import Index
 from pinfold.device.journal import Journal
@@ -40,19 +47,14 @@ from pinfold.device.readers import Readers
 from pinfold.device.room import room
 from pinfold.device.streams import Stream, Streams
 from pinfold.env.api import Buffer, File, Offload
-from pinfold.model.errors import Corrupt, Invalid, NotFound
+from pinfold.model.errors import Corrupt, Invalid, NotFound, PinfoldError
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import BLOB_CHECK_BYTES, JOURNAL_BLOB_BYTES
 
 _BLOB_TABLE: Final = b"b"
 _QUARANTINE_TABLE: Final = b"q"
-COUNTS: Final = b"mb"
-"""Index key of how many blobs there are."""
-_ID_BYTES: Final = 16
 _DELETES_MAX: Final = 4096
 """Ids in one delete record: 64 KiB."""
-
-_PUT: Final = struct.Struct(">16sI")
 
 
 class _Pending(NamedTuple):
@@ -176,7 +178,9 @@ class Blobs:
             deadline=deadline,
         )
         answer: asyncio.Future[list[Buffer]] = asyncio.get_running_loop().create_future()
-        reading.add_done_callback(partial(self._loaded, answer, blob, pack, offset - start, length))
+        again = partial(self.read, blob, offset, length, deadline=deadline)
+        wanted = slice(offset - start, offset - start + length)
+        reading.add_done_callback(partial(self._loaded, answer, again, blob, location, wanted))
         return answer
 
     def state(self, blob: BlobId) -> BlobState | None:
@@ -203,7 +207,7 @@ class Blobs:
 
     def scan(self, after: bytes, limit: int) -> list[tuple[BlobId, int]]:
         """See `BlobStore.scan`."""
-        start = _BLOB_TABLE + after + (b"\0" if len(after) == _ID_BYTES else b"")
+        start = _BLOB_TABLE + after + (b"\0" if len(after) == ID_BYTES else b"")
         stored = islice(self._index.scan(start, successor(_BLOB_TABLE)), limit)
         found = [(BlobId(key[1:]), decode_location(entry).length) for key, entry in stored]
         found += [(b, len(p.payload)) for b, p in self._pending.items() if b > after]
@@ -216,7 +220,7 @@ class Blobs:
 
     def scan_quarantined(self, after: bytes, limit: int) -> list[tuple[BlobId, int]]:
         """See `BlobStore.scan_quarantined`."""
-        start = _QUARANTINE_TABLE + after + (b"\0" if len(after) == _ID_BYTES else b"")
+        start = _QUARANTINE_TABLE + after + (b"\0" if len(after) == ID_BYTES else b"")
         stored = islice(self._index.scan(start, successor(_QUARANTINE_TABLE)), limit)
         return [(BlobId(key[1:]), decode_location(entry).length) for key, entry in stored]
 
@@ -228,9 +232,9 @@ class Blobs:
             if not self.holds(blob):
                 self._pending[blob] = _Pending(body, checks, record.sequence)
         elif record.kind == kinds.BLOB_PACKED:
-            blob = BlobId(bytes(payload[:_ID_BYTES]))
+            blob = BlobId(bytes(payload[:ID_BYTES]))
             if not self.holds(blob):
-                location = decode_location(payload[_ID_BYTES:])
+                location = decode_location(payload[ID_BYTES:])
                 self._packs.redo(location)
                 self._insert(blob, location._replace(sequence=record.sequence))
         elif record.kind == kinds.BLOB_DELETE:
@@ -372,10 +376,10 @@ class Blobs:
     def _load(self, pack: Pack, location: Location, first: int, start: int, end: int) -> bytes:
         """In a reader's lane: verified bytes from `start` to `end`."""
         try:
-            file = self._packs.opened(pack)
+            with self._packs.opened(pack) as file:
+                found = file.pread(end - start, location.offset + start)
         except FileNotFoundError:
             raise Corrupt("a pack is missing") from None
-        found = file.pread(end - start, location.offset + start)
         if len(found) != end - start or not _verified(found, location.checks, first):
             raise Corrupt("a blob fails its checks")
         return found
@@ -383,17 +387,21 @@ class Blobs:
     def _loaded(
         self,
         answer: asyncio.Future[list[Buffer]],
+        again: Callable[[], list[Buffer] | asyncio.Future[list[Buffer]]],
         blob: BlobId,
-        pack: Pack,
-        offset: int,
-        length: int,
+        location: Location,
+        wanted: slice,
         reading: asyncio.Future[bytes],
     ) -> None:
+        """Hand a read's outcome over, unless the blob has another place by now: then read that."""
         if reading.cancelled():
             answer.cancel()
             return
         error = reading.exception()
-        self._packs.note_opened(pack)
+        self._packs.limit_open(wanted=True)
+        if isinstance(error, Corrupt) and self._location(blob) != location:
+            _chain(again, answer)
+            return
         if isinstance(error, Corrupt):
             error = self._quarantine(blob)
         if answer.done():
@@ -401,51 +409,29 @@ class Blobs:
         if error is not None:
             answer.set_exception(error)
         else:
-            answer.set_result([memoryview(reading.result())[offset : offset + length]])
+            answer.set_result([memoryview(reading.result())[wanted]])
+
+    def _location(self, blob: BlobId) -> Location | None:
+        """Where a pack holds the blob."""
+        entry = self._index.get(_BLOB_TABLE + blob)
+        return None if entry is None else decode_location(entry)
 
 
-def encode_put(blob: BlobId, checks: Sequence[int]) -> bytes:
-    """What stands before the payload in the record of a small blob."""
-    return _PUT.pack(blob, len(checks)) + struct.pack(f">{len(checks)}Q", *checks)
-
-
-@decodes("a record of a small blob")
-def decode_put(record: memoryview) -> tuple[BlobId, tuple[int, ...], memoryview]:
-    """(blob, checks, payload) of a small blob's record."""
-    blob, count = _PUT.unpack_from(record)
-    checks = struct.unpack_from(f">{count}Q", record, _PUT.size)
-    payload = record[_PUT.size + 8 * count :]
-    require(
-        count == -(-len(payload) // BLOB_CHECK_BYTES) and len(payload) <= JOURNAL_BLOB_BYTES,
-        "a record of a small blob has another length than its checks say",
-    )
-    return BlobId(blob), checks, payload
-
-
-def decode_ids(record: memoryview) -> list[BlobId]:
-    """The ids in a record of deleted or quarantined blobs. Raises Corrupt."""
-    require(len(record) % _ID_BYTES == 0, "a record of blob ids has another length")
-    starts = range(0, len(record), _ID_BYTES)
-    return [BlobId(bytes(record[start : start + _ID_BYTES])) for start in starts]
-
-
-def encode_counts(count: int, payload_bytes: int, quarantined: int) -> bytes:
-    """How many blobs there are, for the index."""
-    packed: bytes = msgpack.packb((count, payload_bytes, quarantined))
-    return packed
-
-
-@decodes("the index's count of blobs")
-def decode_counts(record: bytes | None) -> tuple[int, int, int]:
-    """(blobs, their bytes, quarantined); the inverse of `encode_counts`, zeroes without one."""
-    if record is None:
-        return 0, 0, 0
-    count, payload_bytes, quarantined = msgpack.unpackb(record)
-    require(
-        all(isinstance(number, int) for number in (count, payload_bytes, quarantined)),
-        "the index's count of blobs is made of numbers",
-    )
-    return count, payload_bytes, quarantined
+def _chain(
+    again: Callable[[], list[Buffer] | asyncio.Future[list[Buffer]]],
+    answer: asyncio.Future[list[Buffer]],
+) -> None:
+    """Answer with what a further read brings."""
+    try:
+        found = again()
+    except PinfoldError as error:
+        if not answer.done():
+            answer.set_exception(error)
+        return
+    if isinstance(found, asyncio.Future):
+        found.add_done_callback(partial(hand_over, answer))
+    elif not answer.done():
+        answer.set_result(found)
 
 
 def _record(move: _Move) -> list[Buffer]:

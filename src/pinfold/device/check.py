@@ -106,7 +106,7 @@ def check(disk: Disk, path: str, device: Offline, progress: Progress) -> Report:
     total = sum(location.length for _, location in places)
     total += sum(extent.data_bytes for extent in extents)
     meter = _Meter(progress, total)
-    _check_packs(device, places, report, meter)
+    _check_packs(disk, device, places, report, meter)
     report.blobs += len(device.blobs.pending())
     _check_extents(device, extents, report, meter)
     named = {pack.path for pack in device.packs.all()}
@@ -179,7 +179,11 @@ def _check_counts(device: Offline, places: list[tuple[BlobId, Location]], report
 
 
 def _check_packs(
-    device: Offline, places: list[tuple[BlobId, Location]], report: Report, meter: _Meter
+    disk: Disk,
+    device: Offline,
+    places: list[tuple[BlobId, Location]],
+    report: Report,
+    meter: _Meter,
 ) -> None:
     assert device.packs is not None, "asked for only with packs"
     by_pack: dict[int, list[tuple[BlobId, Location]]] = {}
@@ -188,7 +192,7 @@ def _check_packs(
     known = {pack.number: pack for pack in device.packs.all()}
     for number in sorted(by_pack.keys() | known.keys()):
         mine = by_pack.get(number, [])
-        file = _opened(device, known.get(number), report, needed=bool(mine))
+        file = _opened(disk, device, known.get(number), report, needed=bool(mine))
         for blob, location in mine:
             problem = "its pack is missing" if file is None else _problem(file, blob, location)
             meter.add(location.length)
@@ -203,16 +207,17 @@ def _check_packs(
                 (number, *found) for found in _leftovers(device, file, number, taken)
             )
             file.close()
-            known[number].file = None
 
 
-def _opened(device: Offline, pack: Pack | None, report: Report, *, needed: bool) -> File | None:
+def _opened(
+    disk: Disk, device: Offline, pack: Pack | None, report: Report, *, needed: bool
+) -> File | None:
     """The pack's file, its header verified; None when it is not there."""
-    assert device.packs is not None, "asked for only with packs"
     if pack is None:
         return None
+    file = None
     try:
-        file = device.packs.opened(pack)
+        file = disk.open(pack.path)
         uuid, number = decode_pack_header(file.pread(PAGE_BYTES, 0))
         if (uuid, number) != (device.superblock.uuid, pack.number):
             report.add("pack", f"{pack.path} belongs to pack {number} of device {uuid.hex()}")
@@ -222,7 +227,6 @@ def _opened(device: Offline, pack: Pack | None, report: Report, *, needed: bool)
         return None
     except (Corrupt, OSError) as error:
         report.add("pack", f"{pack.path}: its header: {error}")
-        return pack.file
     return file
 
 

@@ -6,7 +6,7 @@ from typing import Final
 from pinfold.codec.names import successor
 from pinfold.codec.packs import decode_location
 from pinfold.device.applier import APPLIED, decode_applied
-from pinfold.device.blobs import COUNTS, decode_counts
+from pinfold.device.blobrecords import COUNTS, decode_counts
 from pinfold.device.group import Group, decode_group, rows_prefix
 from pinfold.device.index import Index
 from pinfold.device.packs import NEXT_PACK, decode_pack

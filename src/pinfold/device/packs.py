@@ -4,11 +4,18 @@ Two packs take writes at a time, one for the applier's small blobs and one for s
 each file has one writing lane. Ranges are handed out on the loop and never handed out again; a
 range given back becomes a hole, and a sealed pack without live records is unlinked. Holes are
 punched by jobs of the pack's own reader lane: behind every read that could still want the bytes.
+
+At most `open_packs` files stay open, but for those being written: whoever finds no room opens his
+for himself, and the loop closes the one longest open for the next. A pack's file is kept by its
+writing lane until it is sealed and nobody writes to it, and then by its reader lane.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import msgpack
@@ -77,6 +84,9 @@ class Packs:
         self._current: dict[bool, Pack | None] = {False: None, True: None}
         self._changed: dict[int, Pack] = {}
         self._open: dict[int, Pack] = {}
+        """Those whose files are kept open, the longest open first."""
+        self._opened: deque[Pack] = deque()
+        """The same, by lanes that the loop has not heard of yet."""
         self._freed: list[tuple[int, int, int]] = []
         self._sealed_frees: list[tuple[int, int, int]] = []
         self._next_number = int.from_bytes(index.get(NEXT_PACK) or b"\0", "big")
@@ -114,6 +124,7 @@ class Packs:
         pack.writers -= 1
         pack.live += 1
         self._change(pack)
+        self.limit_open()
 
     def redo(self, location: Location) -> None:
         """The journal says a record lies there."""
@@ -139,6 +150,7 @@ class Packs:
         """A reserved range was never named."""
         pack.writers -= 1
         self._free(pack.number, start, size)
+        self.limit_open()
 
     def reclaim(self, number: int, start: int, size: int) -> None:
         """A range of a sealed pack that nothing names: free it."""
@@ -151,11 +163,23 @@ class Packs:
         pack.live = live
         self._change(pack)
 
-    def opened(self, pack: Pack) -> File:
-        """In a lane: the pack's file, opened or (by its writer's first call) created."""
-        if pack.file is None:
-            pack.file = self._disk.open(pack.path)
-        return pack.file
+    @contextmanager
+    def opened(self, pack: Pack) -> Iterator[File]:
+        """In the pack's reader lane: its file, kept open if there is room for it."""
+        file = pack.file
+        if file is not None:
+            yield file
+            return
+        file = self._disk.open(pack.path)
+        if pack.sealed and len(self._open) + len(self._opened) < self._settings.open_packs:
+            pack.file = file
+            self._opened.append(pack)
+            yield file
+            return
+        try:
+            yield file
+        finally:
+            file.close()
 
     def created(self, pack: Pack) -> File:
         """In the pack's writing lane: its file, made durable with its header if it is new.
@@ -176,24 +200,23 @@ class Packs:
             file.close()
             raise
         pack.made = True
-        if pack.file is not None:  # opened meanwhile, to free a range of it
-            file.close()
-            return pack.file
         pack.file = file
+        self._opened.append(pack)
         return file
 
-    def note_opened(self, pack: Pack) -> None:
-        """A reader may have opened this file: close another if too many are."""
-        if pack.number in self._open or pack.file is None:
+    def limit_open(self, *, wanted: bool = False) -> None:
+        """Close what is open beyond the limit; one more for a file that is `wanted`."""
+        while self._opened:
+            pack = self._opened.popleft()
+            if pack.file is not None:
+                self._open[pack.number] = pack
+        excess = len(self._open) + wanted - self._settings.open_packs
+        if excess <= 0:
             return
-        self._open[pack.number] = pack
-        if len(self._open) <= self._settings.open_packs:
-            return
-        for number, candidate in self._open.items():
-            if candidate.sealed and candidate.writers == 0 and candidate is not pack:
-                del self._open[number]
-                self._close(candidate)
-                return
+        idle = (pack for pack in self._open.values() if pack.sealed and not pack.writers)
+        for pack in list(islice(idle, excess)):
+            del self._open[pack.number]
+            self._close(pack)
 
     def settle(self) -> None:
         """Put every changed pack's record into the index, just before it is sealed."""
@@ -272,13 +295,11 @@ class Packs:
         self._freed.append((number, start, size))
 
     def _punch(self, pack: Pack, ranges: list[tuple[int, int]]) -> None:
-        try:
-            file = self.opened(pack)
-        except FileNotFoundError:
-            return  # a crash came between the unlink and its commit
-        for start, size in ranges:
-            if size:
-                file.punch(start, size)
+        with suppress(FileNotFoundError), self.opened(pack) as file:
+            # Not found: a crash came between the unlink and its commit.
+            for start, size in ranges:
+                if size:
+                    file.punch(start, size)
 
     def _punched(
         self, number: int, ranges: list[tuple[int, int]], done: asyncio.Future[None]
@@ -286,6 +307,7 @@ class Packs:
         if done.cancelled() or done.exception() is not None:
             return
         self._forget_frees(number, ranges)
+        self.limit_open()
 
     def _forget_frees(self, number: int, ranges: list[tuple[int, int]]) -> None:
         for start, size in ranges:
@@ -320,10 +342,8 @@ class Packs:
 
     def _cut(self, pack: Pack) -> None:
         def cut() -> None:
-            try:
-                self.opened(pack).truncate(page_end(pack.end))
-            except FileNotFoundError:
-                return  # never written: the crash came first
+            with suppress(FileNotFoundError), self.opened(pack) as file:
+                file.truncate(page_end(pack.end))  # else never written: the crash came first
 
         self._readers.submit(pack.number, cut)
 

@@ -27,7 +27,7 @@ from pinfold.codec.packs import (
 )
 from pinfold.codec.records import PAGE_BYTES, page_end
 from pinfold.device.applier import APPLIED, Applied, encode_applied
-from pinfold.device.blobs import COUNTS, encode_counts
+from pinfold.device.blobrecords import COUNTS, encode_counts
 from pinfold.device.engines import engine_name, look_at_engine, open_engine, remove_engine
 from pinfold.device.files import Superblock, lock_device, numbered_files, read_superblock
 from pinfold.device.group import Group
