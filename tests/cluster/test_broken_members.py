@@ -21,7 +21,7 @@ STAMP = (1_750_000_000_000).to_bytes(6, "big")
 def change(*puts: tuple[bytes, Row], counter: bytes = b"") -> tuple[str, Any, bytes]:
     op_id = (str(puts) + str(counter)).encode()[-16:].rjust(16, b"-")
     made = Change(op_id, puts=puts, counter=counter)
-    return "group.change", [1, 0], msgspec.msgpack.encode(made)
+    return "group.change", [1, 0, False], msgspec.msgpack.encode(made)
 
 
 def row(size: int, **named: Any) -> Row:

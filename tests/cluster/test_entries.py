@@ -75,9 +75,22 @@ def test_rows_without_a_payload_are_stored_as_they_always_were():
     assert entries.encode_row(Row(b"body", b"tag", 7, (), 5, 6)) == value
 
 
-@given(st.integers(0, 1 << 60), st.lists(st.binary(min_size=16, max_size=16), max_size=5))
-def test_results_remember_op_ids_in_order(stamp, ids):
-    assert entries.decode_results(entries.encode_results(stamp, ids)) == (stamp, ids)
+@given(
+    st.integers(0, 1 << 60),
+    st.lists(st.binary(min_size=16, max_size=16), max_size=5, unique=True),
+    st.dictionaries(st.binary(min_size=16, max_size=16), st.integers(0, 1000), max_size=5),
+)
+def test_results_remember_op_ids_in_order(stamp, ids, refused):
+    results = entries.StoredResults(stamp, b"".join(ids), refused)
+    assert entries.decode_results(entries.encode_results(results)) == results
+    assert list(results.op_ids()) == [*ids, *refused]
+    assert [results.place(one) for one in ids] == list(range(len(ids)))
+
+
+def test_an_op_id_that_begins_within_another_is_not_taken_for_it():
+    ids = [b"a" + b"b" * 15, b"b" + b"c" * 15, b"b" * 16]
+    results = entries.StoredResults(0, b"".join(ids), {})
+    assert [results.place(one) for one in ids] == [0, 1, 2]
 
 
 CONFIGURATION = Configuration(

@@ -25,7 +25,7 @@ def ask(cluster: Cluster, number: int, key: bytes, size: int) -> asyncio.Future:
     change = Change(OpId(number.to_bytes(16, "big")), puts=((key, Row(b"x" * size)),))
     payload = (msgspec.msgpack.encode(change),)
     peers, node = cluster.network.nodes[NodeName("c1")], NodeName(f"n{primary}")
-    return peers.call(node, CHANGE, (primary, GROUP), payload, deadline=deadline)
+    return peers.call(node, CHANGE, (primary, GROUP, False), payload, deadline=deadline)
 
 
 def scenario(test):

@@ -28,7 +28,7 @@ def ask(cluster: Cluster, number: int, patience_s: float) -> asyncio.Future:
     peers = cluster.network.nodes[NodeName("c1")]
     primary = cluster.primary(GROUP)
     node = NodeName(f"n{primary}")
-    return peers.call(node, CHANGE, (primary, GROUP), (encoded(number),), deadline=deadline)
+    return peers.call(node, CHANGE, (primary, GROUP, False), (encoded(number),), deadline=deadline)
 
 
 async def row(cluster: Cluster, number: int) -> Row | None:

@@ -12,7 +12,7 @@ from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Conflict, Full, Invalid, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
 from tests.cluster.group_cluster import Cluster, env_for
-from tests.twins.virtual import run_virtual
+from tests.twins.virtual import VirtualClock, run_virtual
 
 PLACE = b"p"
 
@@ -231,37 +231,78 @@ async def test_a_failed_device_hands_its_groups_to_others(cluster):
     assert (await cluster.client.get(PLACE, b"k")).body == b"y"
 
 
+def fresh(number):
+    """A blob as a gateway names it: by the time of day."""
+    stamp_ms = int(VirtualClock().wall() * 1000)
+    return BlobRef(stamp_ms.to_bytes(6, "big") + number.to_bytes(10, "big"), 5, (1, 2, 3))
+
+
 @scenario()
 async def test_counters_are_exact_and_replaced_blobs_are_given_back(cluster):
-    blob = BlobRef(b"b" * 16, 5, (1, 2, 3))
-    kept = BlobRef(b"c" * 16, 5, (1, 2, 3))
-    first = Row(b"", size=5, blobs=(blob, kept))
+    dropped, kept = fresh(1), fresh(2)
+    first = Row(b"", size=5, blobs=(dropped, kept))
     second = Row(b"", size=7, blobs=(kept,))
     await cluster.client.change(PLACE, Change(op_id(1), puts=((b"k", first),), counter=b"n"))
     await cluster.client.change(PLACE, Change(op_id(2), puts=((b"k", second),), counter=b"n"))
-    await cluster.client.change(PLACE, Change(op_id(3), puts=((b"l", first),), counter=b"n"))
+    others = (fresh(3), fresh(4))
+    third = Row(b"", size=5, blobs=others)
+    await cluster.client.change(PLACE, Change(op_id(3), puts=((b"l", third),), counter=b"n"))
     await cluster.client.change(PLACE, Change(op_id(4), deletes=(b"l", b"none"), counter=b"n"))
     row = await cluster.client.get(PLACE, b"n")
     assert msgspec.msgpack.decode(row.body, type=Counter) == Counter(1, 7)
     given = []
 
     async def discard(blobs):
-        given.extend(one.id for one in blobs)
+        given.extend(blobs)
 
-    await asyncio.sleep(61)
-    for n, service in cluster.services.items():
-        early = FreesWorker(env_for(n), service, discard, lambda: 62.0)
-        assert await early.pass_once() == 0
-        worker = FreesWorker(env_for(n), service, discard, lambda: 60.0)
-        assert await worker.pass_once() in (0, 3)
-        assert await worker.pass_once() == 0
-    assert sorted(given) == [b"b" * 16, b"b" * 16, b"c" * 16]
+    workers = [
+        FreesWorker(env_for(n), service, discard, lambda: 60.0)
+        for n, service in cluster.services.items()
+    ]
+    for _ in range(16):
+        assert [await worker.pass_once() for worker in workers] == [0, 0, 0]
+        await asyncio.sleep(3.9)
+    again = Change(op_id(5), puts=((b"m", Row(b"", blobs=(dropped,))),))
+    with pytest.raises(Invalid):
+        await cluster.client.change(PLACE, again)
+    assert not given, "62 s are one step of the time for which they are kept"
+    await asyncio.sleep(2)
+    assert sorted([await worker.pass_once() for worker in workers]) == [0, 0, 3]
+    assert [await worker.pass_once() for worker in workers] == [0, 0, 0]
+    assert sorted(one.id for one in given) == sorted(one.id for one in (dropped, *others))
+    group = GroupId(sum(PLACE) % 4)
+    rest = [key for key, _ in cluster.logs[cluster.primary(group)].scan(group, b"\x00", b"\x01")]
+    assert all(key[:2] in (b"\x00r", b"\x00m") for key in rest), "nothing tells of them any more"
+
+
+@scenario(groups=1)
+async def test_no_wall_clock_says_when_a_dropped_blob_is_given_back(cluster):
+    """Readers have the time they are promised, also while somebody sets a clock."""
+    await cluster.client.change(PLACE, put_row(1, Row(b"", blobs=(fresh(1),))))
+    await cluster.client.change(PLACE, Change(op_id(2), deletes=(b"r0001",)))
+    primary = cluster.primary(GroupId(0))
+    given = []
+
+    async def discard(blobs):
+        given.extend(blobs)
+
+    class Jumping(VirtualClock):
+        def wall(self):
+            return super().wall() + (30 * 86_400 if asyncio.get_running_loop().time() > 300 else 0)
+
+    env = env_for(primary, Jumping())
+    worker = FreesWorker(env, cluster.services[primary], discard, lambda: 900.0)
+    began = asyncio.get_running_loop().time()
+    while not given:
+        await worker.pass_once()
+        await asyncio.sleep(5)
+    assert 900 <= asyncio.get_running_loop().time() - began <= 900 * 17 / 16 + 10
 
 
 @scenario(groups=1)
 async def test_blobs_of_an_absent_device_do_not_keep_the_others(cluster):
     for n in range(600):
-        row = Row(b"", blobs=(BlobRef(b"blob" + n.to_bytes(12, "big"), 5, (1, 2, 3)),))
+        row = Row(b"", blobs=(fresh(n),))
         await cluster.client.change(PLACE, put_row(n, row))
         await cluster.client.change(PLACE, Change(op_id(9000 + n), deletes=(b"r%04d" % n,)))
     given, away = [], True
@@ -401,3 +442,17 @@ async def test_a_node_that_is_still_starting_is_passed_over(cluster):
     await cluster.kill(primary)
     cluster.network.join(NodeName(f"n{primary}"), 99)
     assert (await cluster.client.get(PLACE, b"k")).body == b"x"
+
+
+@scenario(groups=1)
+async def test_a_clock_a_month_ahead_on_the_primary_stamps_nothing(cluster):
+    """Nor does it make the group refuse the blobs of everybody else."""
+    await cluster.client.change(PLACE, put(1, b"k", b""))
+    primary = cluster.primary(GroupId(0))
+    await asyncio.sleep(1)
+    service, clock = cluster.services[primary], VirtualClock(30 * 86_400)
+    service.time._clock = clock
+    for bound in service.led():
+        bound.serving._clock = clock
+    changed = await cluster.client.change(PLACE, put_row(2, Row(b"", blobs=(fresh(2),))))
+    assert abs(changed.stamp_ms - VirtualClock().wall() * 1000) < 1000

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sortedcontainers import SortedDict
 
 from pinfold.cluster.api import BlobRef, Change, Check, Row
-from pinfold.cluster.groups import ledger as ledger_module
+from pinfold.cluster.groups import results as results_module
 from pinfold.cluster.groups.entries import (
     FREES_RANGE,
     RESULTS_RANGE,
@@ -33,8 +33,11 @@ class Store:
         self.ledger = self.new_ledger()
         self.op = 1
 
-    def new_ledger(self, now_s=0.0):
-        return Ledger(self.rows.get, self.scan, DAY_MS, now_s)
+    def new_ledger(self, now_s=0.0, **limits):
+        ledger = Ledger(self.rows.get, self.scan, DAY_MS, **limits)
+        while not ledger.results.loaded:
+            ledger.results.load(now_s)
+        return ledger
 
     def scan(self, start, end):
         for key in list(self.rows.irange(start, end, (True, False))):
@@ -132,13 +135,64 @@ def test_results_are_forgotten_after_their_time_and_their_rows_with_them():
     for number in range(20):
         store.entry([put(number, b"k")], now_s=number)
     store.apply(20)
-    late = ledger_module.RESULTS_KEPT_S + 100
+    late = 20 + results_module.KEPT_S
     for number in range(20, 30):
         store.entry([put(number, b"k")], now_s=late)
     store.apply(10)
     assert len(list(store.scan(*RESULTS_RANGE))) == 10
-    assert store.ledger.known(op_id(3)) is None
-    assert store.ledger.known(op_id(25)) is not None
+    assert store.ledger.results.known(op_id(3)) is None
+    assert store.ledger.results.known(op_id(25)) is not None
+
+
+def test_results_within_their_time_are_kept_whatever_their_number_and_the_ledger_says_so():
+    store = Store()
+    store.ledger = store.new_ledger(results_max=10)
+    for number in range(10):
+        store.entry([put(number, b"k")], now_s=number)
+    assert store.ledger.results.room(9.0) == 0
+    assert all(store.ledger.results.known(op_id(number)) for number in range(10))
+    assert store.ledger.results.room(3.5 + results_module.KEPT_S) == 4
+    assert store.ledger.results.known(op_id(3)) is None
+
+
+def test_results_of_earlier_views_are_loaded_slice_by_slice():
+    store = Store()
+    for number in range(0, 3 * results_module.LOAD_RESULTS, 64):
+        store.entry([put(number + one, b"k") for one in range(64)])
+    store.apply(len(store.in_flight))
+    results = Ledger(store.rows.get, store.scan, DAY_MS).results
+    steps = 0
+    while not results.loaded:
+        results.load(0.0)
+        steps += 1
+    assert steps in (3, 4)
+    assert all(results.known(op_id(number)) for number in range(3 * results_module.LOAD_RESULTS))
+
+
+def refused_for_good(store, change, now_s=0.0):
+    """Judge a change that was sent before."""
+    batch = store.ledger.begin(store.op, 1000, now_s)
+    with pytest.raises(Conflict) as refusal:
+        batch.add(change)
+    batch.refuse(change, refusal.value.detail[0])
+    _, writes = batch.finish()
+    store.in_flight.append((store.op, writes))
+    store.op += 1
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_refusal_for_good_is_a_result(taken_over):
+    store = Store()
+    store.entry([put(1, b"k", b"other")])
+    mine = Change(op_id(2), (Check("present", b"k"), Check("absent", b"k")), ((b"k", Row(b"")),))
+    refused_for_good(store, mine)
+    store.entry([Change(op_id(3), deletes=(b"k",))])
+    store.apply(3)
+    if taken_over:
+        store.ledger = store.new_ledger()
+    assert store.ledger.results.known(op_id(2)) == results_module.Refused(1)
+    batch = store.ledger.begin(store.op, 1000, 0.0)
+    assert batch.refusal(mine, results_module.Refused(1)).detail == (1, None)
 
 
 def test_a_wall_clock_that_is_hours_ahead_makes_nobody_forget_results():
@@ -150,8 +204,8 @@ def test_a_wall_clock_that_is_hours_ahead_makes_nobody_forget_results():
     store.ledger = store.new_ledger(now_s=3.0)  # a monotonic clock of its own
     store.entry([put(3, b"k")], now_ms=2 * hours_ms, now_s=4.0)
     assert store.entry([put(1, b"k")], now_s=5.0) == [first]
-    store.entry([put(4, b"k")], now_s=3.0 + ledger_module.RESULTS_KEPT_S + 1)
-    assert store.ledger.known(op_id(1)) is None
+    store.entry([put(4, b"k")], now_s=3.0 + results_module.KEPT_S + 1)
+    assert store.ledger.results.known(op_id(1)) is None
 
 
 def test_stamps_never_decrease_even_with_a_new_primary_whose_clock_is_behind():
@@ -163,16 +217,6 @@ def test_stamps_never_decrease_even_with_a_new_primary_whose_clock_is_behind():
     assert second.stamp_ms == first.stamp_ms == 5000
 
 
-def test_a_blob_is_freed_unless_the_same_change_names_it_again():
-    store = Store()
-    a, b = BlobRef(b"a" * 16, 1, (1,)), BlobRef(b"b" * 16, 1, (1,))
-    store.entry([put(1, b"part", blobs=(a, b))])
-    moved = Change(op_id(2), puts=((b"object", Row(b"", blobs=(a,))),), deletes=(b"part",))
-    store.entry([moved])
-    store.apply(2)
-    assert store.freed() == [b]
-
-
 def aged(days, number=0, now_ms=10 * DAY_MS):
     """A blob whose id was made so many days before `now_ms`."""
     stamp = int(now_ms - days * DAY_MS).to_bytes(6, "big")
@@ -181,6 +225,16 @@ def aged(days, number=0, now_ms=10 * DAY_MS):
 
 def naming(number, *blobs, key=b"k", **options):
     return Change(op_id(number), puts=((key, Row(b"", blobs=blobs)),), **options)
+
+
+def test_a_blob_is_freed_unless_the_same_change_names_it_again():
+    store = Store()
+    a, b = aged(0, 1, now_ms=1000), aged(0, 2, now_ms=1000)
+    store.entry([put(1, b"part", blobs=(a, b))])
+    moved = Change(op_id(2), puts=((b"object", Row(b"", blobs=(a,))),), deletes=(b"part",))
+    store.entry([moved])
+    store.apply(2)
+    assert store.freed() == [b]
 
 
 def test_a_blob_older_than_a_day_is_not_named_for_the_first_time():
@@ -195,18 +249,76 @@ def test_a_blob_older_than_a_day_is_not_named_for_the_first_time():
     assert store.freed() == []
 
 
-def test_the_stamp_clock_and_not_a_clock_behind_it_says_how_old_a_blob_is():
+def test_a_clock_set_back_by_less_than_an_hour_makes_no_blob_younger():
     store = Store()
     store.entry([put(1, b"a", b"")], now_ms=10 * DAY_MS)
-    (late,) = store.entry([naming(2, aged(1.5))], now_ms=8 * DAY_MS)
+    (late,) = store.entry([naming(2, aged(1.01))], now_ms=10 * DAY_MS - 1_800_000)
     assert isinstance(late, Invalid)
+
+
+def test_a_clock_that_was_a_month_ahead_is_forgotten_by_the_group():
+    """By the same primary and by the next one, which reads the stamps of earlier results."""
+    store = Store()
+    now_ms = 100 * DAY_MS
+    store.entry([put(1, b"a")], now_ms=now_ms)
+    (ahead,) = store.entry([put(2, b"a")], now_ms=now_ms + 30 * DAY_MS)
+    assert ahead.stamp_ms == now_ms + 30 * DAY_MS
+    (same,) = store.entry([naming(3, aged(0.5, 3, now_ms))], now_ms=now_ms + 1)
+    assert same.stamp_ms == now_ms + 1
+    store.entry([put(4, b"a")], now_ms=now_ms + 30 * DAY_MS)
+    store.apply(4)
+    store.ledger = store.new_ledger()
+    (after,) = store.entry([naming(5, aged(0.5, 5, now_ms))], now_ms=now_ms + 2)
+    assert after.stamp_ms == now_ms + 2
+
+
+def test_a_blob_from_the_future_is_not_named_for_the_first_time():
+    """Its age would be told wrong for as long as it is ahead."""
+    store = Store()
+    near, far = aged(-0.4, 1), aged(-0.6, 2)
+    (refused,) = store.entry([naming(1, far)], now_ms=10 * DAY_MS)
+    (taken,) = store.entry([naming(2, near)], now_ms=10 * DAY_MS)
+    (carried,) = store.entry([naming(3, far, key=b"c", carried=True)], now_ms=10 * DAY_MS)
+    assert isinstance(refused, Invalid)
+    assert not isinstance(taken, Exception)
+    assert not isinstance(carried, Exception)
+
+
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("carried", [False, True])
+def test_a_blob_that_waits_to_be_given_back_is_never_named_again(applied, carried):
+    store = Store()
+    one, two = aged(0, 1), aged(0, 2)
+    store.entry([naming(1, one)], now_ms=10 * DAY_MS)
+    store.entry([naming(2, two)], now_ms=10 * DAY_MS)
+    if applied:
+        store.apply(2)
+        store.ledger = store.new_ledger()
+    again = naming(3, one, key=b"elsewhere", carried=carried)
+    (refused,) = store.entry([again], now_ms=10 * DAY_MS)
+    assert isinstance(refused, Invalid)
+    store.apply(len(store.in_flight))
+    assert store.freed() == [one]
+    assert decode_row(store.rows[b"k"]).blobs == (two,)
+
+
+def test_a_drop_that_could_not_be_appended_leaves_the_blob_its_name():
+    store = Store()
+    one = aged(0, 1)
+    store.entry([naming(1, one)], now_ms=10 * DAY_MS)
+    batch = store.ledger.begin(store.op, 10 * DAY_MS, 0.0)
+    batch.add(Change(op_id(2), deletes=(b"k",)))
+    batch.finish()
+    batch.undo()
+    assert not store.ledger.dropped(one.id)
 
 
 def test_an_old_blob_may_stay_or_move_within_a_change_and_moves_are_counted():
     store = Store()
     old, young = aged(0), aged(-4.5, 1)
     now_ms = 15 * DAY_MS
-    store.entry([naming(1, old, young, key=b"part")], now_ms=10 * DAY_MS)
+    store.entry([naming(1, old, key=b"part")], now_ms=10 * DAY_MS)
+    store.entry([naming(9, old, young, key=b"part")], now_ms=now_ms)
     (rewritten,) = store.entry([naming(2, old, young, key=b"part")], now_ms=now_ms)
     assert not isinstance(rewritten, Exception)
     assert store.ledger.moves == 0, "a row rewritten in place"
@@ -234,7 +346,7 @@ def test_blobs_of_entries_in_flight_are_told():
 
 def test_blobs_that_rows_of_another_group_took_over_are_not_freed():
     store = Store()
-    blob = BlobRef(b"a" * 16, 1, (1,))
+    blob = aged(0, now_ms=1000)
     store.entry([put(1, b"moved", blobs=(blob,), size=7)])
     store.entry([Change(op_id(2), delete_ranges=((b"m", b"n"),), keep_blobs=True)])
     store.apply(2)

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
-from pinfold.cluster.api import Change, Check, Row
+from pinfold.cluster.api import BlobRef, Change, Changed, Check, Row
+from pinfold.cluster.groups.service import CHANGE
 from pinfold.cluster.groups.state import Limits
-from pinfold.model.errors import Conflict
+from pinfold.model.errors import Busy, Conflict, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
 from tests.cluster.group_cluster import Cluster
 from tests.twins.virtual import run_virtual
@@ -98,10 +100,125 @@ async def test_a_retry_while_the_first_attempt_is_under_way_waits_for_its_result
 
 @scenario
 async def test_a_change_refused_by_one_primary_is_judged_anew_by_the_next(cluster):
-    """A refusal is not remembered: only what happened has a result."""
+    """A refusal of a first attempt is not remembered: there is nothing that could come late."""
     with pytest.raises(Conflict):
         await cluster.client.change(PLACE, put(5, b"x", Check("present", b"k")))
     await cluster.client.change(PLACE, put(6, b"y"))
     await cluster.kill(cluster.primary(GROUP))
     await cluster.client.change(PLACE, put(5, b"x", Check("present", b"k")))
     assert (await cluster.client.get(PLACE, b"k")).body == b"x"
+
+
+class Lossy:
+    """A client whose first attempts are carried out as told, and never answered."""
+
+    def __init__(self, cluster: Cluster, attempts) -> None:
+        self.client = cluster.new_client(f"lossy-{cluster.rng.random()}")
+        self._attempts = list(attempts)
+        self._attempt = self.client._attempt
+        self.client._attempt = self._first_by_plan
+
+    async def _first_by_plan(self, *arguments):
+        if not self._attempts:
+            return await self._attempt(*arguments)
+        await self._attempts.pop(0)(lambda: self._attempt(*arguments))
+        raise Unavailable("the answer is lost")
+
+
+@scenario
+async def test_a_change_whose_answer_was_lost_is_not_refused_by_its_own_row(cluster):
+    """However much others change until it comes again: age counts, not number."""
+
+    async def made_then_many(attempt):
+        await attempt()
+        for number in range(1000, 1400):
+            await cluster.client.change(PLACE, put(number, b"other"))
+
+    assert isinstance(await Lossy(cluster, [made_then_many]).client.change(PLACE, ONCE), Changed)
+    assert (await cluster.client.get(PLACE, b"k")).body == b"one"
+
+
+@scenario
+async def test_an_attempt_that_comes_late_finds_its_refusal(cluster):
+    """Its caller has been told that it never happened, and has given back what it names."""
+    late = []
+    await cluster.client.change(PLACE, put(1, b"other's"))
+
+    async def delayed(attempt):
+        late.append(attempt)
+
+    lossy = Lossy(cluster, [delayed])
+    with pytest.raises(Conflict) as refusal:
+        await lossy.client.change(PLACE, ONCE)
+    assert (refusal.value.detail[0], refusal.value.detail[1].body) == (0, b"other's")
+    await cluster.client.change(PLACE, Change(OpId(bytes(16)), deletes=(b"k",)))
+    with pytest.raises(Conflict):
+        await late[0]()
+    assert await cluster.client.get(PLACE, b"k") is None
+    await cluster.kill(cluster.primary(GROUP))
+    with pytest.raises(Conflict):
+        await cluster.new_client("later").change(PLACE, ONCE)
+    assert await cluster.client.get(PLACE, b"k") is None
+
+
+@pytest.mark.parametrize("name", ["stored too long ago", "named before"])
+def test_what_else_is_said_behind_a_lost_answer_is_no_answer(name):
+    """Whoever hears Unavailable gives nothing back: the first attempt may yet come."""
+
+    @scenario
+    async def story(cluster):
+        counter = Row(b"no counter")
+        await cluster.client.change(PLACE, Change(OpId(bytes(16)), puts=((b"c", counter),)))
+
+        async def lost(_attempt):
+            return None
+
+        change = Change(OpId(b"x" * 16), puts=((b"k", Row(b"", size=1)),), counter=b"c")
+        if name == "stored too long ago":
+            old = BlobRef(bytes(16), 5, (1,))
+            change = Change(OpId(b"x" * 16), puts=((b"k", Row(b"", blobs=(old,))),))
+        with pytest.raises(Unavailable):
+            await Lossy(cluster, [lost]).client.change(PLACE, change)
+
+    story()
+
+
+def test_a_group_that_may_forget_no_result_answers_busy_until_it_may():
+    async def story():
+        limits = Limits(results_max=50)
+        cluster = await Cluster(groups=1, limits=limits).start()
+        loop = asyncio.get_running_loop()
+        first = await cluster.client.change(PLACE, ONCE)
+        began = loop.time()
+        for number in range(100, 149):
+            await cluster.client.change(PLACE, put(number, b"x"))
+        with pytest.raises(Busy):
+            await cluster.client.change(PLACE, put(200, b"y"))
+        assert await cluster.client.change(PLACE, ONCE) == first, "a known one is no further one"
+        await asyncio.sleep(began + 21 - loop.time())
+        await cluster.client.change(PLACE, put(201, b"z"))
+        await cluster.close()
+
+    run_virtual(story)
+
+
+def test_waiting_changes_of_all_groups_of_a_node_have_one_bound():
+    async def story():
+        limits = Limits(waiting_bytes=20_000)
+        cluster = await Cluster(groups=3, limits=limits, size=1).start()
+        await cluster.client.get(b"\0", b"k")
+        peers = cluster.network.join(NodeName("many"))
+        answers = []
+        for number in range(60):
+            change = put(number, b"x" * 1000)
+            body = (1, number % 3, False)
+            payload = (msgspec.msgpack.encode(change),)
+            answers.append(peers.call(NodeName("n1"), CHANGE, body, payload, deadline=1e9))
+        done = await asyncio.gather(*answers, return_exceptions=True)
+        refused = [one for one in done if isinstance(one, Busy)]
+        assert 35 <= len(refused) <= 42
+        assert len(refused) + sum(not isinstance(one, Exception) for one in done) == 60
+        assert cluster.services[1].waiting.taken == 0
+        await cluster.close()
+
+    run_virtual(story)

@@ -10,7 +10,7 @@ import pytest
 from pinfold.cluster.api import Change, Changed
 from pinfold.cluster.groups.client import RowClient
 from pinfold.env.api import Env
-from pinfold.model.errors import Busy, Full, NotPrimary, PinfoldError, Unavailable
+from pinfold.model.errors import Busy, Corrupt, Full, Invalid, NotPrimary, PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId, GroupId, NodeName, OpId
 from pinfold.rpc.api import Answer
 from tests.twins.virtual import VirtualClock, run_virtual
@@ -58,6 +58,8 @@ class Three:
 
 BUSY = Busy("too many changes wait")
 FULL = Full("no room")
+WRONG = Invalid("no such counter")
+ROTTEN = Corrupt("a row does not decode")
 SILENT = Unavailable("no answer in time")
 FOLLOWER = NotPrimary("another leads", detail=(5, 2, (1, 2, 3)))
 FOLLOWER_OF_3 = NotPrimary("another leads", detail=(5, 3, (1, 2, 3)))
@@ -75,6 +77,10 @@ CHANGE = Change(op_id=OpId(bytes(16)), puts=())
         ([SILENT, FULL], Unavailable),
         ([BUSY, FULL], Full),
         ([FOLLOWER], Unavailable),
+        ([WRONG], Invalid),
+        ([SILENT, WRONG], Unavailable),
+        ([ROTTEN], Corrupt),
+        ([SILENT, ROTTEN], Unavailable),
     ],
 )
 def test_a_change_that_may_have_happened_is_never_called_refused(

@@ -8,6 +8,7 @@ from pinfold.accounts import records as accounts
 from pinfold.cluster.api import BlobRef, Row
 from pinfold.cluster.groups.configuration import Configuration
 from pinfold.cluster.groups.entries import (
+    StoredResults,
     decode_body,
     decode_free,
     decode_results,
@@ -44,7 +45,7 @@ CONFIGURATION = Configuration(
     births={DeviceId(1): 11, DeviceId(2): 22, DeviceId(3): 33},
 )
 VOTED = Voted(Standing.MEMBER, 11, (1 << 32) + 3, CONFIGURATION)
-OP_IDS = [bytes([number]) * 16 for number in (1, 2)]
+RESULTS = StoredResults(99, b"\x01" * 16 + b"\x02" * 16, {b"\x03" * 16: 1})
 MAP = ClusterMap(
     cluster_id=bytes(range(16)),
     version=4,
@@ -102,18 +103,19 @@ WRITTEN = [
         lambda: encode_row(INLINE),
     ),
     Case(
-        "results 1",
+        "results 2",
         decode_results,
-        (99, OP_IDS),
-        "0100000000000000630101010101010101010101010101010102020202020202020202020202020202",
-        lambda: encode_results(99, OP_IDS),
+        RESULTS,
+        "020000000000000063000103030303030303030303030303030303000101010101010101010101010101010101"
+        "02020202020202020202020202020202",
+        lambda: encode_results(RESULTS),
     ),
     Case(
-        "freed blobs 1",
+        "freed blobs 2",
         decode_free,
         (BLOB,),
-        "019194c410000102030405060708090a0b0c0d0e0fce00011170920102c400",
-        lambda: free_writes(5, 6, [BLOB])[0][1] or b"",
+        "029194c410000102030405060708090a0b0c0d0e0fce00011170920102c400",
+        lambda: free_writes(6, [BLOB])[0][1] or b"",
     ),
     Case("vote 1", decode_voted, Voted(Standing.COPYING), "0102", None),
     Case(

@@ -136,6 +136,8 @@ def run_configuration(data: bytes) -> str:
             return f"{error.code} {error.message.replace(directory, '')}"
 
 
+RESULTS = entries.StoredResults(5, b"o" * 32, {b"r" * 16: 1})
+
 ENTRIES = [Entry(1, 3, b"body"), Entry(2, 3, b"")]
 DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (lambda data: group.decode_entries(memoryview(data)),
@@ -159,8 +161,8 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
         1, 0, 1, 0, 1, records.checksum([b""], 7), 7)),
     (entries.decode_body, entries.encode_body([(b"k", b"v"), (b"a", None), (b"b", None)])),
     (entries.decode_row, entries.encode_row(entries.Row(b"body"))),
-    (entries.decode_results, entries.encode_results(5, [b"o" * 16])),
-    (entries.decode_free, b"\x01" + msgpack.packb([[b"b" * 16, 5, [1]]])),
+    (entries.decode_results, entries.encode_results(RESULTS)),
+    (entries.decode_free, b"\x02" + msgpack.packb([[b"b" * 16, 5, [1]]])),
     (messages.decode_voted, messages.encode_voted(messages.Voted(messages.Standing.MEMBER, 7))),
     (configuration.decode_configuration, configuration.Configuration(
         number=1, members=(DeviceId(1), DeviceId(2)), births={DeviceId(1): 7}).encode()),

@@ -96,7 +96,7 @@ VALID: list[tuple[str, Any, bytes]] = [
     ("group.confirm", [1, 1, 4, 0, 1, 0, 1, 9], b""),
     ("group.get", [1, 0, b"k", [["absent", b"k", 0, [], b""]]], b""),
     ("group.scan", [1, 0, b"", b"z", 10, [1, b"/"], b"\x01", False, True, []], b""),
-    ("group.change", [1, 0], msgspec.msgpack.encode(CHANGE)),
+    ("group.change", [1, 0, False], msgspec.msgpack.encode(CHANGE)),
     ("group.status", None, b""),
 ]
 
@@ -182,7 +182,7 @@ class Node:
             ("extent.write", [1, self.device.boot, GOOD_VOLUME, 1, 1, 0, 1, 1, 0,
                               OP.pack(0, 0, 0, 4)], content),
             ("extent.read", [1, self.device.boot, GOOD_VOLUME, 1, 1, 1, SPAN.pack(0, 0, 4)], b""),
-            ("group.change", [1, 0], msgspec.msgpack.encode(
+            ("group.change", [1, 0, False], msgspec.msgpack.encode(
                 Change(self.env.rng.randbytes(16), (), ((b"good", Row(content)),)))),
             ("group.get", [1, 0, b"good", []], b""),
         ]  # fmt: skip
@@ -253,7 +253,7 @@ def _twist(one: tuple[str, Any, bytes]) -> st.SearchStrategy[tuple[str, Any, byt
 
 
 def _change(change: Any) -> tuple[str, Any, bytes]:
-    return "group.change", [1, 0], msgspec.msgpack.encode(change)
+    return "group.change", [1, 0, False], msgspec.msgpack.encode(change)
 
 
 _CHANGES = twisted(msgspec.to_builtins(CHANGE, builtin_types=(bytes,))).map(_change)

@@ -84,7 +84,7 @@ def _deletes(count: int) -> None:
 
 
 def _blobs(count: int) -> None:
-    entries.decode_free(b"\1" + msgspec.msgpack.encode([[b"b", 1, []]] * count))
+    entries.decode_free(b"\2" + msgspec.msgpack.encode([[b"b", 1, []]] * count))
 
 
 UNKNOWN = nbd.OPTION.pack(nbd.OPTION_MAGIC, 99, 0)

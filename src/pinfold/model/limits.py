@@ -75,5 +75,9 @@ DELETE_RANGE_ROWS: Final = 20_000
 ENTRY_CHANGES: Final = 1_024
 """Changes in one log entry (the format allows 65,536): some 30 ms of evaluation."""
 
+CHANGE_DEADLINE_S: Final = 10.0
+"""How long a change of rows is sent again at most, from the first time on: a dead primary is
+replaced within 2 s, a cold start takes longer. Primaries remember results for longer than that."""
+
 ENTRY_BYTES: Final = 1 * MIB
 """An entry with this many bytes of rows takes no further change."""

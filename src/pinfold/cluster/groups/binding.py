@@ -15,10 +15,11 @@ from pinfold.cluster.groups.entries import Write
 from pinfold.cluster.groups.messages import Message
 from pinfold.cluster.groups.replica import Replica
 from pinfold.cluster.groups.scan import RowIterator
-from pinfold.cluster.groups.serving import Serving
+from pinfold.cluster.groups.serving import Serving, WaitingBytes
 from pinfold.cluster.groups.state import Birth, Limits
 from pinfold.cluster.groups.tempo import Tempo
 from pinfold.cluster.groups.views import NOBODY
+from pinfold.cluster.groups.walltime import WallTime
 from pinfold.codec.digests import chosen
 from pinfold.device.api import Entry, LogState, LogStore, Part, RowStore
 from pinfold.env.api import Clock
@@ -37,6 +38,8 @@ class Surroundings(Protocol):
     clock: Clock
     confirmer: Confirmer
     tempo: Tempo
+    time: WallTime
+    waiting: WaitingBytes
 
     def send(self, group: GroupId, to: DeviceId, sender: DeviceId, message: Message) -> None:
         """Send a message with the others of this tick."""
@@ -121,18 +124,18 @@ class BoundGroup:
             self.serving = None
         if self.replica.leadership is not None:
             _log.info("group served", group=self.group, device=self.me, view=self.replica.view)
-            try:
-                self.serving = Serving(
-                    self.replica,
-                    self.get,
-                    self.scan,
-                    self._surroundings.clock,
-                    name_within_ms=self._limits.name_within_ms,
-                    confirm=self._confirm,
-                    ready=self._surroundings.ready,
-                )
-            except Busy as error:  # its rows are rotten: another member will lead
-                _log.error("group not served", group=self.group, reason=error.message)
+            self.serving = Serving(
+                self.replica,
+                self.get,
+                self.scan,
+                self._surroundings.clock,
+                name_within_ms=self._limits.name_within_ms,
+                results_max=self._limits.results_max,
+                waiting=self._surroundings.waiting,
+                now_ms=self._surroundings.time.now_ms,
+                confirm=self._confirm,
+                ready=self._surroundings.ready,
+            )
 
     def committed(self, op: int) -> None:
         """See `Ports`."""

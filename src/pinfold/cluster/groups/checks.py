@@ -1,7 +1,7 @@
 """Whether a condition on one row holds: the same for changes and for reads."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from pinfold.cluster.api import Check, Row
 from pinfold.cluster.groups.entries import decode_row, encode_row, without_payload
@@ -38,6 +38,12 @@ def failure(index: int, check: Check, row: Row | None) -> Conflict:
     """What the caller hears when the check does not hold, its row encoded."""
     detail = (index, None if row is None else without_payload(encode_row(row)))
     return Conflict(f"check {index} ({check.kind}) does not hold", detail=detail)
+
+
+def refused_check(conflict: Conflict) -> int:
+    """Which check did not hold, from a conflict of `failure`."""
+    index, _ = cast(tuple[int, bytes | None], conflict.detail)
+    return index
 
 
 def demand(checks: Sequence[Check], get: Callable[[bytes], bytes | None]) -> None:

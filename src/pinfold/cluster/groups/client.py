@@ -21,7 +21,6 @@ from pinfold.env.api import Buffer, Env
 from pinfold.model.errors import (
     Busy,
     Conflict,
-    Full,
     NotFound,
     NotPrimary,
     PinfoldError,
@@ -29,10 +28,8 @@ from pinfold.model.errors import (
     Unsupported,
 )
 from pinfold.model.ids import DeviceId, GroupId
+from pinfold.model.limits import CHANGE_DEADLINE_S
 from pinfold.rpc.api import Answer, Body, Peers
-
-DEADLINE_S: Final = 10.0
-"""How long a call is tried: a dead primary is replaced within 2 s, a cold start takes longer."""
 
 ATTEMPT_S: Final = 2.5
 """How long one member is waited for before another is asked."""
@@ -66,8 +63,9 @@ class RowClient:
         membership: Membership,
         group_of: GroupOf,
         *,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float = CHANGE_DEADLINE_S,
     ) -> None:
+        assert deadline_s <= CHANGE_DEADLINE_S, "results are not remembered for longer"
         self._clock = env.clock
         self._rng = env.rng
         self._peers = peers
@@ -117,7 +115,8 @@ class RowClient:
     async def change(self, place: bytes, change: Change) -> Changed:
         """See `Rows.change`."""
         try:
-            answer = await self._ask(self._group_of(place), CHANGE, (), (_encode(change),))
+            group, payload = self._group_of(place), (_encode(change),)
+            answer = await self._ask(group, CHANGE, (), payload, changes=True)
         except Conflict as conflict:
             raise _with_row(conflict) from None
         version, stamp_ms = answered(CHANGE, answer.body, _CHANGED)
@@ -136,10 +135,13 @@ class RowClient:
         operation: str,
         arguments: tuple[Any, ...],
         payload: Sequence[Buffer] = (),
+        *,
+        changes: bool = False,
     ) -> Answer:
         """Ask the primary, wherever it is by now.
 
-        Once an attempt has ended without a word on its outcome, no later refusal is one.
+        Once an attempt to change something has ended without a word on its outcome, no later
+        refusal is one, but the Conflict of a group that was told so: that it has decided.
         """
         refused = True
         deadline = self._clock.monotonic() + self._deadline_s
@@ -148,9 +150,11 @@ class RowClient:
             members = self._members(group)
             known = self._primaries.get(group)
             device = known[1] if known is not None and known[1] in members else members[0]
-            body: Body = (device, group, *arguments)
+            told: tuple[Any, ...] = (*arguments, not refused) if changes else arguments
             try:
-                return await self._attempt(device, operation, body, payload, deadline)
+                return await self._attempt(
+                    device, operation, (device, group, *told), payload, deadline
+                )
             except NotPrimary as refusal:
                 moved = self._learn(group, members, device, refusal)
                 last: PinfoldError = refusal
@@ -160,13 +164,15 @@ class RowClient:
                     refused = False
                     self._try_next(group, members, device)
                 last = error
-            except Full as error:
-                raise error if refused else _give_up(group, error) from None
+            except Conflict:
+                raise
+            except PinfoldError as error:
+                raise error if refused or not changes else _give_up(group, error) from None
             if not moved:
                 now = self._clock.monotonic()
                 if now + pause_s >= deadline:
-                    told = refused and not isinstance(last, NotPrimary)
-                    raise last if told else _give_up(group, last)
+                    plain = refused and not isinstance(last, NotPrimary)
+                    raise last if plain else _give_up(group, last)
                 await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
                 pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
 

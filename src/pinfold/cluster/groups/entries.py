@@ -5,8 +5,9 @@ twice changes nothing, and a member applies it without evaluating anything. Keys
 byte 00 belong to the group itself; users' keys never do. Checksums are the journal's business.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from struct import Struct
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,14 +26,17 @@ _CONFIGURATION_FORMAT: Final = 2
 _ROW_FORMAT: Final = b"\x01"
 _PAYLOAD_FORMAT: Final = b"\x02"
 _PAYLOAD_HEAD_BYTES: Final = 5
-_RESULTS_FORMAT: Final = b"\x01"
-_FREE_FORMAT: Final = b"\x01"
+_RESULTS_FORMAT: Final = 2
+_RESULTS_HEAD: Final = Struct(">BQH")
+_FREE_FORMAT: Final = b"\x02"
 
 OP_ID_BYTES: Final = 16
+_REFUSED_BYTES: Final = OP_ID_BYTES + 2
 RESERVED: Final = b"\x00"
 """First byte of the group's own keys."""
 _RESULTS: Final = b"\x00r"
 _FREES: Final = b"\x00f"
+_DROPPED: Final = b"\x00b"
 RESULTS_RANGE: Final = (_RESULTS, b"\x00s")
 """Keys of rows that remember the results of changes by op id."""
 FREES_RANGE: Final = (_FREES, b"\x00g")
@@ -181,29 +185,70 @@ def results_op(key: bytes) -> int:
     return int.from_bytes(key[len(_RESULTS) :], "big")
 
 
-def encode_results(stamp_ms: int, op_ids: Sequence[bytes]) -> bytes:
-    """The changes an entry made, in the order of their versions: one stamp and the op ids."""
-    return b"".join((_RESULTS_FORMAT, stamp_ms.to_bytes(8, "big"), *op_ids))
+class StoredResults(NamedTuple):
+    """What became of the changes of one entry."""
+
+    stamp_ms: int
+    done: bytes
+    """Op ids of the changes made, one behind the other in the order of their versions."""
+    refused: Mapping[bytes, int]
+    """Op ids of changes refused for good: which of its checks did not hold."""
+
+    def op_ids(self) -> Iterator[bytes]:
+        """Of all of them."""
+        for at in range(0, len(self.done), OP_ID_BYTES):
+            yield self.done[at : at + OP_ID_BYTES]
+        yield from self.refused
+
+    def place(self, op_id: bytes) -> int:
+        """The place of a change among those made."""
+        at = self.done.find(op_id)
+        while at % OP_ID_BYTES:
+            at = self.done.find(op_id, at + 1)
+        return at // OP_ID_BYTES
 
 
-def decode_results(value: bytes) -> tuple[int, list[bytes]]:
-    """(stamp_ms, op ids) of `encode_results`. Raises Corrupt."""
-    if value[:1] != _RESULTS_FORMAT or (len(value) - 9) % OP_ID_BYTES:
+def encode_results(results: StoredResults) -> bytes:
+    """One stamp, how many were refused, those with their checks, then the op ids of the others."""
+    refused = (op_id + check.to_bytes(2, "big") for op_id, check in results.refused.items())
+    head = _RESULTS_HEAD.pack(_RESULTS_FORMAT, results.stamp_ms, len(results.refused))
+    return b"".join((head, *refused, results.done))
+
+
+def decode_results(value: bytes) -> StoredResults:
+    """Read `encode_results`. Raises Corrupt."""
+    if len(value) < _RESULTS_HEAD.size:
+        raise Corrupt("results that are cut short")
+    form, stamp_ms, count = _RESULTS_HEAD.unpack_from(value)
+    start = _RESULTS_HEAD.size + count * _REFUSED_BYTES
+    if form != _RESULTS_FORMAT or len(value) < start or (len(value) - start) % OP_ID_BYTES:
         raise Corrupt("results of unknown format")
-    ids = [value[at : at + OP_ID_BYTES] for at in range(9, len(value), OP_ID_BYTES)]
-    return int.from_bytes(value[1:9], "big"), ids
+    refused = {
+        value[at : at + OP_ID_BYTES]: int.from_bytes(value[at + OP_ID_BYTES : at + _REFUSED_BYTES])
+        for at in range(_RESULTS_HEAD.size, start, _REFUSED_BYTES)
+    }
+    return StoredResults(stamp_ms, value[start:], refused)
 
 
-def free_writes(stamp_ms: int, version: int, blobs: Sequence[BlobRef]) -> list[Write]:
-    """Rows that say: the change `version` dropped these blobs at `stamp_ms`."""
-    prefix = _FREES + stamp_ms.to_bytes(8, "big") + version.to_bytes(8, "big")
-    return [
+def free_writes(version: int, blobs: Sequence[BlobRef]) -> list[Write]:
+    """Rows that say: the change `version` dropped these blobs. Ordered by version, hence by time.
+
+    And one that says so of each blob: see `dropped_key`.
+    """
+    prefix = _FREES + version.to_bytes(8, "big")
+    lists: list[Write] = [
         (
             prefix + first.to_bytes(4, "big"),
             _FREE_FORMAT + _encode(blobs[first : first + _BLOBS_PER_FREE]),
         )
         for first in range(0, len(blobs), _BLOBS_PER_FREE)
     ]
+    return lists + [(dropped_key(blob.id), b"") for blob in blobs]
+
+
+def dropped_key(blob: bytes) -> bytes:
+    """The row that stands as long as a blob waits to be given back: it is never named again."""
+    return _DROPPED + blob
 
 
 def decode_free(value: bytes) -> tuple[BlobRef, ...]:
@@ -216,7 +261,7 @@ def decode_free(value: bytes) -> tuple[BlobRef, ...]:
         raise Corrupt(f"freed blobs do not decode: {error}") from error
 
 
-def frees_range(until_ms: int, after: bytes = b"") -> tuple[bytes, bytes]:
-    """The keys, behind `after`, of blobs dropped at `until_ms` or before."""
+def frees_range(until_op: int, after: bytes = b"") -> tuple[bytes, bytes]:
+    """The keys, behind `after`, of blobs dropped by entry `until_op` or before."""
     start = after + b"\0" if after else _FREES
-    return start, _FREES + max(until_ms + 1, 0).to_bytes(8, "big")
+    return start, _FREES + (until_op + 1 << VERSION_SHIFT).to_bytes(8, "big")

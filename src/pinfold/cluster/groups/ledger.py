@@ -3,12 +3,13 @@
 A `Ledger` belongs to a serving primary. `begin(op)` starts the next entry; `Batch.add` evaluates
 one change after the other, each seeing the ones before it; `finish` gives the entry's body.
 
-Invariants: a change takes effect as a whole or not at all; versions grow; stamps never decrease;
-a counter equals the rows counted; an op id takes effect once as long as it is remembered.
+Invariants: a change takes effect as a whole or not at all; versions grow; a counter equals the rows
+counted; an op id takes effect once, or is refused for good (`results` says for how long that is
+remembered); a blob that waits to be given back is never named again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby
 from typing import Final
@@ -20,21 +21,18 @@ from pinfold.cluster.groups.checks import failure, holds
 from pinfold.cluster.groups.entries import (
     OP_ID_BYTES,
     RESERVED,
-    RESULTS_RANGE,
     VERSION_SHIFT,
     Write,
-    decode_results,
     decode_row,
+    dropped_key,
     encode_body,
-    encode_results,
     encode_row,
     free_writes,
-    results_key,
-    results_op,
 )
-from pinfold.cluster.groups.scan import RowIterator
+from pinfold.cluster.groups.results import RESULTS_MAX, Refused, Results
+from pinfold.cluster.groups.scan import RowRange
 from pinfold.codec.unreadable import UNREADABLE
-from pinfold.model.errors import Invalid
+from pinfold.model.errors import Conflict, Invalid
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import (
     BLOB_ID_BYTES,
@@ -47,15 +45,14 @@ from pinfold.model.limits import (
     ROW_KEY_BYTES,
 )
 
-RESULTS_KEPT_S: Final = 600.0
-"""How long an op id is remembered: far longer than any client retries. Each primary counts anew,
-by its monotonic clock: wall clocks may jump by hours, within a view and from one to the next."""
+STAMPS_AHEAD_MS: Final = 3_600_000
+"""Stamps further ahead of the clock than this came from a wrong one, and are not held on to."""
 
-RESULTS_MAX: Final = 32_768
-"""Op ids remembered by a group (some 5 MiB): tens of seconds of a busy group's changes."""
+CLOCKS_AGREE_MS: Final = 12 * 3_600_000
+"""Wall clocks are trusted to agree so far (collection of blobs only)."""
 
-_EXPIRE_PER_ENTRY: Final = 4
-"""Entries of results forgotten with each new one: more than one, so that the rest shrinks."""
+_DROPPED_ROW: Final = Row(b"")
+"""Stands in entries in flight for the row that says that a blob is dropped."""
 
 _Pending = tuple[int, Row | None]
 """(op of the entry in flight, the row as it leaves it)."""
@@ -73,25 +70,20 @@ class Ledger:
     def __init__(
         self,
         get: Callable[[bytes], bytes | None],
-        scan: Callable[[bytes, bytes | None], RowIterator],
+        scan: RowRange,
         name_within_ms: int,
-        now_s: float,
+        results_max: int = RESULTS_MAX,
     ) -> None:
         self.name_within_ms = name_within_ms
         self.moves = 0
         """How often an old blob's name came to stand in another row; see `Batch._judge_names`."""
+        self.results = Results(scan, results_max)
+        """Nothing is evaluated before they are loaded."""
         self._get = get
         self._scan = scan
         self._pending: dict[bytes, _Pending] = {}
         self._touched: deque[tuple[int, list[bytes]]] = deque()
-        self._versions: dict[bytes, int] = {}
-        self._results: deque[tuple[int, float, list[bytes]]] = deque()
-        """(op, since when it is remembered here, op ids)."""
-        self._stamps: dict[int, int] = {}
-        self.stamp_ms = 0
-        self._now_s = now_s
-        for key, value in scan(*RESULTS_RANGE):
-            self._remember(results_op(key), *decode_results(value))
+        self._stamp_ms = 0
 
     def row(self, key: bytes) -> Row | None:
         """The row as the next change will see it."""
@@ -119,21 +111,23 @@ class Ledger:
                 for blob in row.blobs:
                     yield blob.id
 
-    def known(self, op_id: bytes) -> Changed | None:
-        """The result of a change made before (its entry may still be in flight)."""
-        version = self._versions.get(op_id)
-        if version is None:
-            return None
-        return Changed(version, self._stamps[version >> VERSION_SHIFT])
+    def dropped(self, blob: bytes) -> bool:
+        """Whether a blob waits to be given back."""
+        key = dropped_key(blob)
+        return key in self._pending or self._get(key) is not None
 
     def begin(self, op: int, now_ms: int, now_s: float) -> "Batch":
         """Start the entry `op`; every earlier one has been finished.
 
-        `now_ms` is what the wall clock shows, `now_s` the monotonic one.
+        `now_ms` is what wall clocks show, `now_s` the monotonic one. Stamps never decrease, but
+        where clocks were wrong by far: else a group would follow the worst one for ever.
         """
-        self._now_s = now_s
-        self.stamp_ms = max(self.stamp_ms, now_ms)
-        return Batch(self, op, self.stamp_ms)
+        assert self.results.loaded, "a change may have a result"
+        latest_ms = max(self._stamp_ms, self.results.latest_stamp_ms)
+        ahead = latest_ms - now_ms > STAMPS_AHEAD_MS
+        self._stamp_ms = now_ms if ahead else max(latest_ms, now_ms)
+        self.results.latest_stamp_ms = 0
+        return Batch(self, op, self._stamp_ms, now_s)
 
     def put_pending(
         self, op: int, row_by_key: dict[bytes, Row | None], before: dict[bytes, _Pending | None]
@@ -145,37 +139,19 @@ class Ledger:
                 before[key] = pending.get(key)
             pending[key] = (op, row)
 
-    def undo(self, before: dict[bytes, _Pending | None], op_ids: Iterable[bytes]) -> None:
-        """The entry finished last will not be: forget it.
-
-        Results it was to forget stay stored until the group changes its primary; that is all.
-        """
+    def undo(self, before: dict[bytes, _Pending | None]) -> None:
+        """The entry finished last will not be: forget it."""
         for key, pending in before.items():
             if pending is None:
                 self._pending.pop(key, None)
             else:
                 self._pending[key] = pending
         op, _ = self._touched.pop()
-        if self._stamps.pop(op, None) is not None:
-            self._results.pop()
-        for op_id in op_ids:
-            self._versions.pop(op_id, None)
+        self.results.undo(op)
 
-    def finish(self, op: int, stamp_ms: int, keys: list[bytes], op_ids: list[bytes]) -> list[Write]:
-        """Entry `op` is complete; returns the writes that remember and forget results."""
+    def finished(self, op: int, keys: list[bytes]) -> None:
+        """Entry `op` is complete and writes these keys."""
         self._touched.append((op, keys))
-        if not op_ids:
-            return []
-        self._remember(op, stamp_ms, op_ids)
-        writes: list[Write] = [(results_key(op), encode_results(stamp_ms, op_ids))]
-        for _ in range(_EXPIRE_PER_ENTRY):
-            oldest = self._results[0]
-            aged = oldest[1] + RESULTS_KEPT_S < self._now_s
-            if oldest[0] == op or not (aged or len(self._versions) > RESULTS_MAX):
-                break
-            self._forget_oldest()
-            writes.append((results_key(oldest[0]), None))
-        return writes
 
     def on_applied(self, op: int) -> None:
         """Entries up to `op` are in the rows."""
@@ -187,29 +163,26 @@ class Ledger:
                 if found is not None and found[0] == done:
                     del pending[key]
 
-    def _remember(self, op: int, stamp_ms: int, op_ids: list[bytes]) -> None:
-        self.stamp_ms = max(self.stamp_ms, stamp_ms)
-        self._results.append((op, self._now_s, op_ids))
-        self._stamps[op] = stamp_ms
-        base = op << VERSION_SHIFT
-        for index, op_id in enumerate(op_ids):
-            self._versions[op_id] = base + index
-
-    def _forget_oldest(self) -> None:
-        op, _, op_ids = self._results.popleft()
-        del self._stamps[op]
-        for op_id in op_ids:
-            if self._versions[op_id] >> VERSION_SHIFT == op:
-                del self._versions[op_id]
-
 
 class Batch:
     """One entry in the making."""
 
-    __slots__ = ("_before", "_deltas", "_ledger", "_op_ids", "_writes", "op", "size", "stamp_ms")
+    __slots__ = (
+        "_before",
+        "_deltas",
+        "_ledger",
+        "_now_s",
+        "_op_ids",
+        "_refused",
+        "_writes",
+        "op",
+        "size",
+        "stamp_ms",
+    )
 
-    def __init__(self, ledger: Ledger, op: int, stamp_ms: int) -> None:
+    def __init__(self, ledger: Ledger, op: int, stamp_ms: int, now_s: float) -> None:
         self._ledger = ledger
+        self._now_s = now_s
         self.op = op
         self.stamp_ms = stamp_ms
         self.size = 0
@@ -218,23 +191,35 @@ class Batch:
         self._deltas: dict[bytes, Counter] = {}
         self._before: dict[bytes, _Pending | None] = {}
         self._op_ids: dict[bytes, int] = {}
+        self._refused: dict[bytes, int] = {}
 
     @property
     def full(self) -> bool:
         """Whether the next change belongs into another entry."""
-        return len(self._op_ids) >= ENTRY_CHANGES or self.size >= ENTRY_BYTES
+        changes = len(self._op_ids) + len(self._refused)
+        return changes >= ENTRY_CHANGES or self.size >= ENTRY_BYTES
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has changed so far."""
-        return not self._writes
+        """Whether nothing has changed so far, nor been refused for good."""
+        return not self._writes and not self._refused
 
-    def known(self, op_id: bytes) -> Changed | None:
-        """The result of a change made earlier, in this entry too."""
+    def known(self, op_id: bytes) -> Changed | Refused | None:
+        """What became of a change that came earlier, in this entry too."""
         index = self._op_ids.get(op_id)
-        if index is None:
-            return self._ledger.known(op_id)
-        return Changed((self.op << VERSION_SHIFT) + index, self.stamp_ms)
+        if index is not None:
+            return Changed((self.op << VERSION_SHIFT) + index, self.stamp_ms)
+        check = self._refused.get(op_id)
+        return self._ledger.results.known(op_id) if check is None else Refused(check)
+
+    def refuse(self, change: Change, check: int) -> None:
+        """Have this check refuse the change for good: another attempt may be on its way."""
+        self._refused[change.op_id] = check
+
+    def refusal(self, change: Change, refused: Refused) -> Conflict:
+        """What the caller hears of a change that was refused for good."""
+        check = change.checks[min(refused.check, len(change.checks) - 1)]
+        return failure(refused.check, check, self._row(check.key))
 
     def add(self, change: Change) -> Changed:
         """Evaluate a change that is not known yet.
@@ -273,12 +258,15 @@ class Batch:
         self._settle_counters()
         keys = list(self._writes)
         writes: list[Write] = list(self._writes.items())
-        writes += self._ledger.finish(self.op, self.stamp_ms, keys, list(self._op_ids))
+        writes += self._ledger.results.remember(
+            self.op, self.stamp_ms, list(self._op_ids), self._refused, self._now_s
+        )
+        self._ledger.finished(self.op, keys)
         return encode_body(writes), writes
 
     def undo(self) -> None:
         """The finished entry could not be appended: the ledger goes on as if it had not been."""
-        self._ledger.undo(self._before, self._op_ids)
+        self._ledger.undo(self._before)
 
     def _verify(self, change: Change) -> None:
         if len(change.op_id) != OP_ID_BYTES:
@@ -342,21 +330,12 @@ class Batch:
     def _judge_names(
         self, effects: dict[bytes, tuple[Row | None, Row | None]], *, carried: bool
     ) -> None:
-        """Refuse to name an old blob for the first time; count when its name changes the row.
+        """Refuse to name a blob for the first time that is old, from the future, or dropped; count
+        when an old one's name changes the row.
 
         Since the rows that name an old blob only become fewer while `moves` stays the same, pages
         of rows read one after the other miss none of its names.
         """
-        oldest_ms = self.stamp_ms - self._ledger.name_within_ms
-        old = [
-            (key, blob.id)
-            for key, (_, after) in effects.items()
-            if after is not None
-            for blob in after.blobs
-            if blob_stamp_ms(BlobId(blob.id)) < oldest_ms
-        ]
-        if not old:
-            return
         named = {
             (key, blob.id)
             for key, (before, _) in effects.items()
@@ -364,29 +343,46 @@ class Batch:
             for blob in before.blobs
         }
         anywhere = {blob for _, blob in named}
-        for key, blob in old:
-            if blob not in anywhere and not carried:
-                raise Invalid(
-                    f"blob {blob.hex()} was stored too long ago to be named now: the upload took "
-                    "more than a day, or a clock is wrong"
-                )
-            if (key, blob) not in named:
-                self._ledger.moves += 1
+        oldest_ms = self.stamp_ms - self._ledger.name_within_ms
+        for key, (_, after) in effects.items():
+            for blob in after.blobs if after is not None else ():
+                stamp_ms = blob_stamp_ms(BlobId(blob.id))
+                if blob.id not in anywhere:
+                    self._judge_first_name(blob.id, stamp_ms, oldest_ms, carried=carried)
+                if stamp_ms < oldest_ms and (key, blob.id) not in named:
+                    self._ledger.moves += 1
+
+    def _judge_first_name(
+        self, blob: bytes, stamp_ms: int, oldest_ms: int, *, carried: bool
+    ) -> None:
+        if self._ledger.dropped(blob):
+            raise Invalid(f"blob {blob.hex()} is about to be given back")
+        if carried:
+            return
+        if stamp_ms < oldest_ms:
+            raise Invalid(
+                f"blob {blob.hex()} was stored too long ago to be named now: the upload took "
+                "more than a day, or a clock is wrong"
+            )
+        if stamp_ms > self.stamp_ms + CLOCKS_AGREE_MS:
+            raise Invalid(f"blob {blob.hex()} is from the future: a clock is wrong")
 
     def _free(self, effects: dict[bytes, tuple[Row | None, Row | None]], version: int) -> None:
         """Note blobs that rows named before and no row put by this change names now."""
-        gone: list[BlobRef] = []
+        gone: dict[bytes, BlobRef] = {}
         named: set[bytes] = set()
         for before, after in effects.values():
             if before is not None and before.blobs:
-                gone += before.blobs
+                gone.update((blob.id, blob) for blob in before.blobs)
             if after is not None and after.blobs:
                 named.update(blob.id for blob in after.blobs)
-        freed = [blob for blob in gone if blob.id not in named]
+        freed = [blob for blob in gone.values() if blob.id not in named]
         if freed:
-            writes = free_writes(self.stamp_ms, version, freed)
+            writes = free_writes(version, freed)
             self._writes.update(writes)
             self.size += sum(len(value or b"") for _, value in writes)
+            marks: dict[bytes, Row | None] = {dropped_key(one.id): _DROPPED_ROW for one in freed}
+            self._ledger.put_pending(self.op, marks, self._before)
 
     def _count(self, counter: bytes, effects: dict[bytes, tuple[Row | None, Row | None]]) -> None:
         rows = size = 0

@@ -13,6 +13,8 @@ from pinfold.codec import names
 from pinfold.model.limits import MIB
 
 RowIterator = Iterator[tuple[bytes, bytes]]
+RowRange = Callable[[bytes, bytes | None], RowIterator]
+"""(start, end) to rows of that range in order."""
 RowSource = Callable[[bytes, bytes | None, bool], RowIterator]
 """(start, end, reverse) to rows of that range in order; see `RowStore.scan`."""
 

@@ -23,10 +23,11 @@ from pinfold.cluster.groups.liveness import Liveness
 from pinfold.cluster.groups.membership import Membership
 from pinfold.cluster.groups.messages import Message
 from pinfold.cluster.groups.scan import scan_page
-from pinfold.cluster.groups.serving import Serving
+from pinfold.cluster.groups.serving import Serving, WaitingBytes
 from pinfold.cluster.groups.state import Birth, Limits
 from pinfold.cluster.groups.status import GroupStatus, describe
 from pinfold.cluster.groups.tempo import Tempo
+from pinfold.cluster.groups.walltime import WallTime
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.device.api import LogStore, RowStore
 from pinfold.env.api import Env
@@ -70,11 +71,16 @@ _PAGE_MAX: Final = LISTING_PAGE_MAX + 1
 """Items in one page of a scan: a listing's page and the row that says there is more."""
 
 _PING: Final = Form(
-    tuple[list[Short], list[tuple[Short, Short, Number, Number, Number]], list[tuple[Short, float]]]
+    tuple[
+        list[Short],
+        list[tuple[Short, Short, Number, Number, Number]],
+        list[tuple[Short, float]],
+        Number,
+    ]
 )
 _CONFIRM: Final = Form(list[Number])
 _GET: Final = Form(tuple[Short, Short, bytes, list[Check]])
-_CHANGE: Final = Form(tuple[Short, Short])
+_CHANGE: Final = Form(tuple[Short, Short, bool])
 _FORCE: Final = Form(tuple[Short, Short, Number, bytes])
 
 
@@ -114,10 +120,12 @@ class GroupService:
         self._rng = env.rng
         self.confirmer = Confirmer(env.clock, peers, membership)
         self.tempo = Tempo(env.clock)
+        self.time = WallTime(env.clock)
         self._node = node
         self._peers = peers
         self._membership = membership
         self._limits = Limits() if limits is None else limits
+        self.waiting = WaitingBytes(self._limits.waiting_bytes)
         self._stores: dict[DeviceId, tuple[LogStore, RowStore]] = {}
         self._groups: dict[tuple[DeviceId, GroupId], BoundGroup] = {}
         self._failed_devices: dict[DeviceId, PinfoldError] = {}
@@ -239,6 +247,8 @@ class GroupService:
                 serving.pump()
         finally:  # whatever fails in one group, the next tick runs
             self._run_scheduled = False
+            if self._ready:
+                self._schedule_run()  # a turn was over before the work was
         self.confirmer.flush()
         outbox, self._outbox = self._outbox, {}
         for node, (heads, payload) in outbox.items():
@@ -363,7 +373,7 @@ class GroupService:
         failed = list(self._failed_devices)
         flushes = self.tempo.tell()
         for node, told in news.items():
-            self._peers.tell(node, PING, (failed, told, flushes))
+            self._peers.tell(node, PING, (failed, told, flushes, self.time.own_ms()))
 
     def _on_session(self, node: NodeName, up: bool, boot: int) -> None:
         self._liveness.session(node, up)
@@ -383,8 +393,9 @@ class GroupService:
 
     def _on_ping(self, request: Request) -> HandlerResult:
         self._liveness.heard(request.peer)
-        failed, told, flushes = taken(PING, request.body, _PING)
+        failed, told, flushes, wall_ms = taken(PING, request.body, _PING)
         self.tempo.heard(flushes)
+        self.time.heard(request.peer, wall_ms)
         self._failed_elsewhere[request.peer] = frozenset(map(DeviceId, failed))
         for device, group, view, commit_op, number in told:
             bound = self._groups.get((DeviceId(device), GroupId(group)))
@@ -451,13 +462,13 @@ class GroupService:
         return serving.read(look, request.deadline)
 
     def _on_change(self, request: Request) -> HandlerResult:
-        device, group = taken(CHANGE, request.body, _CHANGE)
+        device, group, again = taken(CHANGE, request.body, _CHANGE)
         _, serving = self._serving(DeviceId(device), GroupId(group))
         try:
             change = _change_decoder.decode(request.payload)
         except UNREADABLE as error:
             raise Invalid(f"a change that does not decode: {error}") from error
-        return serving.change(change, len(request.payload), request.deadline)
+        return serving.change(change, len(request.payload), request.deadline, again=again)
 
     def _on_status(self, request: Request) -> HandlerResult:
         return Reply([msgspec.to_builtins(one) for one in self.status()])

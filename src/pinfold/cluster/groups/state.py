@@ -23,6 +23,7 @@ from pinfold.cluster.groups.messages import (
     decode_voted,
     encode_voted,
 )
+from pinfold.cluster.groups.results import RESULTS_MAX
 from pinfold.cluster.groups.views import OWNER_BITS
 from pinfold.device.api import Entry, LogState, Part
 from pinfold.model.errors import Busy, NotFound
@@ -47,6 +48,10 @@ class Limits:
     """Entries trimmed at a time: a device call for each would cost more than it frees."""
     page_bytes: int = 1 * MIB
     """Rows in one page of a copy: a few milliseconds of work at either end."""
+    results_max: int = RESULTS_MAX
+    """Results that a group remembers; with more, changes are Busy. See `results`."""
+    waiting_bytes: int = 128 * MIB
+    """Changes that wait in all the groups of a node together; with more, they are Busy."""
     name_within_ms: int = 24 * 3600 * 1000
     """A blob older than this is not named for the first time: what was never named until then
     never will be, so that the orphan collector may take it."""
