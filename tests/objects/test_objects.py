@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pinfold.cluster.api import Change
-from pinfold.model.errors import Unavailable
+from pinfold.model.errors import NotFound, Unavailable
 from pinfold.objects.conditions import ANY, Conditions, NoSuchKey, PreconditionFailed
 from pinfold.objects.objects import Found
 from pinfold.objects.records import ObjectRecord
@@ -167,5 +167,24 @@ def test_a_bucket_value_of_the_past_still_finds_the_object() -> None:
         bucket = await store.bucket()
         await store.put(bucket, "o", b"x")
         assert await store.read(replace(bucket, version=0, acl="else"), "o") == b"x"
+
+    asyncio.run(run())
+
+
+def test_a_device_that_gives_nothing_back_does_not_hide_why_a_put_was_refused() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        await store.put(bucket, "o", b"")
+        staged = await store.stage(b"x" * 10_000)
+
+        async def discard(refs: object) -> None:
+            raise NotFound("device 2 is not served here")
+
+        store.blobs.discard = discard  # type: ignore[method-assign]
+        with pytest.raises(PreconditionFailed):
+            await store.objects.put(
+                bucket, b"o", record_of(staged), staged, Conditions(if_none_match=("*",))
+            )
 
     asyncio.run(run())

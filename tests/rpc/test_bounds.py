@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pinfold.env.api import Env
+from pinfold.env.real import OsClock
 from pinfold.model.errors import Busy, DeadlineExceeded, Invalid, PinfoldError
 from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import Answer, Reply, Request
+from pinfold.rpc.caller import Caller
 from pinfold.rpc.clocks import WINDOW_S, PeerClock
 from pinfold.rpc.dispatch import Operations
-from pinfold.rpc.handshake import PROTOCOL_MAX, Identity, Keyring
+from pinfold.rpc.handshake import PROTOCOL_MAX, Identity, Keyring, PeerIdentity
 from pinfold.rpc.limits import STREAMS, RpcLimits
 from pinfold.rpc.peers import PeerTable
 from pinfold.sim.world import World
@@ -218,3 +220,22 @@ def test_a_translated_deadline_is_never_early_and_late_by_the_shortest_journey_a
 def test_a_deadline_needs_a_clock() -> None:
     with pytest.raises(Invalid):
         PeerClock().ahead()
+
+
+def test_a_session_established_just_as_it_is_given_up_does_no_harm() -> None:
+    class Session:
+        tells_clock = False
+        sent = 0
+
+        def send(self, message: object) -> None:
+            self.sent += 1
+
+    async def run() -> None:
+        caller = Caller(OsClock(), RpcLimits(), epoch_seen=lambda peer, epoch: None)
+        caller.up.cancel()  # as a time-out of whoever awaits it does
+        session = Session()
+        peer = PeerIdentity(node=B, boot=Boot(1), protocol=PROTOCOL_MAX)
+        caller.established(session, peer)  # type: ignore[arg-type]
+        assert session.sent == 1
+
+    asyncio.run(run())

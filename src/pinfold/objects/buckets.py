@@ -456,6 +456,8 @@ class Buckets:
             return None
         if bucket.owner != owner:
             return None
+        if bucket.deleting:
+            return bucket  # soon it may be gone, and nobody would look again
         settled = msgspec.structs.replace(_intent(bucket), live=True)
         await self._notes.rewrite(owner, name, settled, row.version)
         return bucket

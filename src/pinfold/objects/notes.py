@@ -50,12 +50,15 @@ class Notes:
                 await self.write(owner, name, intent, Check("absent", key))
 
     async def doubt(self, owner: str, name: str, intent: BucketListRecord) -> None:
-        """Make a live note of the same life the intent."""
+        """Make a note of the same life the intent, if it is so already too.
+
+        Whoever read it before, and found the bucket, does not make it live any more.
+        """
         row = await self._read(owner, name)
         if row is None:
             return
         note = decode(BucketListRecord, row.body)
-        if note.live and note.life == intent.life:
+        if note.life == intent.life:
             await self.rewrite(owner, name, intent, row.version)
 
     async def remove(self, owner: str, name: str, note: BucketListRecord) -> None:

@@ -6,6 +6,7 @@ a client fills slowly while others wait is cut short, so that memory is held for
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -15,6 +16,7 @@ import msgspec
 from pinfold.cluster.api import BlobRef, Blobs
 from pinfold.env.api import Buffer
 from pinfold.env.tasks import TaskScope
+from pinfold.model.errors import PinfoldError
 from pinfold.model.limits import INLINE_BYTES, MIB, SEGMENT_BYTES
 from pinfold.model.settings import ObjectSettings
 from pinfold.objects.budget import ByteBudget
@@ -105,13 +107,18 @@ class Staging:
         return await self._blobs.put((payload,))
 
     async def discard(self, staged: Staged) -> None:
-        """Give back bytes that will never be named. Never when a row may name them after all."""
+        """Give back bytes that will never be named. Never when a row may name them after all.
+
+        What some device does not give back now is collected: whoever asks is told why the bytes
+        are not named, and not of that.
+        """
         await self.give_back(staged.blobs)
 
     async def give_back(self, blobs: Sequence[BlobRef]) -> None:
         """Likewise, of blobs that were stored one by one."""
         if blobs:
-            await self._blobs.discard(blobs)
+            with contextlib.suppress(PinfoldError):
+                await self._blobs.discard(blobs)
 
     async def _put(self, payload: "list[Buffer]", length: int) -> BlobRef:
         try:
@@ -147,7 +154,7 @@ class Staging:
             await scope.close()
             if previous is not None and not previous.cancelled() and not previous.exception():
                 refs.append(previous.result())
-            await self._blobs.discard(refs)
+            await self.give_back(refs)
             raise
         return tuple(refs)
 

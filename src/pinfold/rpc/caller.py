@@ -145,7 +145,8 @@ class Caller:
         self._peer = peer
         self._absolute = session.tells_clock = peer.protocol >= CLOCKS_TOLD
         session.send(BEAT)  # the peer knows our clock before any deadline, however large its frame
-        self.up.set_result(peer)
+        if not self.up.done():  # else whoever waited has just given up, and will end the session
+            self.up.set_result(peer)
 
     def sent(self) -> None:
         """See `SessionOwner`."""

@@ -79,6 +79,9 @@ _DRAWN_APART: Final = {
 _RIVALS_CHANCE: Final = 0.25
 """How likely two gateways contend for a volume; its other clients stay away then."""
 
+_TWO_USERS_CHANCE: Final = 0.35
+"""How likely buckets change hands when they are made again."""
+
 _WATCHED_CHANCE: Final = 0.5
 """How likely somebody watches: reads cost events, and mostly find nothing."""
 
@@ -109,6 +112,8 @@ class Plan:
     """Names that all object clients share: few, so that they meet."""
     watched: bool
     """Whether somebody at each gateway reads all the time."""
+    users: int
+    """Who own buckets, one after the other."""
     rivals: bool
     """Whether two gateways contend for a volume, in place of its clients."""
 
@@ -160,6 +165,7 @@ def make_plan(seed: int) -> Plan:
         buckets=rng.choice((1, 2)),
         names=rng.choice((1, 3, 8)),
         watched=random.Random(f"{seed}/watched").random() < _WATCHED_CHANCE,
+        users=2 if random.Random(f"{seed}/users").random() < _TWO_USERS_CHANCE else 1,
         rivals=random.Random(f"{seed}/rivals").random() < _RIVALS_CHANCE,
     )
     plan = dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))

@@ -25,9 +25,10 @@ from pinfold.node.layout import Layout
 from pinfold.node.roles import storage
 from pinfold.node.secrets import Secrets
 from pinfold.node.settings import NodeSettings
-from pinfold.objects.store import ObjectStore
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity, Keyring
+from pinfold.s3.call import Store
+from pinfold.s3.service import S3Service
 from pinfold.sim.guests import Guests
 from pinfold.sim.map import SimMapStore
 from pinfold.volumes.sessions import Sessions
@@ -61,9 +62,14 @@ class GatewayProcess:
 
     context: NodeContext
     clients: Gateway
-    store: ObjectStore
+    s3: S3Service
     sessions: Sessions
     guests: Guests
+
+    @property
+    def store(self) -> Store:
+        """The use cases behind S3."""
+        return self.s3.store
 
 
 async def run_storage(
@@ -83,10 +89,17 @@ async def run_gateway(
     """Start a gateway that serves objects and volumes."""
     context = _context(env, name, map_store, recipe)
     clients = Gateway.of(context)
-    store = ObjectStore(env, clients.rows, clients.blobs, recipe.settings.s3.objects)
+    s3 = S3Service(
+        env,
+        clients.rows,
+        clients.blobs,
+        context.secrets.sealer,
+        recipe.settings.s3,
+        registry=context.metrics,
+    )
     entry = map_store.get().node(name)
     await register(context, entry, _address(name))
-    context.scope.start(store.splitter.run(), name="splitter")
+    context.scope.start(s3.store.splitter.run(), name="splitter")
     sessions = Sessions(
         env,
         clients.rows,
@@ -100,7 +113,7 @@ async def run_gateway(
     return GatewayProcess(
         context=context,
         clients=clients,
-        store=store,
+        s3=s3,
         sessions=sessions,
         guests=Guests(sessions),
     )

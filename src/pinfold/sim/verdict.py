@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from pinfold.sim.checkers import counters, linearizable, listings, volumes
+from pinfold.sim.checkers import counters, linearizable, listings, uploads, volumes
 from pinfold.sim.checkers.finding import Finding
 from pinfold.sim.checkers.history import GARBLED, History
 from pinfold.sim.faults.stage import Stage
@@ -12,6 +12,7 @@ from pinfold.sim.workloads.bench import Bench
 HISTORY_CHECKS: Final[tuple[Callable[[History], list[Finding]], ...]] = (
     linearizable.check,
     listings.check,
+    uploads.check,
     volumes.check,
 )
 """Each is given the whole history."""

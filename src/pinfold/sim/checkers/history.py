@@ -30,11 +30,15 @@ Kind = Literal[
     "head",
     "delete",
     "copy",
+    "rewrite",
+    "open",
     "part",
+    "list-parts",
     "complete",
     "abort",
     "create-bucket",
     "delete-bucket",
+    "list-buckets",
 ]
 
 Outcome = Literal["ok", "refused", "unknown"]
@@ -49,6 +53,9 @@ IF_PRESENT: Final = "if-match:*"
 
 GARBLED: Final = "?garbled"
 """The token of bytes that nobody wrote: no reader may ever see it."""
+
+READS: Final = ("get", "head")
+"""Kinds that have read None when nothing was there."""
 
 HARMLESS: Final = (
     errors.NotFound,
@@ -72,14 +79,23 @@ class Operation:
     bucket: str
     name: str = ""
     value: str | None = None
-    """Written by put, copy and complete; read by get and head (None: nothing there). A copy's is
-    what its answer said was copied."""
+    """Written by put, copy, part and complete; read by get, head and list-parts (None: nothing
+    there). A copy's is what its answer said was copied, an open's the upload's id, and a
+    list-buckets' the user if the bucket was among those shown."""
     condition: str | None = None
     """Of put, copy, complete (on the target) and delete: IF_ABSENT, IF_PRESENT or a token."""
     source: tuple[str, str] | None = None
     """(bucket, name) that a copy reads."""
     upload: str = ""
-    """Of part, complete and abort. Uploads are open when their id becomes known."""
+    """Of part, list-parts, complete and abort. Uploads are open when their id becomes known."""
+    part: int = 0
+    """The number that a part is given, or that list-parts tells of."""
+    parts: tuple[tuple[int, str], ...] = ()
+    """Numbers and tokens of the parts that a complete names."""
+    user: str = ""
+    """Who signed it."""
+    asked: str | None = None
+    """The value as it was asked for, where the answer told another: a complete's may."""
     began: float
     ended: float | None = None
     outcome: Outcome = "unknown"
@@ -108,6 +124,17 @@ class Page:
     """(name, token that its ETag stands for, or None if that was not looked at), as shown."""
     prefixes: tuple[str, ...] = ()
     truncated: bool = False
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadsPage:
+    """All open uploads of a bucket, as one or several pages showed them."""
+
+    client: str
+    bucket: str
+    uploads: tuple[str, ...]
     began: float
     ended: float
 
@@ -152,6 +179,7 @@ class History:
 
     operations: tuple[Operation, ...] = ()
     pages: tuple[Page, ...] = ()
+    uploads_pages: tuple[UploadsPage, ...] = ()
     disk: tuple[DiskOperation, ...] = ()
     deaths: tuple[Death, ...] = ()
 
@@ -172,7 +200,7 @@ class Call:
         """It succeeded. `value`: what was read or copied; None keeps what was written."""
         operation = self._end("ok")
         if value is not None:
-            operation = replace(operation, value=value)
+            operation = replace(operation, value=value, asked=operation.value)
         self._slot[0] = operation
         self._recorder.tell(operation)
 
@@ -181,7 +209,7 @@ class Call:
 
         A get or head of nothing (NotFound) has succeeded: it read None.
         """
-        if isinstance(error, errors.NotFound) and self.operation.kind in ("get", "head"):
+        if isinstance(error, errors.NotFound) and self.operation.kind in READS:
             self.done()
             return
         operation = self._end("refused" if isinstance(error, HARMLESS) else "unknown")
@@ -235,6 +263,7 @@ class Recorder:
     """Called with whatever has just succeeded: for faults that strike at such an instant."""
     _operations: list[list[Operation]] = field(default_factory=list)
     _pages: list[Page] = field(default_factory=list)
+    _uploads_pages: list[UploadsPage] = field(default_factory=list)
     _disk: list[list[DiskOperation]] = field(default_factory=list)
     _deaths: list[Death] = field(default_factory=list)
     _last: float = -math.inf
@@ -260,6 +289,9 @@ class Recorder:
         condition: str | None = None,
         source: tuple[str, str] | None = None,
         upload: str = "",
+        part: int = 0,
+        parts: tuple[tuple[int, str], ...] = (),
+        user: str = "",
     ) -> Call:
         """A client is about to send a request; see `Operation` for what goes with which kind."""
         operation = Operation(
@@ -272,6 +304,9 @@ class Recorder:
             condition=condition,
             source=source,
             upload=upload,
+            part=part,
+            parts=parts,
+            user=user,
             began=self.instant(),
         )
         slot = [operation]
@@ -313,6 +348,19 @@ class Recorder:
             )
         )
 
+    def uploads_page(
+        self, client: str, *, bucket: str, began: float, uploads: Sequence[str]
+    ) -> None:
+        """All open uploads of a bucket were told just now; `began` as for `page`."""
+        page = UploadsPage(
+            client=client,
+            bucket=bucket,
+            uploads=tuple(uploads),
+            began=began,
+            ended=self.instant(),
+        )
+        self._uploads_pages.append(page)
+
     def begin_disk(
         self,
         client: str,
@@ -349,6 +397,7 @@ class Recorder:
         return History(
             operations=tuple(slot[0] for slot in self._operations),
             pages=tuple(self._pages),
+            uploads_pages=tuple(self._uploads_pages),
             disk=tuple(slot[0] for slot in self._disk),
             deaths=tuple(self._deaths),
         )

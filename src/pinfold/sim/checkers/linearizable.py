@@ -7,12 +7,12 @@ seen at an instant within the page's request. A bucket that was deleted was empt
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pinfold.sim.checkers.finding import Finding
-from pinfold.sim.checkers.history import History, Operation, Page
+from pinfold.sim.checkers.history import History, Kind, Operation, Page
 from pinfold.sim.checkers.listings import covers
 from pinfold.sim.checkers.register import UNSEEN, Action, KeyModel, KeyState
 from pinfold.sim.checkers.search import WORK_MAX, Exhausted, Step, Stuck, search
@@ -94,7 +94,7 @@ def _value(value: str | None) -> str:
 def _stories(history: History, initial: Mapping[Key, str], *, merge: bool) -> dict[Key, _Story]:
     """Each key's story. With `merge`, values that nobody saw are all the same one."""
     by_key: dict[Key, list[Operation]] = defaultdict(list)
-    for operation in history.operations:
+    for operation in (*history.operations, *_of_parts(history.operations)):
         if operation.outcome == "refused" and operation.error not in ("conflict", "not-found"):
             continue
         if operation.name:
@@ -115,6 +115,28 @@ def _stories(history: History, initial: Mapping[Key, str], *, merge: bool) -> di
             story.add(page, _shown(page, key[1]))
     _tell_of_buckets(history, stories)
     return stories
+
+
+def _of_parts(operations: Sequence[Operation]) -> Iterator[Operation]:
+    """Each number of each upload as a key of its own: stored, listed, and named by a Complete."""
+    for operation in operations:
+        if operation.outcome == "refused":
+            continue
+        read = operation.outcome == "ok"
+        if operation.kind == "part" and operation.value is not None:
+            yield _of_part(operation, "put", operation.part, operation.value)
+        elif operation.kind == "list-parts" and read:
+            yield _of_part(operation, "get", operation.part, operation.value)
+        elif operation.kind == "complete" and read and operation.asked in (None, operation.value):
+            for number, token in operation.parts:
+                yield _of_part(operation, "get", number, token)
+
+
+def _of_part(operation: Operation, kind: Kind, number: int, value: str | None) -> Operation:
+    place, name = f"uploads of {operation.bucket}", f"part {number} of {operation.upload}"
+    return replace(
+        operation, kind=kind, bucket=place, name=name, value=value, condition=None, upload=""
+    )
 
 
 def _pages_by_key(pages: Sequence[Page], keys: Mapping[Key, object]) -> dict[Key, list[Page]]:
@@ -189,7 +211,9 @@ def _tell(
         if operation.source == key:
             story.add(operation, Action(does="see", values=(operation.value,)))
         if operation.key == key:
-            story.add(operation, _done(operation, seen))
+            action = _done(operation, seen)
+            if action is not None:
+                story.add(operation, action)
     elif operation.outcome == "refused":
         action = _refused(key, operation)
         if action is not None:
@@ -200,11 +224,13 @@ def _tell(
             story.add(operation, action, maybe=True)
 
 
-def _done(operation: Operation, seen: set[str]) -> Action:
-    """What an operation that succeeded did to its own key."""
+def _done(operation: Operation, seen: set[str]) -> Action | None:
+    """What an operation that succeeded did to its own key; None: nothing that is known."""
     match operation.kind:
         case "get" | "head":
             return Action(does="see", values=(operation.value,))
+        case "rewrite":
+            return Action(does="see-some")
         case "put" | "copy":
             assert operation.value is not None
             value = operation.value if operation.value in seen else UNSEEN
@@ -220,10 +246,10 @@ def _done(operation: Operation, seen: set[str]) -> Action:
             )
         case "abort":
             return Action(does="abort", upload=operation.upload)
-        case "part":
+        case "part" | "list-parts":
             return Action(does="upload-is", upload=operation.upload, values=("open",))
         case _:
-            raise AssertionError(f"{operation.kind} is of no key")
+            return None
 
 
 def _refused(key: Key, operation: Operation) -> Action | None:
@@ -231,7 +257,7 @@ def _refused(key: Key, operation: Operation) -> Action | None:
     if operation.kind == "copy" and operation.source == key:
         says = operation.error == "not-found" and operation.condition is None
         return Action(does="see", values=(None,)) if says else None
-    if operation.kind in ("part", "complete", "abort") and operation.error == "not-found":
+    if operation.upload and operation.error == "not-found":
         return Action(
             does="upload-is",
             upload=operation.upload,
@@ -240,7 +266,7 @@ def _refused(key: Key, operation: Operation) -> Action | None:
         )
     if operation.error == "conflict" and operation.condition is not None:
         return Action(does="fail", condition=operation.condition, upload=operation.upload)
-    if operation.error == "not-found" and operation.kind in ("put", "delete"):
+    if operation.error == "not-found" and operation.kind in ("put", "delete", "rewrite"):
         return Action(does="see", values=(None,))
     return None
 
@@ -289,7 +315,7 @@ def _tell_of_buckets(history: History, stories: dict[Key, _Story]) -> None:
         if story_of_bucket is None or not operation.name or not needs_bucket:
             continue
         if operation.outcome == "ok":
-            story_of_bucket.add(operation, Action(does="see", values=(_THERE,)))
+            story_of_bucket.add(operation, Action(does="see", values=(_owner(operation),)))
     stories.update({(bucket, ""): story for bucket, story in buckets.items()})
 
 
@@ -297,11 +323,28 @@ _THERE: Final = "the bucket"
 _EXISTS: Final = Action(does="put", values=(_THERE,))
 
 
+def _owner(operation: Operation) -> str:
+    """What a bucket is as a value: its owner, who alone may use it."""
+    return operation.user or _THERE
+
+
 def _of_bucket(operation: Operation) -> Action | None:
-    refused = operation.outcome == "refused"
-    if refused:
-        there = {"conflict": _THERE, "not-found": None}
-        if operation.error not in there:
+    owner = _owner(operation)
+    if operation.kind == "list-buckets":
+        if operation.outcome != "ok":
             return None
-        return Action(does="see", values=(there[operation.error],))
-    return _EXISTS if operation.kind == "create-bucket" else Action(does="delete")
+        if operation.value is None:
+            return Action(does="see-not", values=(owner,), or_nothing=True)
+        return Action(does="see", values=(owner,))
+    if operation.outcome == "refused":
+        if operation.error == "not-found":
+            return Action(does="see", values=(None,))
+        if operation.error != "conflict":
+            return None
+        if operation.kind == "create-bucket":
+            others = (owner,) if operation.user else ()
+            return Action(does="see-not", values=others)
+        return Action(does="see", values=(owner,))
+    if operation.kind == "create-bucket":
+        return Action(does="make" if operation.user else "put", values=(owner,))
+    return Action(does="delete", condition=operation.user or None)

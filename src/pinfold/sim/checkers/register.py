@@ -29,18 +29,30 @@ class KeyState(NamedTuple):
         return self.ended | {(upload, how)}
 
 
-Does = Literal["see", "see-some", "put", "delete", "complete", "abort", "fail", "upload-is"]
+Does = Literal[
+    "see",
+    "see-some",
+    "see-not",
+    "put",
+    "make",
+    "delete",
+    "complete",
+    "abort",
+    "fail",
+    "upload-is",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """What an operation does to, or says about, one key.
 
-    see: the value is one of `values`. see-some: there is a value. put: one of `values` is written
-    if `condition` holds. delete: nothing is there afterwards; what was met `condition` or was
-    nothing. complete, abort: of `upload`. fail: `condition` did not hold (on an open `upload`, if
-    one is named). upload-is: `upload` is in one of the ways `values` (or else nothing was there,
-    with `or_nothing`).
+    see: the value is one of `values`. see-some: there is a value. see-not: the value is none of
+    `values`, and there is one unless `or_nothing`. put: one of `values` is written if `condition`
+    holds. make: the value is `values[0]` afterwards; before it was the same or nothing. delete:
+    nothing is there afterwards; what was met `condition` or was nothing. complete, abort: of
+    `upload`. fail: `condition` did not hold (on an open `upload`, if one is named). upload-is:
+    `upload` is in one of the ways `values` (or else nothing was there, with `or_nothing`).
     """
 
     does: Does
@@ -60,6 +72,14 @@ class KeyModel:
                 return _if(action.values[0] == state.value, state)
             case "see-some":
                 return _if(state.value is not None, state)
+            case "see-not":
+                nothing = state.value is None
+                return _if(
+                    action.or_nothing if nothing else state.value not in action.values, state
+                )
+            case "make":
+                (value,) = action.values
+                return _if(state.value in (None, value), KeyState(value, state.ended))
             case "put":
                 if not holds(action.condition, state.value):
                     return ()
@@ -82,7 +102,7 @@ class KeyModel:
 
     def looks(self, action: Action) -> bool:
         """See `Model`."""
-        return action.does in ("see", "see-some", "fail", "upload-is")
+        return action.does in ("see", "see-some", "see-not", "fail", "upload-is")
 
     def overwrites(self, action: Action) -> bool:
         """See `Model`; uploads that ended stay ended."""

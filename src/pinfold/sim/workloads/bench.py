@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from pinfold.model.errors import NotFound, PinfoldError
 from pinfold.objects.bucket import NoSuchBucket
@@ -22,6 +22,10 @@ from pinfold.objects.multipart import NoSuchUpload
 from pinfold.sim.checkers.history import GARBLED, Call
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
 from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.workloads.s3 import User
+
+if TYPE_CHECKING:
+    from pinfold.sim.workloads.uploads import Upload
 
 T = TypeVar("T")
 
@@ -30,6 +34,8 @@ PATIENCE_S: Final = 12.0
 
 _AGAIN_S: Final = 0.2
 """Between attempts at what has to work in the end."""
+
+_USERS: Final = ("alice", "bob")
 
 _EXPECTED: Final = (NoSuchKey, NoSuchBucket, NoSuchUpload)
 """The only ways to say that what a client named is not there."""
@@ -53,13 +59,26 @@ class Bench:
         """In the end: objects and bytes of each bucket as the cluster counts them."""
         self.listed: dict[str, list[tuple[str, int]]] = {}
         """In the end: name and size of every object of each bucket."""
+        self.users = [User(name, f"secret of {name}") for name in _USERS[: self.plan.users]]
+        self.owners: dict[str, User] = {}
+        """Who made each bucket last, as far as anybody knows."""
+        self.uploads: list[Upload] = []
+        """Open uploads that all clients know."""
+        self.seen: dict[tuple[str, str], str] = {}
+        """What was last known to be there: for If-Match."""
         self._count = 0
+        self._contents: dict[str, bytes] = {}
+        self._made: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
         self._etags: dict[str, tuple[str, ...]] = {}
 
     def rng(self, client: str) -> random.Random:
         """A client's own choices."""
         return random.Random(f"{self.plan.seed}/{client}")
+
+    def owner_of(self, bucket: str) -> User:
+        """Who probably owns a bucket."""
+        return self.owners.get(bucket, self.users[0])
 
     def reading_gateway(self, volume: str) -> str:
         """The gateway through which a volume is read when its clients have gone."""
@@ -76,28 +95,47 @@ class Bench:
         """A token and the content it stands for."""
         token = self.new_token(client)
         content = (token.encode() + b"|") * (size // (len(token) + 1) + 1)
-        self.know(token, content[: max(size, len(token) + 1)])
-        return token, content[: max(size, len(token) + 1)]
+        content = content[: max(size, len(token) + 1)]
+        self.know(token, content)
+        self._made[_md5(content)] = token
+        return token, content
 
     def know(self, token: str, content: bytes, etag: str = "") -> None:
         """This content stands for this token."""
-        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        digest = _md5(content)
+        self._contents[token] = content
         self._tokens[digest] = token
         self._tokens[etag or digest] = token
         self._etags[token] = tuple({etag or digest: None, digest: None})
 
+    def know_parts(self, client: str, content: bytes, etag: str) -> str:
+        """The token of an object made of parts: the same for the same parts."""
+        if etag not in self._tokens:
+            self.know(self.new_token(client), content, etag)
+        return self._tokens[etag]
+
+    def content_of(self, token: str) -> bytes:
+        """What a token stands for; no bytes if it is GARBLED."""
+        return self._contents.get(token, b"")
+
     def token_of(self, content: bytes) -> str:
         """What was read; GARBLED when nobody wrote it."""
-        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        return self._tokens.get(digest, GARBLED)
+        return self._tokens.get(_md5(content), GARBLED)
+
+    def token_of_part(self, etag: str) -> str:
+        """What the ETag of a part stands for."""
+        return self._made.get(etag, GARBLED)
 
     def token_of_etag(self, etag: str) -> str:
         """What an ETag stands for."""
         return self._tokens.get(etag, GARBLED)
 
-    def etags_of(self, token: str) -> tuple[str, ...]:
-        """The ETags that a token's content may have: a copy of an upload has another."""
-        return self._etags[token]
+    def tags_of(self, token: str) -> str:
+        """If-Match of the ETags that a token's content may have: a copy of an upload has another.
+
+        A garbled one has none that anything has.
+        """
+        return ", ".join(f'"{etag}"' for etag in self._etags.get(token, (GARBLED,)))
 
     # Asking
 
@@ -116,6 +154,35 @@ class Bench:
                 return await self.cluster.ask(gateway, request)
         finally:
             self.waiting.pop(client, None)
+
+    async def recorded(
+        self,
+        call: Call,
+        gateway: str,
+        request: Callable[[GatewayProcess], Coroutine[Any, Any, T]],
+        read: Callable[[T], str | None] | None = None,
+    ) -> T | None:
+        """Ask what a call stands for, and record how it ended; None unless it succeeded."""
+        operation = call.operation
+        about = operation.upload or f"{operation.bucket}/{operation.name}"
+        asked = self.ask(operation.client, gateway, f"{operation.kind} {about}", request)
+        return await self.record(call, asked, read)
+
+    async def outcome(self, work: Awaitable[T]) -> Callable[[], Coroutine[Any, Any, T]]:
+        """How some work has ended, to be given to each of the calls that it answers."""
+        result: T | None = None
+        failed: Exception | None = None
+        try:
+            result = await work
+        except (PinfoldError, Down, ProcessDied, TimeoutError) as error:
+            failed = error
+
+        async def again() -> T:
+            if failed is not None:
+                raise failed
+            return cast(T, result)
+
+        return again
 
     async def record(
         self, call: Call, work: Awaitable[T], read: Callable[[T], str | None] | None = None
@@ -157,6 +224,10 @@ async def until(work: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         await asyncio.sleep(_AGAIN_S)
 
 
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 def _name(number: int) -> str:
     """Names that sort, roll up and nest."""
-    return ("a", "a/1", "a/2", "b", "b/x/1", "b/x/2", "c\x00d", "é")[number % 8]
+    return ("a", "a/1", "a/2", "b", "b/x/1", "b/x/2", "c&d", "é")[number % 8]

@@ -1,16 +1,19 @@
 """What stands before and behind the clients: buckets and volumes made, and everything read."""
 
+import contextlib
 from functools import partial
 from typing import Final
 
-from pinfold.model.errors import Busy, PinfoldError
+from pinfold.model.errors import Busy, Conflict, NotFound, PinfoldError
 from pinfold.objects.bucket import NoSuchBucket
 from pinfold.objects.listing import Query
 from pinfold.objects.records import ObjectRecord, decode
 from pinfold.sim.cluster import Down, ProcessDied
 from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.workloads import s3
 from pinfold.sim.workloads.bench import Bench, until
 from pinfold.sim.workloads.objects import create_bucket, list_bucket, read_object
+from pinfold.sim.workloads.s3 import Denied, User
 from pinfold.sim.workloads.volumes import blocks_of, create_volume, read_blocks
 
 CLIENT: Final = "founder"
@@ -21,12 +24,14 @@ READER: Final = "reader"
 async def prepare(bench: Bench) -> None:
     """Make every bucket and volume; repeats what fails while the cluster is starting."""
     gateway = bench.plan.front[0]
-    for bucket in bench.buckets:
+    for user in bench.users:
+        await until(partial(_make_user, bench, gateway, user))
+    for number, bucket in enumerate(bench.buckets):
+        owner = bench.users[number % len(bench.users)]
 
-        async def make(bucket: str = bucket) -> bool:
-            await create_bucket(bench, CLIENT, gateway, bucket)
-            last = bench.recorder.history().operations[-1]
-            return last.outcome == "ok" or last.error == "conflict"
+        async def make(bucket: str = bucket, owner: User = owner) -> bool:
+            await create_bucket(bench, CLIENT, gateway, bucket, owner)
+            return bucket in bench.owners
 
         await until(make)
     for volume in bench.volumes:
@@ -47,10 +52,46 @@ async def prepare(bench: Bench) -> None:
         await until(create)
 
 
+async def _make_user(bench: Bench, gateway: str, user: User) -> bool:
+    async def make(process: GatewayProcess) -> None:
+        accounts = process.store.accounts
+        with contextlib.suppress(Conflict):
+            await accounts.create_user(user.id)
+        with contextlib.suppress(Conflict):
+            await accounts.create_key(user.id, access_key=user.access_key, secret=user.secret)
+
+    try:
+        await bench.ask(CLIENT, gateway, f"make {user.id}", make)
+    except (PinfoldError, Down, ProcessDied, TimeoutError):
+        return False
+    return True
+
+
+async def _learn_owner(bench: Bench, gateway: str, bucket: str) -> bool:
+    """Find out whose a bucket is; False when nobody could say."""
+    for user in bench.users:
+
+        async def look(process: GatewayProcess, user: User = user) -> None:
+            await s3.call(process, user, "HEAD", f"/{bucket}")
+
+        try:
+            await bench.ask(READER, gateway, f"look at {bucket}", look)
+        except Denied:
+            continue
+        except NotFound:
+            return True
+        except (PinfoldError, Down, ProcessDied, TimeoutError):
+            return False
+        bench.owners[bucket] = user
+        return True
+    return False
+
+
 async def read_everything(bench: Bench) -> None:
     """Read every name, list every bucket and read every block that may have been written."""
     gateways = bench.plan.front
     for bucket in bench.buckets:
+        await until(partial(_learn_owner, bench, gateways[-1], bucket))
         for number, name in enumerate(bench.names):
             gateway = gateways[number % len(gateways)]
             await until(partial(_read_object, bench, gateway, bucket, name))

@@ -1,27 +1,20 @@
-"""Clients of objects: put, conditional put, get, copy, delete, uploads, listings, buckets."""
+"""Clients of objects, through S3: puts, reads, copies, deletes, listings, and buckets' lives."""
 
 import asyncio
-import hashlib
 import random
-from functools import partial
 from typing import Final
 
-from pinfold.model.errors import Invalid, PinfoldError
+from pinfold.model.errors import PinfoldError
 from pinfold.objects.bucket import NoSuchBucket
-from pinfold.objects.conditions import NONE, Conditions
-from pinfold.objects.digests import CRC64NVME, MD5
-from pinfold.objects.listing import Query
-from pinfold.objects.multipart import NamedPart
-from pinfold.objects.records import ObjectRecord, UploadRecord, decode
-from pinfold.objects.staging import Staged
-from pinfold.sim.checkers.history import IF_ABSENT, IF_PRESENT
+from pinfold.sim.checkers.history import GARBLED, IF_ABSENT, IF_PRESENT
 from pinfold.sim.cluster import Down, ProcessDied
 from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.workloads import s3
 from pinfold.sim.workloads.bench import PATIENCE_S, Bench
+from pinfold.sim.workloads.s3 import Answer, Denied, User
+from pinfold.sim.workloads.uploads import Uploader
 
-OWNER: Final = "owner"
-
-_SIZES: Final = (12, 12, 200, 1500, 6000, 20_000, 80_000)
+SIZES: Final = (12, 12, 200, 1500, 6000, 20_000, 80_000)
 """Bytes of contents: inline, in the journal, streamed into a pack."""
 
 _PAUSE_S: Final = 0.12
@@ -30,76 +23,8 @@ _PAUSE_S: Final = 0.12
 _WATCHER_PATIENCE_S: Final = 0.5
 """Seconds after which a watcher gives a read up: far more than an answer takes."""
 
-
-class Source:
-    """Bytes that come from a client at once."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def read(self) -> bytes:
-        """See `ByteSource`."""
-        content, self._content = self._content, b""
-        return content
-
-
-async def put(
-    gateway: GatewayProcess, bucket: str, name: str, content: bytes, conditions: Conditions = NONE
-) -> None:
-    """PutObject."""
-    found = await gateway.store.buckets.lookup(bucket)
-    staged = await gateway.store.staging.stage(Source(content), len(content), (CRC64NVME,))
-    await gateway.store.objects.put(found, name.encode(), _record(staged), staged, conditions)
-
-
-def _record(staged: Staged) -> ObjectRecord:
-    return ObjectRecord(staged.sums[MD5].hex(), staged.size, OWNER)
-
-
-async def get(gateway: GatewayProcess, bucket: str, name: str) -> bytes:
-    """GetObject."""
-    found = await gateway.store.objects.find(
-        await gateway.store.buckets.lookup(bucket), name.encode()
-    )
-    chunks = gateway.store.objects.chunks(found, 0, found.record.size)
-    content = bytearray()
-    try:
-        async for chunk in chunks:
-            for piece in chunk:
-                content += piece
-    finally:
-        await chunks.aclose()
-    return bytes(content)
-
-
-async def head(gateway: GatewayProcess, bucket: str, name: str) -> str:
-    """HeadObject: the ETag."""
-    found = await gateway.store.objects.find(
-        await gateway.store.buckets.lookup(bucket), name.encode()
-    )
-    return found.record.etag
-
-
-async def delete(gateway: GatewayProcess, bucket: str, name: str, conditions: Conditions) -> None:
-    """DeleteObject."""
-    found = await gateway.store.buckets.lookup(bucket)
-    await gateway.store.objects.delete(found, name.encode(), conditions)
-
-
-async def delete_bucket(gateway: GatewayProcess, bucket: str) -> None:
-    """DeleteBucket."""
-    buckets = gateway.store.buckets
-    await buckets.delete(await buckets.get(bucket))
-
-
-async def copy(gateway: GatewayProcess, source: tuple[str, str], target: tuple[str, str]) -> bytes:
-    """CopyObject: what was copied. A NotFound is about the source."""
-    content = await get(gateway, *source)
-    try:
-        await put(gateway, *target, content)
-    except NoSuchBucket as error:
-        raise Invalid("there is no bucket to copy to") from error
-    return content
+_STRANGER: Final = 0.08
+"""How often a client asks as somebody else than the bucket's owner."""
 
 
 async def object_client(bench: Bench, client: str) -> None:
@@ -128,221 +53,248 @@ class _ObjectClient:
         self._client = client
         self._rng: random.Random = bench.rng(client)
         self._gateway = self._rng.choice(bench.plan.front)
-        self._seen: dict[tuple[str, str], str] = {}
-        """What this client last knew to be there: for If-Match."""
+        self._uploader = Uploader(bench, client, self._rng, self.condition)
 
     async def run(self) -> None:
         calls = {
             self._put: 5,
-            self._get: 6,
-            self._delete: 2,
+            self._get: 5,
+            self._delete: 1.5,
+            self._delete_some: 0.5,
             self._copy: 1,
-            self._upload: 1,
+            self._rewrite: 0.7,
+            self._upload: 3,
             self._list: 2,
+            self._list_buckets: 0.3,
             self._life_of_bucket: 0.5,
         }
-        while not self._bench.stopping:
+        bench = self._bench
+        while not bench.stopping:
             await asyncio.sleep(self._rng.expovariate(1 / _PAUSE_S))
-            if self._rng.random() < 0.1:
-                self._gateway = self._rng.choice(self._bench.plan.front)
+            if self._rng.random() < (0.1 if self._gateway in bench.cluster.gateways else 0.9):
+                self._gateway = self._rng.choice(bench.plan.front)
             (call,) = self._rng.choices(list(calls), list(calls.values()))
             await call()
 
     def _key(self) -> tuple[str, str]:
         return self._rng.choice(self._bench.buckets), self._rng.choice(self._bench.names)
 
-    def _condition(self, key: tuple[str, str]) -> tuple[str | None, Conditions]:
-        """A condition as the history and as the product has it."""
+    def _user(self, bucket: str) -> User:
+        """Mostly who owns the bucket, as far as anybody knows."""
+        if self._rng.random() < _STRANGER:
+            return self._rng.choice(self._bench.users)
+        return self._bench.owner_of(bucket)
+
+    def condition(self, key: tuple[str, str]) -> tuple[str | None, dict[str, str]]:
+        """A condition as the history has it, and the headers that say so."""
         kind = self._rng.random()
         if kind < 0.5:
-            return None, NONE
+            return None, {}
         if kind < 0.7:
-            return IF_ABSENT, Conditions(if_none_match=("*",))
+            return IF_ABSENT, {"if-none-match": "*"}
         if kind < 0.75:
-            return IF_PRESENT, Conditions(if_match=("*",))
-        seen = self._seen.get(key)
+            return IF_PRESENT, {"if-match": "*"}
+        seen = self._bench.seen.get(key)
         if seen is None:
-            return None, NONE
-        return seen, Conditions(if_match=self._bench.etags_of(seen))
+            return None, {}
+        return seen, {"if-match": self._bench.tags_of(seen)}
 
     async def _put(self) -> None:
         bench, (bucket, name) = self._bench, self._key()
-        token, content = bench.new_value(self._client, self._rng.choice(_SIZES))
-        condition, conditions = self._condition((bucket, name))
+        user = self._user(bucket)
+        token, content = bench.new_value(self._client, self._rng.choice(SIZES))
+        condition, headers = self.condition((bucket, name))
         call = bench.recorder.begin(
-            self._client, "put", bucket=bucket, name=name, value=token, condition=condition
-        )
-        work = bench.ask(
             self._client,
-            self._gateway,
-            f"put {bucket}/{name}",
-            lambda gateway: put(gateway, bucket, name, content, conditions),
+            "put",
+            bucket=bucket,
+            name=name,
+            value=token,
+            condition=condition,
+            user=user.id,
         )
-        await bench.record(call, work)
+
+        async def request(gateway: GatewayProcess) -> None:
+            path = f"/{bucket}/{name}"
+            await s3.call(gateway, user, "PUT", path, headers=headers, body=content)
+
+        await bench.recorded(call, self._gateway, request)
         if call.operation.outcome == "ok":
-            self._seen[bucket, name] = token
+            bench.seen[bucket, name] = token
 
     async def _get(self) -> None:
-        bucket, name = self._key()
-        whole = self._rng.random() < 0.9
-        token = await read_object(
-            self._bench, self._client, self._gateway, bucket, name, whole=whole
-        )
+        bench, (bucket, name) = self._bench, self._key()
+        how = self._rng.random()
+        if how < 0.25:
+            await self._get_range(bucket, name)
+            return
+        token = await read_object(bench, self._client, self._gateway, bucket, name, whole=how < 0.9)
         if token is not None:
-            self._seen[bucket, name] = token
+            bench.seen[bucket, name] = token
+
+    async def _get_range(self, bucket: str, name: str) -> None:
+        bench, user = self._bench, self._user(bucket)
+        first = self._rng.choice((0, 1, 11, 1000, 4096, 50_000))
+        last = first + self._rng.choice((0, 10, 5000))
+        call = bench.recorder.begin(self._client, "get", bucket=bucket, name=name, user=user.id)
+
+        async def request(gateway: GatewayProcess) -> Answer:
+            headers = {"range": f"bytes={first}-{last}"}
+            return await s3.call(gateway, user, "GET", f"/{bucket}/{name}", headers=headers)
+
+        def token_of(answer: Answer) -> str:
+            token = bench.token_of_etag(answer.etag)
+            asked = bench.content_of(token)[first : last + 1]
+            return token if answer.body == asked else GARBLED
+
+        await bench.recorded(call, self._gateway, request, token_of)
 
     async def _delete(self) -> None:
         bench, (bucket, name) = self._bench, self._key()
-        condition, conditions = self._condition((bucket, name))
+        user = self._user(bucket)
+        condition, headers = self.condition((bucket, name))
         if condition in (IF_ABSENT, IF_PRESENT):
-            condition, conditions = None, NONE
+            condition, headers = None, {}
         call = bench.recorder.begin(
-            self._client, "delete", bucket=bucket, name=name, condition=condition
+            self._client, "delete", bucket=bucket, name=name, condition=condition, user=user.id
         )
-        work = bench.ask(
-            self._client,
-            self._gateway,
-            f"delete {bucket}/{name}",
-            lambda gateway: delete(gateway, bucket, name, conditions),
-        )
-        await bench.record(call, work)
+
+        async def request(gateway: GatewayProcess) -> None:
+            await s3.call(gateway, user, "DELETE", f"/{bucket}/{name}", headers=headers)
+
+        await bench.recorded(call, self._gateway, request)
+
+    async def _delete_some(self) -> None:
+        """DeleteObjects: each name has an outcome of its own."""
+        bench, bucket = self._bench, self._rng.choice(self._bench.buckets)
+        user = self._user(bucket)
+        count = min(len(bench.names), self._rng.choice((1, 2, 3)))
+        names = self._rng.sample(bench.names, count)
+        calls = {
+            name: bench.recorder.begin(
+                self._client, "delete", bucket=bucket, name=name, user=user.id
+            )
+            for name in names
+        }
+
+        async def request(gateway: GatewayProcess) -> dict[str, str]:
+            body = s3.deletion_document(names)
+            answer = await s3.call(gateway, user, "POST", f"/{bucket}", {"delete": ""}, body=body)
+            names_and_codes = s3.texts(answer, "Error/Key"), s3.texts(answer, "Error/Code")
+            return dict(zip(*names_and_codes, strict=True))
+
+        asked = bench.ask(self._client, self._gateway, f"delete {names} of {bucket}", request)
+        failed = await bench.outcome(asked)
+
+        async def outcome_of(name: str) -> None:
+            code = (await failed()).get(name)
+            if code is not None:
+                raise s3.error_of(code)
+
+        for name in names:
+            await bench.record(calls[name], outcome_of(name))
 
     async def _copy(self) -> None:
         bench, source, target = self._bench, self._key(), self._key()
         if source == target:
             return
+        user = self._user(target[0])
         call = bench.recorder.begin(
-            self._client, "copy", bucket=target[0], name=target[1], source=source
+            self._client, "copy", bucket=target[0], name=target[1], source=source, user=user.id
         )
-        work = bench.ask(
-            self._client,
-            self._gateway,
-            f"copy {source} to {target}",
-            lambda gateway: copy(gateway, source, target),
-        )
-        await bench.record(call, work, bench.token_of)
+
+        async def request(gateway: GatewayProcess) -> str:
+            headers = {"x-amz-copy-source": s3.copy_source(*source)}
+            path = f"/{target[0]}/{target[1]}"
+            try:
+                answer = await s3.call(gateway, user, "PUT", path, headers=headers)
+            except NoSuchBucket as error:  # it does not say which
+                raise Denied("no bucket to copy from or to") from error
+            return answer.document.findtext("ETag", "").strip('"')
+
+        await bench.recorded(call, self._gateway, request, bench.token_of_etag)
+
+    async def _rewrite(self) -> None:
+        """Change what is said about an object: its bytes stay."""
+        bench, (bucket, name) = self._bench, self._key()
+        user, anew = self._user(bucket), self._rng.random() < 0.5
+        call = bench.recorder.begin(self._client, "rewrite", bucket=bucket, name=name, user=user.id)
+
+        async def request(gateway: GatewayProcess) -> None:
+            path, query = f"/{bucket}/{name}", {} if anew else {"acl": ""}
+            headers = {
+                "x-amz-copy-source": s3.copy_source(bucket, name),
+                "x-amz-metadata-directive": "REPLACE",
+                "x-amz-meta-by": self._client,
+            }
+            headers = headers if anew else {"x-amz-acl": "private"}
+            await s3.call(gateway, user, "PUT", path, query, headers=headers)
+
+        await bench.recorded(call, self._gateway, request)
+
+    async def _upload(self) -> None:
+        bucket, name = self._key()
+        await self._uploader.act(self._gateway, bucket, name, self._user(bucket))
 
     async def _list(self) -> None:
-        bucket = self._rng.choice(self._bench.buckets)
-        prefix = self._rng.choice(("", "", "a", "b/"))
-        delimiter = self._rng.choice(("", "/"))
-        limit = self._rng.choice((1, 2, 1000))
+        rng = self._rng
         await list_bucket(
             self._bench,
             self._client,
             self._gateway,
-            bucket,
-            prefix=prefix,
-            delimiter=delimiter,
-            limit=limit,
+            rng.choice(self._bench.buckets),
+            prefix=rng.choice(("", "", "a", "b/")),
+            delimiter=rng.choice(("", "/")),
+            limit=rng.choice((1, 2, 1000)),
+            after=rng.choice(("", "", "a/", "a/1", "b/x/1")),
         )
+
+    async def _list_buckets(self) -> None:
+        """ListBuckets, which says of every bucket whether it is the user's."""
+        bench, user = self._bench, self._rng.choice(self._bench.users)
+        calls = {
+            bucket: bench.recorder.begin(self._client, "list-buckets", bucket=bucket, user=user.id)
+            for bucket in bench.buckets
+        }
+
+        async def request(gateway: GatewayProcess) -> list[str]:
+            return s3.texts(await s3.call(gateway, user, "GET", "/"), "Buckets/Bucket/Name")
+
+        asked = bench.ask(self._client, self._gateway, f"buckets of {user.id}", request)
+        shown = await bench.outcome(asked)
+        for bucket, call in calls.items():
+
+            def owner_of(names: list[str], bucket: str = bucket) -> str | None:
+                return user.id if bucket in names else None
+
+            await bench.record(call, shown(), owner_of)
 
     async def _life_of_bucket(self) -> None:
         bench, rng = self._bench, self._rng
         bucket = rng.choice(bench.buckets)
-        if rng.random() < 0.35:
-            call = bench.recorder.begin(self._client, "delete-bucket", bucket=bucket)
-            work = bench.ask(
-                self._client,
-                self._gateway,
-                f"delete {bucket}",
-                partial(delete_bucket, bucket=bucket),
-            )
-            await bench.record(call, work)
+        if rng.random() < 0.4:
+            user = self._user(bucket)
+            call = bench.recorder.begin(self._client, "delete-bucket", bucket=bucket, user=user.id)
+
+            async def request(gateway: GatewayProcess) -> None:
+                await s3.call(gateway, user, "DELETE", f"/{bucket}")
+
+            await bench.recorded(call, self._gateway, request)
             return
-        await create_bucket(bench, self._client, self._gateway, bucket)
-
-    async def _upload(self) -> None:
-        bench, rng, (bucket, name) = self._bench, self._rng, self._key()
-
-        async def begin(gateway: GatewayProcess) -> bytes:
-            found = await gateway.store.buckets.get(bucket)
-            return await gateway.store.multipart.open(found, name.encode(), UploadRecord(OWNER))
-
-        try:
-            upload = await bench.ask(self._client, self._gateway, "open an upload", begin)
-        except (PinfoldError, Down, ProcessDied, TimeoutError):
-            return
-        parts: dict[int, bytes] = {}
-        for number in range(1, rng.choice((2, 3, 4))):
-            content = await self._part(bucket, name, upload, number)
-            if content is not None:
-                parts[number] = content
-        if not parts or rng.random() < 0.25:
-            await self._abort(bucket, name, upload)
-        else:
-            await self._complete(bucket, name, upload, parts)
-
-    async def _part(self, bucket: str, name: str, upload: bytes, number: int) -> bytes | None:
-        bench = self._bench
-        token, content = bench.new_value(self._client, self._rng.choice(_SIZES))
-
-        async def store(gateway: GatewayProcess) -> None:
-            found = await gateway.store.buckets.get(bucket)
-            opened = await gateway.store.multipart.find(found, name.encode(), upload)
-            staged = await gateway.store.staging.stage(Source(content), len(content), (CRC64NVME,))
-            await gateway.store.multipart.put_part(opened, number, staged)
-
-        call = bench.recorder.begin(
-            self._client, "part", bucket=bucket, name=name, value=token, upload=upload.hex()
-        )
-        work = bench.ask(self._client, self._gateway, f"part {number} of {bucket}/{name}", store)
-        await bench.record(call, work)
-        # A part whose fate is unknown is not named by Complete.
-        return content if call.operation.outcome == "ok" else None
-
-    async def _abort(self, bucket: str, name: str, upload: bytes) -> None:
-        bench = self._bench
-
-        async def forget(gateway: GatewayProcess) -> None:
-            found = await gateway.store.buckets.get(bucket)
-            opened = await gateway.store.multipart.find(found, name.encode(), upload)
-            await gateway.store.multipart.abort(opened)
-
-        call = bench.recorder.begin(
-            self._client, "abort", bucket=bucket, name=name, upload=upload.hex()
-        )
-        work = bench.ask(self._client, self._gateway, f"abort {bucket}/{name}", forget)
-        await bench.record(call, work)
-
-    async def _complete(
-        self, bucket: str, name: str, upload: bytes, parts: dict[int, bytes]
-    ) -> None:
-        bench = self._bench
-        sums = [hashlib.md5(part, usedforsecurity=False) for part in parts.values()]
-        joined = hashlib.md5(b"".join(one.digest() for one in sums), usedforsecurity=False)
-        token = bench.new_token(self._client)
-        bench.know(token, b"".join(parts.values()), f"{joined.hexdigest()}-{len(parts)}")
-        named = [
-            NamedPart(number, one.hexdigest(), {}) for number, one in zip(parts, sums, strict=True)
-        ]
-        condition, conditions = self._condition((bucket, name))
-
-        async def finish(gateway: GatewayProcess) -> None:
-            found = await gateway.store.buckets.get(bucket)
-            await gateway.store.multipart.complete(found, name.encode(), upload, named, conditions)
-
-        call = bench.recorder.begin(
-            self._client,
-            "complete",
-            bucket=bucket,
-            name=name,
-            value=token,
-            condition=condition,
-            upload=upload.hex(),
-        )
-        work = bench.ask(self._client, self._gateway, f"complete {bucket}/{name}", finish)
-        await bench.record(call, work)
+        user = rng.choice(bench.users)
+        await create_bucket(bench, self._client, self._gateway, bucket, user)
 
 
-async def create_bucket(bench: Bench, client: str, gateway: str, bucket: str) -> None:
+async def create_bucket(bench: Bench, client: str, gateway: str, bucket: str, user: User) -> None:
     """CreateBucket, recorded."""
 
     async def create(process: GatewayProcess) -> None:
-        await process.store.buckets.create(bucket, owner=OWNER, acl="", region="")
+        await s3.call(process, user, "PUT", f"/{bucket}")
 
-    call = bench.recorder.begin(client, "create-bucket", bucket=bucket)
+    call = bench.recorder.begin(client, "create-bucket", bucket=bucket, user=user.id)
     await bench.record(call, bench.ask(client, gateway, f"create {bucket}", create))
+    if call.operation.outcome == "ok":
+        bench.owners[bucket] = user
 
 
 async def read_object(
@@ -356,26 +308,23 @@ async def read_object(
     patience_s: float = PATIENCE_S,
 ) -> str | None:
     """GetObject, or HeadObject if not the whole is wanted, recorded; the token read."""
-    if whole:
-        call = bench.recorder.begin(client, "get", bucket=bucket, name=name)
-        reading = bench.ask(
-            client,
-            gateway,
-            f"get {bucket}/{name}",
-            lambda process: get(process, bucket, name),
-            patience_s,
-        )
-        await bench.record(call, reading, bench.token_of)
-    else:
-        call = bench.recorder.begin(client, "head", bucket=bucket, name=name)
-        looking = bench.ask(
-            client,
-            gateway,
-            f"head {bucket}/{name}",
-            lambda process: head(process, bucket, name),
-            patience_s,
-        )
-        await bench.record(call, looking, bench.token_of_etag)
+    user = bench.owner_of(bucket)
+    call = bench.recorder.begin(
+        client, "get" if whole else "head", bucket=bucket, name=name, user=user.id
+    )
+
+    async def request(process: GatewayProcess) -> Answer:
+        method = "GET" if whole else "HEAD"
+        return await s3.call(process, user, method, f"/{bucket}/{name}")
+
+    def token_of(answer: Answer) -> str:
+        token = bench.token_of_etag(answer.etag)
+        if whole and bench.content_of(token) != answer.body:
+            return GARBLED
+        return token
+
+    asked = bench.ask(client, gateway, f"read {bucket}/{name}", request, patience_s)
+    await bench.record(call, asked, token_of)
     return call.operation.value if call.operation.outcome == "ok" else None
 
 
@@ -388,56 +337,46 @@ async def list_bucket(
     prefix: str = "",
     delimiter: str = "",
     limit: int = 1000,
+    after: str = "",
 ) -> bool:
     """All pages of a listing, recorded; whether it came to its end or there is no bucket."""
-    after, position = "", b""
+    user = bench.owner_of(bucket)
+    query = {
+        "list-type": "2",
+        "encoding-type": "url",
+        "prefix": prefix,
+        "delimiter": delimiter,
+        "max-keys": str(limit),
+        "start-after": after,
+    }
     while True:
-        query = Query(
-            prefix=prefix.encode(), delimiter=delimiter.encode(), position=position, limit=limit
-        )
         began = bench.recorder.instant()
+
+        async def request(process: GatewayProcess) -> s3.Names:
+            wanted = {name: text for name, text in query.items() if text}
+            return s3.names_of(await s3.call(process, user, "GET", f"/{bucket}", wanted))
+
         try:
-            listing = await bench.ask(
-                client,
-                gateway,
-                f"list {bucket}",
-                partial(_page, bucket=bucket, query=query),
-            )
+            page = await bench.ask(client, gateway, f"list {bucket}", request)
         except NoSuchBucket:
             return True
         except (PinfoldError, Down, ProcessDied, TimeoutError):
             bench.account.count("list failed")
             return False
-        entries, following = listing
         bench.recorder.page(
             client,
             bucket=bucket,
             began=began,
-            names=[(name, bench.token_of_etag(etag)) for name, etag in entries if etag],
-            prefixes=[name for name, etag in entries if not etag],
+            names=[(name, bench.token_of_etag(etag)) for name, etag in page.objects],
+            prefixes=page.prefixes,
             prefix=prefix,
             delimiter=delimiter,
             after=after,
             limit=limit,
-            truncated=following is not None,
+            truncated=bool(page.token),
         )
         bench.account.count("list ok")
-        if following is None:
+        if not page.token:
             return True
-        after, position = entries[-1][0], following
-
-
-async def _page(
-    gateway: GatewayProcess, bucket: str, query: Query
-) -> tuple[list[tuple[str, str]], bytes | None]:
-    """(name and ETag, empty for prefixes) of a page, and where the next one starts."""
-    found = await gateway.store.buckets.lookup(bucket)
-    listing = await gateway.store.listings.page(found, query)
-    entries = [
-        (
-            entry.name.decode(),
-            decode(ObjectRecord, entry.row.body).etag if entry.row is not None else "",
-        )
-        for entry in listing.entries
-    ]
-    return entries, listing.next_position
+        query["continuation-token"] = page.token
+        after = max([name for name, _ in page.objects] + page.prefixes, key=str.encode)

@@ -1,0 +1,226 @@
+"""Rivals on multipart uploads: whoever knows of an upload adds to it, lists it, ends it.
+
+Open uploads are on the bench for all clients, with every part that anybody may have stored: so one
+upload is completed of different parts, aborted and added to at the same time.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote
+
+from pinfold.model.errors import PinfoldError
+from pinfold.sim.checkers.history import Call, Kind
+from pinfold.sim.cluster import Down, ProcessDied
+from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.workloads import s3
+from pinfold.sim.workloads.bench import Bench
+from pinfold.sim.workloads.s3 import User
+
+NUMBERS: Final = (1, 2, 3)
+"""Numbers of parts: few, so that they are replaced."""
+
+_SIZES: Final = (12, 200, 1500, 6000, 6000, 20_000, 80_000)
+
+_KNOWN_MAX: Final = 3
+"""Uploads known at a time; of more the oldest is forgotten and stays open."""
+
+
+@dataclass(slots=True)
+class Upload:
+    """An upload as the clients know it."""
+
+    bucket: str
+    name: str
+    id: str
+    user: User
+    parts: dict[int, list[tuple[str, bytes]]] = field(default_factory=dict)
+    """By number, tokens and contents that were stored, oldest first."""
+
+
+class Uploader:
+    """One client's part in it."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        client: str,
+        rng: random.Random,
+        condition: Callable[[tuple[str, str]], tuple[str | None, dict[str, str]]],
+    ) -> None:
+        self._bench = bench
+        self._client = client
+        self._rng = rng
+        self._condition = condition
+
+    async def act(self, gateway: str, bucket: str, name: str, user: User) -> None:
+        """Open an upload of this object, or do something with one that is open."""
+        known = self._bench.uploads
+        if not known or self._rng.random() < 0.2:
+            await self._open(gateway, bucket, name, user)
+            return
+        upload = self._rng.choice(known)
+        acts = {
+            self._part: 5,
+            self._list_parts: 1,
+            self._list_uploads: 1,
+            self._complete: 3 if upload.parts else 0,
+            self._abort: 1,
+        }
+        (act,) = self._rng.choices(list(acts), list(acts.values()))
+        await act(gateway, upload)
+
+    async def _open(self, gateway: str, bucket: str, name: str, user: User) -> None:
+        bench = self._bench
+        call = bench.recorder.begin(self._client, "open", bucket=bucket, name=name, user=user.id)
+
+        async def request(process: GatewayProcess) -> str:
+            answer = await s3.call(process, user, "POST", f"/{bucket}/{name}", {"uploads": ""})
+            return answer.document.findtext("UploadId", "")
+
+        asked = bench.ask(self._client, gateway, f"open an upload of {bucket}/{name}", request)
+        upload = await bench.record(call, asked, lambda upload: upload)
+        if upload is not None:
+            bench.uploads.append(Upload(bucket, name, upload, user))
+            del bench.uploads[:-_KNOWN_MAX]
+
+    async def _part(self, gateway: str, upload: Upload) -> None:
+        bench, number = self._bench, self._rng.choice(NUMBERS)
+        token, content = bench.new_value(self._client, self._rng.choice(_SIZES))
+        call = self._begin("part", upload, value=token, part=number)
+
+        async def request(process: GatewayProcess) -> None:
+            query = {"partNumber": str(number), "uploadId": upload.id}
+            path = f"/{upload.bucket}/{upload.name}"
+            await s3.call(process, upload.user, "PUT", path, query, body=content)
+
+        await self._bench.recorded(call, gateway, request)
+        # Of unknown fate it may be there, too: who names it hears.
+        if call.operation.outcome != "refused":
+            upload.parts.setdefault(number, []).append((token, content))
+
+    async def _list_parts(self, gateway: str, upload: Upload) -> None:
+        calls = {number: self._begin("list-parts", upload, part=number) for number in NUMBERS}
+
+        async def request(process: GatewayProcess) -> dict[int, str]:
+            path = f"/{upload.bucket}/{upload.name}"
+            answer = await s3.call(process, upload.user, "GET", path, {"uploadId": upload.id})
+            numbers = map(int, s3.texts(answer, "Part/PartNumber"))
+            return dict(zip(numbers, s3.texts(answer, "Part/ETag"), strict=True))
+
+        asked = self._bench.ask(self._client, gateway, f"parts of {upload.id}", request)
+        shown = await self._bench.outcome(asked)
+        for number, call in calls.items():
+
+            def token_of(parts: dict[int, str], number: int = number) -> str | None:
+                etag = parts.get(number)
+                return None if etag is None else self._bench.token_of_part(etag.strip('"'))
+
+            await self._bench.record(call, shown(), token_of)
+
+    async def _list_uploads(self, gateway: str, upload: Upload) -> None:
+        """All pages of the bucket's open uploads."""
+        bench, limit = self._bench, self._rng.choice((1, 1000))
+        query = {"uploads": "", "max-uploads": str(limit), "encoding-type": "url"}
+        began = bench.recorder.instant()
+        found: list[str] = []
+        while True:
+
+            async def request(process: GatewayProcess) -> s3.Answer:
+                user = bench.owner_of(upload.bucket)
+                return await s3.call(process, user, "GET", f"/{upload.bucket}", query)
+
+            try:
+                answer = await bench.ask(
+                    self._client, gateway, f"uploads in {upload.bucket}", request
+                )
+            except (PinfoldError, Down, ProcessDied, TimeoutError):
+                bench.account.count("list-uploads failed")
+                return
+            found += s3.texts(answer, "Upload/UploadId")
+            if answer.document.findtext("IsTruncated") != "true":
+                break
+            query["key-marker"] = unquote(answer.document.findtext("NextKeyMarker", ""))
+            query["upload-id-marker"] = answer.document.findtext("NextUploadIdMarker", "")
+        bench.recorder.uploads_page(self._client, bucket=upload.bucket, began=began, uploads=found)
+        bench.account.count("list-uploads ok")
+
+    async def _abort(self, gateway: str, upload: Upload) -> None:
+        call = self._begin("abort", upload)
+
+        async def request(process: GatewayProcess) -> None:
+            path = f"/{upload.bucket}/{upload.name}"
+            await s3.call(process, upload.user, "DELETE", path, {"uploadId": upload.id})
+
+        await self._bench.recorded(call, gateway, request)
+        self._ended(call, upload)
+
+    async def _complete(self, gateway: str, upload: Upload) -> None:
+        bench, rng = self._bench, self._rng
+        numbers = sorted(rng.sample(sorted(upload.parts), rng.randint(1, len(upload.parts))))
+        chosen = {
+            number: upload.parts[number][-1]
+            if rng.random() < 0.8
+            else rng.choice(upload.parts[number])
+            for number in numbers
+        }
+        sums = {
+            number: hashlib.md5(content, usedforsecurity=False)
+            for number, (_, content) in chosen.items()
+        }
+        joined = b"".join(one.digest() for one in sums.values())
+        etag = f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(chosen)}"
+        token = bench.know_parts(
+            self._client, b"".join(content for _, content in chosen.values()), etag
+        )
+        condition, headers = self._condition((upload.bucket, upload.name))
+        call = self._begin(
+            "complete",
+            upload,
+            value=token,
+            condition=condition,
+            parts=tuple((number, part) for number, (part, _) in chosen.items()),
+        )
+
+        async def request(process: GatewayProcess) -> str:
+            document = s3.parts_document([(n, one.hexdigest()) for n, one in sums.items()])
+            query, path = {"uploadId": upload.id}, f"/{upload.bucket}/{upload.name}"
+            answer = await s3.call(
+                process, upload.user, "POST", path, query, headers=headers, body=document
+            )
+            return answer.document.findtext("ETag", "").strip('"')
+
+        await self._bench.recorded(call, gateway, request, bench.token_of_etag)
+        self._ended(call, upload)
+
+    def _ended(self, call: Call, upload: Upload) -> None:
+        """Forget an upload that has ended, but not at once: others may still try."""
+        operation = call.operation
+        over = operation.outcome == "ok" or operation.error == "not-found"
+        if over and upload in self._bench.uploads and self._rng.random() < 0.7:
+            self._bench.uploads.remove(upload)
+
+    def _begin(
+        self,
+        kind: Kind,
+        upload: Upload,
+        *,
+        value: str | None = None,
+        condition: str | None = None,
+        part: int = 0,
+        parts: tuple[tuple[int, str], ...] = (),
+    ) -> Call:
+        return self._bench.recorder.begin(
+            self._client,
+            kind,
+            bucket=upload.bucket,
+            name=upload.name,
+            value=value,
+            condition=condition,
+            upload=upload.id,
+            user=upload.user.id,
+            part=part,
+            parts=parts,
+        )
