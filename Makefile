@@ -21,8 +21,9 @@ $(CLIENTS)/installed:
 	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check 'awscli==1.45.11'
 	touch $@
 
+# Where the ports are taken: make run PORT=19000
 run: $(VENV)/installed
-	$(BIN)/pinfold up
+	$(BIN)/pinfold up $(if $(PORT),--base-port $(PORT))
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

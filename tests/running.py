@@ -21,12 +21,14 @@ ROOT = Path(__file__).parent.parent
 class Cluster:
     """A running `pinfold up` and what it printed."""
 
-    def __init__(self, data: Path, base_port: int, *options: str) -> None:
+    def __init__(self, data: Path, base_port: int | None, *options: str) -> None:
+        """Without a port: those that the cluster had."""
         self.data = data
         self.base_port = base_port
         command = [sys.executable, "-m", "pinfold", "up", "--data", str(data)]
+        ports = () if base_port is None else ("--base-port", str(base_port))
         self.process = subprocess.Popen(
-            [*command, "--base-port", str(base_port), "--json", *options],
+            [*command, *ports, "--json", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,7 +77,7 @@ class Cluster:
 
     def pids(self) -> dict[str, int]:
         """Process ids by name, as last told by the cluster itself."""
-        return {node["name"]: node["pid"] for node in self.json("status")["nodes"] if "pid" in node}
+        return {node["name"]: node["pid"] for node in self.json("status")["nodes"] if node["pid"]}
 
     @property
     def environment(self) -> dict[str, str]:

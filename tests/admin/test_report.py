@@ -1,21 +1,32 @@
 from typing import Any
 
+import msgspec
+import pytest
+
 from pinfold.admin.gauges import cluster_gauges
 from pinfold.admin.report import Report, report, waiting_for
-from pinfold.cluster.map import ClusterMap, DeviceEntry, NodeEntry, PolicyEntry
+from pinfold.admin.stopping import objections
+from pinfold.cluster.map import ClusterMap, DeviceEntry, NodeEntry
+from pinfold.node.formation import first_policies, first_rings
 
 NODES = ("n1", "n2", "n3")
+DEVICES = tuple(
+    DeviceEntry(
+        id=number, uuid=name.encode() * 8, node=name, path=f"devices/{name}", zone=f"z-{name}"
+    )
+    for number, name in enumerate(NODES)
+)
+POLICIES = first_policies()
+POLICIES["metadata"] = msgspec.structs.replace(POLICIES["metadata"], part_power=2)
 MAP = ClusterMap(
     cluster_id=b"c" * 16,
     nodes={
         **{name: NodeEntry(role="storage") for name in NODES},
         "s3-1": NodeEntry(role="s3"),
     },
-    devices=tuple(
-        DeviceEntry(id=number, uuid=name.encode() * 8, node=name, path=f"devices/{name}")
-        for number, name in enumerate(NODES)
-    ),
-    policies={"metadata": PolicyEntry(copies=3, write_quorum=2, part_power=2)},
+    devices=DEVICES,
+    policies=POLICIES,
+    rings=first_rings(POLICIES, DEVICES),
 )
 
 
@@ -51,7 +62,9 @@ def test_a_dead_storage_node_degrades_while_its_groups_are_led_elsewhere() -> No
     del up["n3"]
     found = judged(up)
     assert found.state == "degraded"
-    assert "n3 is down" in found.findings[0].what
+    assert found.findings[0].what == (
+        "storage node n3 is down; its data is served from other copies"
+    )
     assert found.devices[2]["state"] == "unreachable"
     assert waiting_for(found) == []
 
@@ -118,7 +131,7 @@ def test_a_stopped_and_a_full_device_are_told_with_what_to_do() -> None:
     found = judged(up)
     told = [finding.what for finding in found.findings]
     assert "device 0 on n1 has stopped: write failed: EIO" in told
-    assert "device 1 on n2 is 95% full" in told
+    assert "the file system of device 1 on n2 is 95% full" in told
     assert "device 2 on n3 holds 3 blobs that failed their checksum" in told
     assert all(finding.do for finding in found.findings)
 
@@ -188,3 +201,128 @@ def test_a_worker_that_a_bug_has_ended_is_told() -> None:
     (finding,) = judged(up).findings
     assert "replicator of n2 has stopped" in finding.what
     assert "n2.log" in finding.do
+
+
+def told(found: Report) -> str:
+    return "\n".join(f"{one.severity}: {one.what} -> {one.do}" for one in found.findings)
+
+
+def test_with_two_of_three_nodes_down_nothing_is_served_from_other_copies() -> None:
+    up = answers()
+    del up["n2"], up["n3"]
+    up["n1"]["groups"] = []
+    found = judged(up)
+    assert found.state == "unavailable"
+    assert "served from other copies" not in told(found)
+    assert "4 of 4 groups have no primary" in found.findings[0].what
+    assert "device 1 on n2, device 2 on n3" in found.findings[0].do
+    assert "no object and no volume can be written" in told(found)
+
+
+def test_without_a_supervisor_that_restarts_nobody_is_said_to() -> None:
+    up = answers()
+    del up["n3"]
+    found = report(MAP, up, [], version="1", restarts=False)
+    assert "pinfold node start n3" in told(found)
+    assert "supervisor starts it again" not in told(found)
+    assert "supervisor starts it again" in told(judged(up))
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("absent", "mount the disk again"),
+        ("index", "pinfold device rebuild-index devices/n3"),
+        ("foreign", "mount the right one"),
+        ("damaged", "pinfold device check devices/n3"),
+        (None, "smartctl"),
+    ],
+)
+def test_what_stopped_a_device_decides_what_to_do(kind: str | None, advice: str) -> None:
+    up = answers()
+    up["n3"]["devices"] = [{"id": 2, "state": "stopped", "reason": "why", "refused": kind}]
+    found = judged(up)
+    (finding,) = found.findings
+    assert finding.what == "device 2 on n3 has stopped: why"
+    assert advice in finding.do
+
+
+def test_copies_that_belong_on_a_lost_device_are_not_said_to_be_under_way() -> None:
+    up = answers()
+    up["n3"]["devices"] = [{"id": 2, "state": "stopped", "reason": "gone", "refused": "absent"}]
+    up["n1"]["care"] = [worker(blobs=413, queued_bytes=78 << 20, left_s=1.0)]
+    text = told(judged(up))
+    assert "413 blobs lack copies, 78.0 MiB; those that belong on device 2 on n3" in text
+    assert "being repaired" not in text
+
+
+def test_full_devices_are_full_whatever_share_is_the_reserve() -> None:
+    up = answers()
+    for name in NODES:
+        up[name]["devices"][0].update(state="full", free_bytes=500 << 20, total_bytes=1 << 30)
+    found = judged(up)
+    assert found.state == "unavailable"
+    assert "no object and no volume can be written" in found.findings[0].what
+    assert "make room on device 0 on n1" in found.findings[0].do
+    assert "is full: it refuses writes (507, ENOSPC), with 500 MiB" in told(found)
+    up["n1"]["devices"][0]["state"] = up["n2"]["devices"][0]["state"] = "serving"
+    assert judged(up).state == "degraded"
+
+
+def test_a_volume_out_of_sync_is_told_by_why() -> None:
+    up = answers()
+    volume = {"name": "disk1", "size_bytes": 1, "out": [2]}
+    assert "nothing: they are being brought up to date" in told(judged(up, [volume]))
+    del up["n3"]
+    assert "device 2 must serve again" in told(judged(up, [volume]))
+
+
+def test_nodes_and_devices_have_the_same_keys_up_or_down() -> None:
+    up = answers()
+    whole = judged(up)
+    del up["n3"]
+    found = judged(up)
+    assert {key for node in found.nodes for key in node} == set(found.nodes[2])
+    assert set(whole.nodes[2]) == set(found.nodes[2])
+    assert set(whole.devices[2]) == set(found.devices[2])
+    assert found.nodes[2]["pid"] is None
+
+
+def led(up: dict[str, Any]) -> dict[str, Any]:
+    """Every group has all three devices as members."""
+    for group in up["n1"]["groups"]:
+        group["members"] = [0, 1, 2]
+    return up
+
+
+def test_a_node_may_be_stopped_while_the_others_carry_everything() -> None:
+    found = judged(led(answers()))
+    for name in (*NODES, "s3-1"):
+        assert objections(MAP, found, name) == []
+
+
+def test_stopping_a_second_node_is_objected_to() -> None:
+    up = led(answers())
+    del up["n3"]
+    against = objections(MAP, judged(up), "n2")
+    assert any("4 of 4 groups" in one for one in against)
+    assert any("take new objects" in one for one in against)
+    assert any("volumes would wait" in one for one in against)
+    assert objections(MAP, judged(up), "n3") == []  # it is down already
+
+
+def test_what_is_not_in_step_is_objected_to() -> None:
+    up = led(answers())
+    up["n1"]["groups"][0]["lagging"] = [1]
+    assert objections(MAP, judged(up), "n3") == [
+        "1 of 4 groups would have no majority of current members"
+    ]
+    volume = {"name": "disk1", "size_bytes": 1, "out": [2]}
+    found = judged(led(answers()), [volume])
+    assert objections(MAP, found, "n1") == ["volume disk1 has devices out of sync elsewhere: 2"]
+    assert objections(MAP, found, "n3") == []
+    up = led(answers())
+    up["n1"]["care"] = [worker(blobs=3, single=2)]
+    assert "2 blobs have one copy left" in objections(MAP, judged(up), "n2")[0]
+    unknown = report(MAP, led(answers()), None, version="1")
+    assert "unknown" in objections(MAP, unknown, "n1")[0]

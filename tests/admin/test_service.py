@@ -188,6 +188,7 @@ def serve(
                 users=MemoryUsers(),
                 token=lambda: TOKEN,
                 version="1",
+                restarts=lambda: True,
                 log=structlog.get_logger(),
                 audit=audit,
             )

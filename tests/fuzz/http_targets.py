@@ -147,6 +147,7 @@ def admin_service() -> AdminService:
             users=MemoryUsers(),
             token=lambda: TOKEN,
             version="1",
+            restarts=lambda: True,
             log=structlog.get_logger(),
             audit=lambda act: None,
         )

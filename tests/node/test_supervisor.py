@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pinfold.env.real import OsClock
-from pinfold.model.errors import Unavailable
+from pinfold.model.errors import Conflict, NotFound, Unavailable
 from pinfold.model.ids import NodeName
 from pinfold.node.supervisor import ChildSpec, Supervisor
 
@@ -146,8 +146,48 @@ def test_without_restart_it_is_left_down(tmp_path: Path) -> None:
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
         async with asyncio.timeout(30):
-            await child.ended.wait()
+            await child.down.wait()
         assert child.starts == 1
+        assert world.of("left down") == ["n1"]
+        await supervisor.start_one(NodeName("n1"), 30)
+        assert child.starts == 2
+
+    world.run(use)
+
+
+def test_one_process_is_stopped_and_started_on_command(world: World) -> None:
+    world.child("n1", READY + UNTIL_TOLD)
+    world.child("n2", READY + UNTIL_TOLD)
+
+    async def use(supervisor: Supervisor) -> None:
+        await supervisor.ready(30)
+        one, other = NodeName("n1"), NodeName("n2")
+        with pytest.raises(Conflict, match="not down"):
+            await supervisor.start_one(one, 30)
+        await supervisor.stop_one(one)
+        assert (supervisor.children[one].pid, supervisor.children[other].starts) == (None, 1)
+        with pytest.raises(Conflict, match="down already"):
+            await supervisor.stop_one(one)
+        with pytest.raises(NotFound, match="n1, n2"):
+            await supervisor.stop_one(NodeName("n9"))
+        await supervisor.start_one(one, 30)
+        assert supervisor.children[one].pid is not None
+        await supervisor.stop_one(other)  # and left so: a stop of all finds it down
+
+    world.run(use)
+    assert world.of("left down") == ["n1", "n2"]
+    assert world.of("ended") == ["n1"]
+
+
+def test_a_process_that_waits_for_its_next_start_is_stopped_too(world: World) -> None:
+    world.child("n1", 'line.send(b\'{"state":"failed","message":"no disk"}\\n\')\n')
+
+    async def use(supervisor: Supervisor) -> None:
+        await world.until("restarting")
+        await supervisor.stop_one(NodeName("n1"))
+        assert supervisor.children[NodeName("n1")].pid is None
+        with pytest.raises(Unavailable, match=r"no disk|ended while starting"):
+            await supervisor.start_one(NodeName("n1"), 30)
 
     world.run(use)
 

@@ -177,3 +177,34 @@ def test_keys_and_secrets_are_replaced_while_the_cluster_serves(tmp_path: Path) 
         assert alice["secret_key"] not in audit + str(lines)
         arguments = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in running.pids().values()]
         assert not any(shown["secret_key"].encode() in line for line in arguments)
+
+
+def test_a_node_is_stopped_and_started_on_command_if_clients_will_not_notice(
+    tmp_path: Path,
+) -> None:
+    with cluster(tmp_path / "data") as running:
+        assert running.json("node", "check", "n2")["ok"] is True
+        running.json("node", "stop", "n2")
+        found = {node["name"]: node for node in running.json("status")["nodes"]}
+        assert (found["n2"]["state"], found["n2"]["pid"]) == ("down", None)
+        refused = running.pinfold("node", "stop", "n3")
+        assert refused.returncode == 1
+        assert "would have no majority" in refused.stderr
+        assert running.pinfold("node", "check", "n3").returncode == 1
+        running.json("node", "start", "n2")
+        until(lambda: running.json("status")["state"] == "healthy", "healthy again")
+        running.json("node", "restart", "n3")
+        assert running.pinfold("node", "stop", "n9").returncode == 1
+
+
+def test_ports_belong_to_the_cluster(tmp_path: Path) -> None:
+    data, base = tmp_path / "data", free_ports()
+    with cluster(data, base_port=base) as first:
+        facts = first.facts
+    again = Cluster(data, None)
+    try:
+        again.wait_ready()
+        assert again.facts["s3"] == facts["s3"]
+        assert (facts["created"], again.facts["created"]) == (True, False)
+    finally:
+        again.end()

@@ -1,5 +1,6 @@
 """Ask every process of the cluster at once. A process that does not answer in time is left out."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +13,9 @@ from pinfold.rpc.api import Answer, Peers
 
 ANSWER_S: Final = 1.0
 """How long a process may take to tell its state; a dead one costs an operator this much."""
+
+ROWS_S: Final = 1.5
+"""How long a status waits for rows: when no majority of a group serves it goes without them."""
 
 
 class Gatherer:
@@ -50,6 +54,7 @@ class Gatherer:
 async def volumes_or_none(volumes: VolumeAdmin) -> list[View] | None:
     """The volumes, or None when their rows cannot be read now: a status is never refused."""
     try:
-        return await volumes.list()
-    except PinfoldError:
+        async with asyncio.timeout(ROWS_S):
+            return await volumes.list()
+    except (PinfoldError, TimeoutError):
         return None

@@ -28,12 +28,13 @@ def cluster_gauges(found: Report) -> str:
         labels = (str(device["id"]), device["node"])
         serving.labels(*labels).set(device["state"] in ("serving", "full"))
         slow.labels(*labels).set(bool(device.get("slow")))
-        free.labels(*labels).set(device.get("free_bytes", 0))
-        total.labels(*labels).set(device.get("total_bytes", 0))
+        if device["total_bytes"] is not None:  # no value is better than a wrong one
+            free.labels(*labels).set(device["free_bytes"])
+            total.labels(*labels).set(device["total_bytes"])
     gauge("groups", "Row groups.").set(found.groups["total"])
     gauge("groups_with_primary", "Row groups that serve.").set(found.groups["with_primary"])
     gauge("groups_degraded", "Row groups with a lagging member.").set(found.groups["degraded"])
-    if found.volumes is not None:  # else no value is better than a wrong one
+    if found.volumes is not None:
         gauge("volumes", "Volumes.").set(len(found.volumes))
         gauge("volume_bytes", "Size promised by all volumes.").set(
             sum(volume["size_bytes"] for volume in found.volumes)

@@ -23,6 +23,7 @@ from pinfold.admin.gather import Gatherer, volumes_or_none
 from pinfold.admin.gauges import cluster_gauges
 from pinfold.admin.merge import merge
 from pinfold.admin.report import Report, report, waiting_for
+from pinfold.admin.stopping import objections
 from pinfold.cluster.map import MapStore
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.model.errors import (
@@ -36,6 +37,7 @@ from pinfold.model.errors import (
     Unavailable,
     Unsupported,
 )
+from pinfold.model.ids import NodeName
 
 BODY_BYTES_MAX: Final = 64 << 10
 """Largest request body; every admin request is a few fields."""
@@ -92,6 +94,8 @@ class AdminParts:
     token: Callable[[], str]
     """The admin token as it is now."""
     version: str
+    restarts: Callable[[], bool]
+    """Whether a supervisor starts processes again that end by themselves."""
     log: FilteringBoundLogger
     audit: Callable[[Act], None]
     """Told of every change that was asked for with the token, done or refused."""
@@ -161,6 +165,7 @@ class AdminService:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/v1/status", self._status),
+                web.get("/v1/nodes/{name}/stoppable", self._stoppable),
                 web.get("/v1/volumes", self._volumes_list),
                 web.post("/v1/volumes", self._volumes_create),
                 web.get("/v1/volumes/{name}", self._volumes_show),
@@ -254,7 +259,20 @@ class AdminService:
 
     async def _report(self, volumes: list[dict[str, Any]] | None) -> Report:
         answers = await self._parts.gatherer.statuses()
-        return report(self._parts.map.get(), answers, volumes, version=self._parts.version)
+        return report(
+            self._parts.map.get(),
+            answers,
+            volumes,
+            version=self._parts.version,
+            restarts=self._parts.restarts(),
+        )
+
+    async def _stoppable(self, request: web.Request) -> web.Response:
+        name, current = request.match_info["name"], self._parts.map.get()
+        current.node(NodeName(name))
+        found = await self._report(await volumes_or_none(self._parts.volumes))
+        against = objections(current, found, name)
+        return _json({"node": name, "ok": not against, "objections": against})
 
     async def _volumes_list(self, _request: web.Request) -> web.Response:
         return _json({"volumes": await self._parts.volumes.list()})

@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "ring": "Build and inspect placement rings; works without a cluster.",
     "device": "Format, inspect, check and repair devices.",
     "sim": "Simulate whole clusters under faults and judge what clients saw.",
-    "node": "Run one process of a cluster (what `pinfold up` starts).",
+    "node": "Stop, start and restart a process of this machine, if that is harmless now.",
 }
 """Each has a module of its name here, with a click command of its name inside."""
 

@@ -66,6 +66,8 @@ class ClusterClient:
 
     def __init__(self, data: str, admin: str | None, token: str | None) -> None:
         self._where = (data, admin, token)
+        self.data = data
+        """The cluster's directory on this machine, for what is done without the admin API."""
 
     def get(self, path: str) -> Any:
         """See `AdminClient.get`."""

@@ -56,6 +56,12 @@ def force_members(
     if not yes_i_lose_data:
         one = client.get(f"/v1/groups/{number}")
         _print_one(one)
+        answering = {device["device"] for device in one["devices"]}
+        if unknown := [device for device in wanted if device not in answering]:
+            raise click.UsageError(
+                f"nothing was changed, and {_list(unknown)} could not survive: only "
+                f"{_list(sorted(answering))} of the group answer"
+            )
         raise click.UsageError(
             f"nothing was changed. The group would go on with {members}; what only others of "
             f"{_list(one['members'])} have acknowledged would be lost. If their disks are gone for "

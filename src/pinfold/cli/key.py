@@ -1,6 +1,5 @@
 """`pinfold key`: access keys of S3 users."""
 
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -8,6 +7,7 @@ import click
 
 from pinfold.cli.cluster import ClusterClient, cluster_command, echo
 from pinfold.cli.keyoptions import print_pair, secret_key_options
+from pinfold.cli.sizes import moment
 from pinfold.cli.tables import print_table
 
 
@@ -40,7 +40,7 @@ def create(
 def list_(client: ClusterClient, as_json: bool, user_id: str) -> None:
     """List the access keys of USER (never the secrets)."""
     keys = client.get(f"/v1/users/{quote(user_id, safe='')}/keys")["keys"]
-    rows = [[one["access_key"], one["state"], _day(one["created_ms"])] for one in keys]
+    rows = [[one["access_key"], one["state"], moment(one["created_ms"])] for one in keys]
     echo(as_json, keys, lambda: print_table("keys", ["access key", "state", "created"], rows))
 
 
@@ -85,7 +85,3 @@ def _path(access_key: str) -> str:
 def _set_active(client: ClusterClient, as_json: bool, access_key: str, *, active: bool) -> None:
     changed: dict[str, Any] = client.call("PATCH", _path(access_key), {"active": active})
     echo(as_json, changed, lambda: click.echo(f"{access_key} is {changed['state']}"))
-
-
-def _day(created_ms: int) -> str:
-    return datetime.fromtimestamp(created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

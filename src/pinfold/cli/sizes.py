@@ -1,6 +1,7 @@
-"""Sizes as people write them: `10GiB`, `512M`, `4096`."""
+"""Sizes and times as people read and write them: `10GiB`, `512M`, `2026-03-01 12:00 UTC`."""
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 import click
@@ -30,6 +31,11 @@ def parse_size(text: str) -> int:
     if rest:
         raise ValueError(f"{text!r} is not a whole number of bytes")
     return size
+
+
+def moment(unix_ms: int) -> str:
+    """A time in UTC, to the minute."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def format_size(size: int) -> str:

@@ -34,10 +34,30 @@ def status(client: ClusterClient, as_json: bool) -> None:
 
 def _print_nodes(nodes: list[dict[str, Any]]) -> None:
     rows = [
-        [n["name"], n["role"], n["state"], n.get("pid", "-"), n["boot"], _age(n.get("uptime_s"))]
+        [
+            n["name"],
+            n["role"],
+            n["state"],
+            n["pid"] or "-",
+            n["boot"],
+            _age(n["uptime_s"]),
+            n["endpoint"] or "-",
+            _clients(n["clients"] or {}),
+        ]
         for n in nodes
     ]
-    print_table("nodes", ["name", "role", "state", "pid", "boot", "up for"], rows)
+    header = ["name", "role", "state", "pid", "boot", "up for", "endpoint", "clients"]
+    print_table("nodes", header, rows)
+
+
+def _clients(told: dict[str, Any]) -> str:
+    """What a front end has answered since its start."""
+    if "connections" in told:
+        return (
+            f"{told['connections']} connected, {told['reads']} reads, {told['writes']} writes, "
+            f"{format_size(told['payload_bytes'])}, {told['errors']} errors"
+        )
+    return f"{told['requests']} requests, {told['failed']} failed" if told else "-"
 
 
 def _print_devices(devices: list[dict[str, Any]]) -> None:
@@ -46,14 +66,16 @@ def _print_devices(devices: list[dict[str, Any]]) -> None:
             d["id"],
             d["node"],
             d["state"],
-            _used(d),
-            d.get("blobs", "-"),
-            d.get("quarantined", "-"),
+            _data(d),
+            _free(d),
+            _count(d["blobs"]),
+            _count(d["quarantined"]),
             d["path"],
         ]
         for d in devices
     ]
-    print_table("\ndevices", ["id", "node", "state", "used", "blobs", "quarantined", "path"], rows)
+    header = ["id", "node", "state", "data", "disk free", "blobs", "quarantined", "path"]
+    print_table("\ndevices", header, rows)
 
 
 def _print_groups(groups: dict[str, Any]) -> None:
@@ -100,12 +122,24 @@ def _print_volumes(volumes: list[dict[str, Any]] | None) -> None:
     print_table("\nvolumes", ["name", "size", "held by", "out of sync"], rows)
 
 
-def _used(device: dict[str, Any]) -> str:
-    total = device.get("total_bytes")
+def _count(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _data(device: dict[str, Any]) -> str:
+    """What of Pinfold's is on the device; its file system may hold other things."""
+    if device["blob_bytes"] is None:
+        return "-"
+    return format_size(device["blob_bytes"] + device["extent_bytes"] + device["journal_bytes"])
+
+
+def _free(device: dict[str, Any]) -> str:
+    """Room on the device's file system, which other devices may share."""
+    total = device["total_bytes"]
     if not total:
         return "-"
-    used = total - device["free_bytes"]
-    return f"{format_size(used)} of {format_size(total)} ({used / total:.0%})"
+    free = device["free_bytes"]
+    return f"{format_size(free)} of {format_size(total)} ({free / total:.0%})"
 
 
 def _age(seconds: float | None) -> str:

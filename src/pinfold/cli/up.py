@@ -23,7 +23,8 @@ PORT_MAX = 65_535 - 3
     "--base-port",
     type=click.IntRange(1, PORT_MAX),
     metavar="N",
-    help="S3 on N, Swift reserved N+1, NBD N+2, admin N+3. Default: 9000, 8080, 10809, 9300.",
+    help="S3 on N, Swift reserved N+1, NBD N+2, admin N+3. Default: those of the last start, at "
+    "first 9000, 8080, 10809, 9300.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
 @click.option("--no-restart", is_flag=True, help="Leave a process that ends by itself down.")
@@ -44,10 +45,10 @@ def up(data: str, base_port: int | None, as_json: bool, no_restart: bool) -> Non
             click.echo(_as_text(ready, data))
 
     def on_event(event: str, name: str, detail: str) -> None:
-        if event in ("restarting", "failed", "killed"):
+        if event in ("restarting", "failed", "killed", "left down"):
             print(f"pinfold: {name} {event}: {detail}", file=sys.stderr, flush=True)
 
-    ports = Ports() if base_port is None else Ports.from_base(base_port)
+    ports = None if base_port is None else Ports.from_base(base_port)
     if not as_json:
         click.echo(f"starting the cluster in {data} …")
     options = UpOptions(layout=Layout.at(data), ports=ports, restart=not no_restart)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import click
 
 from pinfold.cli.cluster import ClusterClient, cluster_command, echo
-from pinfold.cli.sizes import format_size
+from pinfold.cli.sizes import format_size, moment
 from pinfold.cli.sizes import size as size_type
 from pinfold.cli.tables import print_table
 
@@ -82,6 +82,16 @@ def _print_volumes(volumes: list[dict[str, Any]]) -> None:
 
 
 def _print_one(found: dict[str, Any]) -> None:
-    for key, value in found.items():
-        shown = format_size(value) if key == "size_bytes" else value
-        click.echo(f"{key:16} {shown}")
+    out = ", ".join(f"device {number}" for number in found["out"])
+    lines = {
+        "name": found["name"],
+        "id": found["id"],
+        "size": format_size(found["size_bytes"]),
+        "created": moment(found["created_ms"]),
+        "state": found["state"],
+        "copies": f"{found['copies']}, {found['min_in_sync']} in sync for a write",
+        "held by": found["holder"] or "nobody: no client is attached",
+        "out of sync": out or "none",
+    }
+    for name, shown in lines.items():
+        click.echo(f"{name:12} {shown}")

@@ -34,7 +34,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     secret_key: str
     """The root user's."""
     endpoints: Endpoints | None = None
-    """Of the last `pinfold up`."""
+    """Of the last `pinfold up`; the next one takes the same unless told otherwise."""
+    restarts: bool = True
+    """Whether that one starts processes again that end by themselves."""
 
 
 def new_access(rng: random.Random, cluster_id: bytes) -> Access:

@@ -18,7 +18,7 @@ from typing import Final
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Clock
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Unavailable
+from pinfold.model.errors import Conflict, NotFound, Unavailable
 from pinfold.model.ids import NodeName
 from pinfold.node.lifeline import LINE_BYTES_MAX, State, decode_report
 from pinfold.node.restarts import RestartPolicy
@@ -27,7 +27,7 @@ KILL_AFTER_S: Final = 12.0
 """A process told to stop is killed after this: longer than its own drain time."""
 
 OnEvent = Callable[[str, NodeName, str], None]
-"""(event, process, detail): started, ready, failed, ended, restarting, killed."""
+"""(event, process, detail): started, ready, failed, ended, left down, restarting, killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,14 @@ class Child:
     """What it last reported; None while it is starting or down."""
     message: str = ""
     starts: int = 0
+    held: bool = False
+    """Left down until somebody asks for it: on command, or as it ended under `restart=False`."""
+    down: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the process is held and does not run."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to start a held process."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the process is down and will not be started again."""
+    """Set when the supervisor is done with the process."""
 
     @property
     def pid(self) -> int | None:
@@ -108,6 +114,8 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop all processes, rank by rank. Never fails; a deaf process is killed."""
         self._stopping.set()
+        for child in self.children.values():
+            child.released.set()
         for rank in sorted({child.spec.stop_rank for child in self.children.values()}):
             ranked = [c for c in self.children.values() if c.spec.stop_rank == rank]
             for child in ranked:
@@ -132,7 +140,7 @@ class Supervisor:
         for child in waiting:
             if child.state == "failed":
                 raise Unavailable(f"{child.spec.name} cannot start: {child.message}")
-            if child.ended.is_set():
+            if child.down.is_set() or child.ended.is_set():
                 raise Unavailable(
                     f"{child.spec.name} ended while starting: see {child.spec.output}"
                 )
@@ -141,14 +149,18 @@ class Supervisor:
         """Keep one process running until told to stop."""
         try:
             while not self._stopping.is_set():
+                if child.held:
+                    await self._hold(child)
+                    continue
                 started = self._clock.monotonic()
                 status = await self._run_once(child)
                 if self._stopping.is_set():
                     self._on_event("ended", child.spec.name, _describe(status))
                     return
-                if not self._restart:
-                    self._on_event("ended", child.spec.name, f"{_describe(status)}; left down")
-                    return
+                child.held = child.held or not self._restart
+                if child.held:
+                    self._on_event("left down", child.spec.name, _describe(status))
+                    continue
                 delay = child.policy.on_exit(self._clock.monotonic() - started)
                 detail = f"{_describe(status)}; starting again in {delay:.1f} s"
                 self._on_event("restarting", child.spec.name, detail)
@@ -156,6 +168,56 @@ class Supervisor:
         finally:
             child.ended.set()
             self._changed.set()
+
+    async def _hold(self, child: Child) -> None:
+        """Leave a process down until it is released, or the supervisor stops."""
+        child.released.clear()
+        child.down.set()
+        self._changed.set()
+        await child.released.wait()
+        child.down.clear()
+        child.held = False
+
+    async def stop_one(self, name: NodeName) -> None:
+        """Stop a process and leave it down. NotFound; Conflict when it is down already."""
+        child = self._child(name)
+        if child.down.is_set():
+            raise Conflict(f"{name} is down already")
+        child.held = True
+        _signal(child, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._kill_after_s):
+                await child.down.wait()
+        except TimeoutError:
+            self._on_event("killed", name, "it did not stop in time")
+            _signal(child, signal.SIGKILL)
+            await child.down.wait()
+
+    async def start_one(self, name: NodeName, timeout_s: float) -> None:
+        """Start a process that was left down and wait until it is ready.
+
+        NotFound; Conflict when it runs; Unavailable with its own words when it cannot start.
+        """
+        child = self._child(name)
+        if not child.down.is_set():
+            raise Conflict(f"{name} is not down")
+        child.state = None
+        child.released.set()
+        child.down.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while child.state != "ready":
+                    self._raise_failed([child])
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise Unavailable(f"{name} is not ready after {timeout_s:.0f} s") from None
+
+    def _child(self, name: NodeName) -> Child:
+        try:
+            return self.children[name]
+        except KeyError:
+            raise NotFound(f"no process {name}: there are {', '.join(self.children)}") from None
 
     async def _pause(self, delay_s: float) -> None:
         """Sleep, but not past a stop."""
@@ -179,7 +241,7 @@ class Supervisor:
         child.process = process
         child.starts += 1
         self._on_event("started", child.spec.name, f"pid {process.pid}")
-        if self._stopping.is_set():  # the stop came while it was being started
+        if self._stopping.is_set() or child.held:  # the stop came while it was being started
             _signal(child, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES_MAX)
         try:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
 from pinfold.admin.client import AdminClient
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Conflict, PinfoldError, Unavailable
+from pinfold.model.errors import Conflict, Corrupt, PinfoldError, Unavailable
 from pinfold.model.ids import NodeName
-from pinfold.node.access import Access, Endpoints, write_access
+from pinfold.node.access import Access, Endpoints, read_access, write_access
+from pinfold.node.control import Command, serve_control
 from pinfold.node.creation import ensure_cluster, hold_data
 from pinfold.node.formation import FRONT_ENDS, STORAGE_NODES
 from pinfold.node.layout import Layout
@@ -54,6 +56,18 @@ class Ports:
     """Reserved: nothing listens there yet."""
     nbd: int = 10809
     admin: int = 9300
+
+    @classmethod
+    def of(cls, endpoints: Endpoints) -> "Ports":
+        """The ports that a cluster had; Corrupt when its file names none."""
+        try:
+            s3, nbd, admin = (
+                int(urlsplit(url).port or 0)
+                for url in (endpoints.s3, endpoints.nbd, endpoints.admin)
+            )
+        except ValueError as error:
+            raise Corrupt(f"cluster.json names no ports: {error}") from error
+        return cls(s3=s3, nbd=nbd, admin=admin)
 
     @classmethod
     def from_base(cls, base: int) -> "Ports":
@@ -108,7 +122,8 @@ class UpOptions:
     """How to run."""
 
     layout: Layout
-    ports: Ports
+    ports: Ports | None
+    """None: those of the last time, or the first cluster's."""
     restart: bool
 
 
@@ -139,16 +154,22 @@ class _Up:
         self._on_event = on_event
         self._stop = asyncio.Event()
         self._created = False
+        self._ports = options.ports or Ports()
 
     async def run(self) -> None:
         layout = self._options.layout
+        if self._options.ports is None and layout.endpoints.exists():
+            known = read_access(self._env.disk, layout).endpoints
+            self._ports = self._ports if known is None else Ports.of(known)
         if not layout.marker.exists():
             await self._check_ports()  # before anything is made
         lock = hold_data(self._env, layout)
         try:
             await self._check_ports()  # a second `up` of a cluster has heard by now that one runs
             access, self._created = await ensure_cluster(self._env, layout)
-            access = msgspec.structs.replace(access, endpoints=self._options.ports.endpoints())
+            access = msgspec.structs.replace(
+                access, endpoints=self._ports.endpoints(), restarts=self._options.restart
+            )
             write_access(self._env.disk, layout, access)
             prepare_socket_dir(layout)
             await self._supervise(access)
@@ -157,7 +178,7 @@ class _Up:
 
     async def _check_ports(self) -> None:
         """Say it now and clearly, rather than from a front end's log."""
-        ports = self._options.ports
+        ports = self._ports
         for role, option in (("s3", 0), ("nbd", 2), ("admin", 3)):
             port = ports.of_role(role)
             try:
@@ -180,11 +201,19 @@ class _Up:
 
         supervisor = Supervisor(
             self._env.clock,
-            child_specs(self._options.layout, self._options.ports),
+            child_specs(self._options.layout, self._ports),
             on_event,
             restart=self._options.restart,
         )
         scope = TaskScope(lambda _error: None)  # the one task is awaited below
+
+        async def obey(command: Command, name: NodeName) -> None:
+            if command != "start":
+                await supervisor.stop_one(name)
+            if command != "stop":
+                await supervisor.start_one(name, START_TIMEOUT_S)
+
+        control = await serve_control(self._options.layout, obey)
         supervisor.start()
         starting = scope.start(self._bring_up(supervisor, access))
         self._listen_for_stop(starting)
@@ -195,6 +224,7 @@ class _Up:
             if not self._stop.is_set():
                 raise
         finally:
+            control.close()
             await supervisor.stop()
 
     def _listen_for_stop(self, starting: "asyncio.Task[Any]") -> None:
@@ -225,7 +255,7 @@ class _Up:
 
     def _facts(self, supervisor: Supervisor, access: Access) -> Ready:
         layout = self._options.layout
-        endpoints = self._options.ports.endpoints()
+        endpoints = self._ports.endpoints()
 
         def facts(name: str, data: Path) -> ProcessFacts:
             pid = supervisor.children[NodeName(name)].pid

@@ -53,6 +53,11 @@ class S3Metrics:
         times.counts[bisect_left(SECONDS, seconds)] += 1
         times.total_s += seconds
 
+    def totals(self) -> dict[str, int]:
+        """Requests answered, and how many of them failed through no fault of the client."""
+        failed = sum(count for (_, status), count in self._requests.items() if status >= 500)
+        return {"requests": sum(self._requests.values()), "failed": failed}
+
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client's Collector."""
         requests = CounterMetricFamily(

@@ -44,6 +44,10 @@ class S3Service:
             env, settings, self.respond, read_memory_wanted=lambda: store.reading.memory_wanted
         )
 
+    def totals(self) -> dict[str, int]:
+        """What was answered since the start."""
+        return self._metrics.totals()
+
     async def start(self, host: str, port: int) -> int:
         """Serve on an address; the port bound. OSError when it cannot be. May be called again."""
         return await self._server.listen(host, port)

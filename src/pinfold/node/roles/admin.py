@@ -45,6 +45,7 @@ async def start(context: NodeContext) -> Role:
             users=Users(accounts, buckets, root_key),
             token=lambda: secrets.access.token,
             version=__version__,
+            restarts=lambda: secrets.access.restarts,
             log=context.log,
             audit=audit_log(context.env.clock, audit.write),
         )

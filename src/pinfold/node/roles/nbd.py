@@ -1,6 +1,7 @@
 """An NBD gateway: every volume of the cluster as an export."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
@@ -40,7 +41,7 @@ class _NbdRole:
         self._address = address
 
     def status(self) -> dict[str, Any]:
-        return {"endpoint": self._address, "connections": self._service.counters.connections}
+        return {"endpoint": self._address, "clients": asdict(self._service.counters)}
 
     async def stop(self) -> None:
         await self._service.close()

@@ -47,7 +47,11 @@ class _S3Role:
         self._serving = True
 
     def status(self) -> dict[str, Any]:
-        return {"endpoint": self._address, "serving": self._serving}
+        return {
+            "endpoint": self._address,
+            "serving": self._serving,
+            "clients": self._service.totals(),
+        }
 
     async def stop(self) -> None:
         await self._scope.close()

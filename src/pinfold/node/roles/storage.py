@@ -16,7 +16,7 @@ from pinfold.env.tasks import TaskScope
 from pinfold.model.ids import DeviceId, GroupId
 from pinfold.node.caretaking import new_care
 from pinfold.node.context import NodeContext
-from pinfold.node.devices import DeviceTable
+from pinfold.node.devices import DeviceTable, Refusal
 from pinfold.node.gateway import Gateway
 
 
@@ -115,12 +115,12 @@ def _groups_on(current: ClusterMap, gateway: Gateway, device: DeviceId) -> list[
 
 
 def _devices(
-    devices: Mapping[DeviceId, Device], refused: Mapping[DeviceId, str], tempo: Tempo
+    devices: Mapping[DeviceId, Device], refused: Mapping[DeviceId, Refusal], tempo: Tempo
 ) -> list[dict[str, Any]]:
     shown = [_device(identity, device.status(), tempo) for identity, device in devices.items()]
     return shown + [
-        {"id": identity, "state": "stopped", "reason": reason}
-        for identity, reason in refused.items()
+        {"id": identity, "state": "stopped", "refused": refusal.kind, "reason": refusal.reason}
+        for identity, refusal in refused.items()
     ]
 
 
