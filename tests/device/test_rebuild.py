@@ -1,9 +1,13 @@
 """A device that lost its index gets a new one, and claims nothing that it cannot know."""
 
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
 from functools import cache
 
 import pytest
 
+from pinfold.codec.records import PAGE_BYTES
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.device import Device
 from pinfold.device.memory import Memory, decode_memory, encode_memory
@@ -16,6 +20,7 @@ from pinfold.sim.disk import Inode
 from tests.device.model import whole
 from tests.device.recorded import (
     ONE,
+    SLOW,
     G,
     H,
     Names,
@@ -28,7 +33,7 @@ from tests.device.recorded import (
 )
 from tests.device.test_check import look, on_files
 from tests.device.test_cut_points import inode_of, pack_records, segments_of
-from tests.device.worlds import CLUSTER, PATH, SETTINGS
+from tests.device.worlds import CLUSTER, PATH, SETTINGS, put
 
 LOST = b"a vote that proves nothing"
 
@@ -104,9 +109,7 @@ def test_what_was_written_again_before_an_index_was_lost_again_is_not_taken_for_
         await device.close()
 
     async def lose_again(env: Env) -> None:
-        for name in env.disk.list(f"{PATH}/index"):
-            env.disk.unlink(f"{PATH}/index/{name}")
-        env.disk.sync_dir(f"{PATH}/index")
+        lose_index(env)
         await rebuilt(env)
 
     async def serve(env: Env) -> None:
@@ -271,9 +274,7 @@ def test_a_young_journal_is_not_whole_when_a_group_was_copied_to_the_device() ->
         await device.log.install(G, 90, 4, [(b"row", b"copied")], first=True, last=True)
         await device.log.append(G, [Entry(91, 5, b"entry")])
         await device.close()
-        for name in env.disk.list(f"{PATH}/index"):
-            env.disk.unlink(f"{PATH}/index/{name}")
-        env.disk.sync_dir(f"{PATH}/index")
+        lose_index(env)
 
     async def serve(env: Env) -> None:
         result = rebuild_index(env.disk, PATH, SETTINGS, LOST)
@@ -284,3 +285,78 @@ def test_a_young_journal_is_not_whole_when_a_group_was_copied_to_the_device() ->
         await device.close()
 
     on_files({"/": None}, copy, serve)
+
+
+@pytest.mark.parametrize("size", [3000, 300_000])
+@pytest.mark.parametrize("how", ["quarantined", "deleted"])
+def test_a_blob_that_was_put_again_is_not_taken_for_the_one_before(how: str, size: int) -> None:
+    blob, payload = BlobId(b"x" * 16), random.Random(1).randbytes(size)
+
+    async def use(env: Env) -> None:
+        await Device.format(env, PATH, CLUSTER, SETTINGS)
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await device.log.create(G)
+        await device.log.install(G, 90, 4, [(b"row", b"copied")], first=True, last=True)
+        await put(device, blob, payload)
+        await asyncio.sleep(1)
+        if how == "quarantined":
+            device.blobs.quarantine(blob)
+        else:
+            await device.blobs.delete([blob])
+        await asyncio.sleep(1)
+        await put(device, blob, payload)
+        await asyncio.sleep(1)
+        await device.close()
+        lose_index(env)
+
+    async def serve(env: Env) -> None:
+        rebuild_index(env.disk, PATH, SETTINGS, LOST)
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await asyncio.sleep(1)
+        assert await whole(device.blobs.read(blob, 0, size)) == payload
+        assert (device.status().blobs, device.status().quarantined) == (1, 0)
+        await device.close()
+        assert look(env).findings == []
+
+    on_files({"/": None}, use, serve, read_only(blob, payload))
+
+
+def test_of_two_records_of_a_blob_the_one_that_verifies_is_kept() -> None:
+    blob, payload = BlobId(b"x" * 16), random.Random(1).randbytes(300_000)
+
+    async def use(env: Env) -> None:
+        await Device.format(env, PATH, CLUSTER, SLOW)
+        device = await Device.open(env, PATH, SLOW, cluster_id=CLUSTER)
+        await device.log.create(G)
+        device.log.install(G, 90, 4, [(b"row", b"copied")], first=True, last=True)
+        await put(device, blob, payload)
+        device.blobs.quarantine(blob)
+        await put(device, blob, payload)  # nothing has been applied: the first is there still
+
+    async def serve(env: Env) -> None:
+        lose_index(env)
+        env.disk.open(f"{PATH}/packs/00000000").pwritev([b"rot"], 2 * PAGE_BYTES)
+        result = rebuild_index(env.disk, PATH, SETTINGS, LOST)
+        assert (result.whole, result.blobs, result.quarantined) == (False, 1, [])
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        assert await whole(device.blobs.read(blob, 0, len(payload))) == payload
+        await device.close()
+
+    on_files({"/": None}, use, serve, read_only(blob, payload))
+
+
+def read_only(blob: BlobId, payload: bytes) -> Callable[[Env], Awaitable[None]]:
+    """A further life in which the blob is there as before."""
+
+    async def read(env: Env) -> None:
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        assert await whole(device.blobs.read(blob, 0, len(payload))) == payload
+        await device.close()
+
+    return read
+
+
+def lose_index(env: Env) -> None:
+    for name in env.disk.list(f"{PATH}/index"):
+        env.disk.unlink(f"{PATH}/index/{name}")
+    env.disk.sync_dir(f"{PATH}/index")

@@ -9,29 +9,34 @@ A journal that begins with the device's first record needs none of this, unless 
 to the device meanwhile: redoing it is everything.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from pinfold.codec.decoding import require
+from pinfold.codec.names import successor
 from pinfold.codec.packs import (
     RECORD_MAGIC,
     Location,
     checks_of,
     decode_head,
+    decode_location,
     decode_pack_header,
     encode_location,
     head_bytes,
 )
-from pinfold.codec.records import PAGE_BYTES, page_end
+from pinfold.codec.records import PAGE_BYTES, Record, page_end
+from pinfold.device import kinds
 from pinfold.device.applier import APPLIED, Applied, encode_applied
-from pinfold.device.blobrecords import COUNTS, encode_counts
+from pinfold.device.blobrecords import COUNTS, decode_ids, decode_put, encode_counts
 from pinfold.device.engines import engine_name, look_at_engine, open_engine, remove_engine
 from pinfold.device.files import Superblock, lock_device, numbered_files, read_superblock
 from pinfold.device.group import Group
-from pinfold.device.index import REPAIRED_TABLES, Change, Engine, Index, MapFull, seal_rows
+from pinfold.device.index import REPAIRED_TABLES, Engine, Index, MapFull, seal_rows
 from pinfold.device.memory import Remembered
 from pinfold.device.offline import segment_bytes
 from pinfold.device.packs import NEXT_PACK, encode_pack
@@ -42,6 +47,9 @@ from pinfold.model.errors import Conflict, Corrupt
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import BLOB_CHECK_BYTES, MIB
 from pinfold.model.settings import DeviceSettings
+
+_ID_BYTES: Final = 16
+"""A blob's id."""
 
 _COMMIT_KEYS: Final = 10_000
 """Keys in one transaction of the new index: some megabytes."""
@@ -113,21 +121,16 @@ def _require_unreadable(disk: Disk, path: str) -> None:
 
 def _remember(disk: Disk, path: str, superblock: Superblock) -> Remembered:
     """Everything promised, out of the longest unbroken end of the journal."""
-    directory, size = f"{path}/journal", segment_bytes(disk, path)
     problem = Corrupt(f"the journal of {path} has no records")
-    for start in first_sequences(disk, directory, superblock.salt):
+    for start in first_sequences(disk, f"{path}/journal", superblock.salt):
         remembered = Remembered()
         try:
-            found = survey(disk, directory, superblock.salt, size, start, remembered.take)
+            following = _read_journal(disk, path, superblock, start, remembered.take)
         except Corrupt as error:
             problem = error  # this one was let go and half overwritten, or records are missing
             continue
-        for segment in (*found.live, *found.spare, *found.unfinished):
-            segment.file.close()
-        if found.next_sequence <= superblock.flushed:
-            raise Corrupt(
-                f"the journal ends at {found.next_sequence - 1}, {superblock.flushed} was flushed"
-            )
+        if following <= superblock.flushed:
+            raise Corrupt(f"the journal ends at {following - 1}, {superblock.flushed} was flushed")
         if not remembered.complete:
             raise Corrupt(
                 f"the journal of {path} starts at {remembered.first} and does not tell all that "
@@ -135,6 +138,17 @@ def _remember(disk: Disk, path: str, superblock: Superblock) -> Remembered:
             )
         return remembered
     raise problem
+
+
+def _read_journal(
+    disk: Disk, path: str, superblock: Superblock, start: int, take: Callable[[Record], None]
+) -> int:
+    """Hand over every record from `start` on; the sequence that comes next. Raises Corrupt."""
+    size = segment_bytes(disk, path)
+    found = survey(disk, f"{path}/journal", superblock.salt, size, start, take)
+    for segment in (*found.live, *found.spare, *found.unfinished):
+        segment.file.close()
+    return found.next_sequence
 
 
 def _rebuild(
@@ -148,76 +162,149 @@ def _rebuild(
     result = Rebuilt()
     engine = open_engine(disk, f"{path}/index", settings)
     try:
-        _commit(engine, _entries(disk, path, superblock, remembered, lost_vote, result))
+        made = _NewIndex(engine)
+        _give_up(remembered, lost_vote, made, result)
+        _take_packs(disk, path, superblock, made, result)
+        dated = partial(_date, made)
+        _read_journal(disk, path, superblock, remembered.first, dated)
+        made.commit()
         # Last, and on its own: an index without it is refused, and the rebuild begun again.
         applied = Applied(remembered.first - 1, remembered.last, remembered.first)
-        _commit(engine, [(APPLIED, encode_applied(applied))])
+        made.put(APPLIED, encode_applied(applied))
+        made.commit()
     finally:
         engine.close()
     return result
 
 
-def _entries(
-    disk: Disk,
-    path: str,
-    superblock: Superblock,
-    remembered: Remembered,
-    lost_vote: bytes,
-    result: Rebuilt,
-) -> Iterator[Change]:
-    """Everything the new index holds, but for how far it has come."""
+class _NewIndex:
+    """The rows of an index that is being made, written in transactions of a bounded size."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._written = Index(engine)
+        self._batch: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """What was put last."""
+        return self._batch[key] if key in self._batch else self._written.get(key)
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Set or delete a row."""
+        self._batch[key] = value
+        if len(self._batch) == _COMMIT_KEYS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what was put."""
+        changes = seal_rows(sorted(self._batch.items()))
+        while True:
+            try:
+                self._engine.commit(changes)
+            except MapFull:
+                self._engine.grow()
+            else:
+                break
+        self._batch.clear()
+
+    def quarantined(self) -> list[BlobId]:
+        """Every blob that is put as one whose payload fails its checks; `commit` before."""
+        return [BlobId(key[1:]) for key in self._written.keys(b"q", successor(b"q"))]
+
+
+def _give_up(remembered: Remembered, lost_vote: bytes, made: _NewIndex, result: Rebuilt) -> None:
+    """Groups and volumes: what was promised, and that everything else is lost."""
     for group_id, view in sorted(remembered.views.items()):
         group = Group(group_id)
         group.view, group.voted, group.base = view, lost_vote, remembered.last
         result.groups.append(group_id)
-        yield b"g" + group_id.to_bytes(8, "big"), group.encode()
+        made.put(b"g" + group_id.to_bytes(8, "big"), group.encode())
     for volume, token in sorted(remembered.tokens.items()):
         result.volumes.append(volume)
-        yield b"v" + volume, encode_volume(token, lost_at=remembered.last)
-    seen: set[BlobId] = set()
-    next_pack = 0
+        made.put(b"v" + volume, encode_volume(token, lost_at=remembered.last))
+
+
+def _take_packs(
+    disk: Disk, path: str, superblock: Superblock, made: _NewIndex, result: Rebuilt
+) -> None:
+    """What the packs say of themselves."""
+    ends: dict[int, int] = {}
+    live: Counter[int] = Counter()
     for number, name in numbered_files(disk, f"{path}/packs"):
-        next_pack = number + 1
-        yield from _pack(disk, name, number, superblock, seen, result)
-    yield NEXT_PACK, next_pack.to_bytes(4, "big")
-    yield COUNTS, encode_counts(result.blobs, result.blob_bytes, len(result.quarantined))
-
-
-def _pack(
-    disk: Disk,
-    name: str,
-    number: int,
-    superblock: Superblock,
-    seen: set[BlobId],
-    result: Rebuilt,
-) -> Iterator[Change]:
-    """What one pack says of itself."""
-    file = disk.open(name)
-    try:
+        file = disk.open(name)
         try:
-            whose = decode_pack_header(file.pread(PAGE_BYTES, 0))
-        except Corrupt:
-            whose = (superblock.uuid, number)  # its records have checksums of their own
-        if whose != (superblock.uuid, number):
-            raise Corrupt(f"{name} belongs to pack {whose[1]} of device {whose[0].hex()}")
-        live = 0
-        for blob, location in _records(file, number):
-            if blob in seen:
-                continue  # another copy of it: a check tells of its space, a repair frees it
-            seen.add(blob)
-            good = _verifies(file, location)
-            if good:
-                result.blobs += 1
-                result.blob_bytes += location.length
-            else:
-                result.quarantined.append(blob)
-            live += 1
-            yield (b"b" if good else b"q") + blob, encode_location(location)
-        result.packs += 1
-        end = max(PAGE_BYTES, page_end(file.size()))  # a crash may have come before the header
-        yield b"p" + number.to_bytes(4, "big"), encode_pack(end, live, True)
-    finally:
-        file.close()
+            _require_ours(file, name, number, superblock)
+            for blob, location in _records(file, number):
+                _take(file, blob, location, made, live, result)
+            # A crash may have come before the header.
+            ends[number] = max(PAGE_BYTES, page_end(file.size()))
+        finally:
+            file.close()
+    for number, end in ends.items():
+        made.put(b"p" + number.to_bytes(4, "big"), encode_pack(end, live[number], True))
+    made.put(NEXT_PACK, (max(ends, default=-1) + 1).to_bytes(4, "big"))
+    made.commit()
+    result.packs = len(ends)
+    result.quarantined = made.quarantined()
+    counts = encode_counts(result.blobs, result.blob_bytes, len(result.quarantined))
+    made.put(COUNTS, counts)
+
+
+def _require_ours(file: File, name: str, number: int, superblock: Superblock) -> None:
+    try:
+        whose = decode_pack_header(file.pread(PAGE_BYTES, 0))
+    except Corrupt:
+        return  # its records have checksums of their own
+    if whose != (superblock.uuid, number):
+        raise Corrupt(f"{name} belongs to pack {whose[1]} of device {whose[0].hex()}")
+
+
+def _take(
+    file: File,
+    blob: BlobId,
+    location: Location,
+    made: _NewIndex,
+    live: Counter[int],
+    result: Rebuilt,
+) -> None:
+    """Name a record, unless another of the same blob is as good: a repair frees the space then."""
+    if made.get(b"b" + blob) is not None:
+        return
+    failed = made.get(b"q" + blob)
+    if _verifies(file, location):
+        made.put(b"b" + blob, encode_location(location))
+        result.blobs += 1
+        result.blob_bytes += location.length
+        if failed is not None:
+            made.put(b"q" + blob, None)
+            live[decode_location(failed).pack] -= 1
+    elif failed is None:
+        made.put(b"q" + blob, encode_location(location))
+    else:
+        return
+    live[location.pack] += 1
+
+
+def _date(made: _NewIndex, record: Record) -> None:
+    """Tell a blob that was found in a pack when it came, as far as the journal says.
+
+    The next opening redoes all of the journal, and a blob that was deleted or set aside and then
+    put again must not be taken for the one before.
+    """
+    sequence = record.sequence
+    if record.kind == kinds.BLOB_PUT:
+        blobs = [decode_put(record.payload)[0]]
+    elif record.kind == kinds.BLOB_PACKED:
+        blobs = decode_ids(record.payload[:_ID_BYTES])
+    elif record.kind == kinds.BLOB_QUARANTINE:
+        blobs = decode_ids(record.payload)
+        sequence += 1  # its payload has just been verified, which is later
+    else:
+        return
+    for blob in blobs:
+        if (entry := made.get(b"b" + blob)) is not None:
+            location = decode_location(entry)._replace(sequence=sequence)
+            made.put(b"b" + blob, encode_location(location))
 
 
 def _records(file: File, number: int) -> Iterator[tuple[BlobId, Location]]:
@@ -248,27 +335,3 @@ def _verifies(file: File, location: Location) -> bool:
         if checks_of(payload) != location.checks[first : first + step] or len(payload) < length:
             return False
     return True
-
-
-def _commit(engine: Engine, changes: Iterable[Change]) -> None:
-    """Write in transactions of a bounded size."""
-    batch: list[Change] = []
-    for change in changes:
-        batch.append(change)
-        if len(batch) == _COMMIT_KEYS:
-            _commit_one(engine, batch)
-            batch = []
-    if batch:
-        _commit_one(engine, batch)
-
-
-def _commit_one(engine: Engine, batch: list[Change]) -> None:
-    batch.sort()
-    sealed = seal_rows(batch)
-    while True:
-        try:
-            engine.commit(sealed)
-        except MapFull:
-            engine.grow()
-        else:
-            return
