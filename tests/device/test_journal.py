@@ -78,3 +78,31 @@ def test_a_segment_made_in_the_instant_it_is_needed_does_not_hang_the_loop() -> 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_what_nobody_waits_for_is_flushed_by_a_closing() -> None:
+    async def life(env: Env) -> None:
+        env.disk.mkdir("/journal")
+        found = Recovered(live=[], spare=[], next_sequence=1, next_slot=0, boot=0)
+        lane, fill, health = env.new_offload("journal"), env.new_offload("fill"), Health()
+        journal = Journal(env.disk, lane, fill, "/journal", b"saltsalt", 1, SETTINGS, health, found)
+        writer = asyncio.ensure_future(journal.run())
+        journal.append(1, (b"record",), 6)
+        await journal.flush()
+        journal.append(1, (b"record",), 6)
+        await journal.written()
+        assert (journal.reached, journal.flushed) == (2, 1)
+        journal.append(1, (b"record",), 6)
+        journal.close()
+        await writer
+        assert (journal.reached, journal.flushed) == (3, 3)
+        journal.close_files()
+        for one in (lane, fill):
+            one.close()
+
+    with World(1) as world:
+
+        async def scenario() -> None:
+            await world.node("n1").start(life)
+
+        world.run(scenario())

@@ -238,7 +238,7 @@ class Journal:
         self._leaving = True
 
     def close(self) -> None:
-        """Let `run` return once the queue is empty."""
+        """Let `run` return once everything is flushed."""
         self._closing = True
         self._wake.set()
 
@@ -249,7 +249,9 @@ class Journal:
 
     @property
     def _flush_due(self) -> bool:
-        return bool(self._unflushed) or self._dirty_bytes >= self._settings.kick_bytes
+        if self._unflushed or self._dirty_bytes >= self._settings.kick_bytes:
+            return True
+        return self._closing and self.flushed < self.reached
 
     def _write_waiting(self) -> None:
         """Have what waits written: here when it is little and has room, by `run` otherwise."""

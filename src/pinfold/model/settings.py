@@ -263,7 +263,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     batch_bytes: Bytes = 4 * MIB
     """Most that one write and flush of the journal carries."""
     kick_bytes: Bytes = 1 * MIB
-    """Appends nobody waits for are written once so many have gathered."""
+    """Appends that nobody waits for are written once so many have gathered, and then flushed."""
     journal_retain_bytes: BytesOrZero = 64 * MIB
     """Applied journal kept so that a restarted device can still supply recent log entries."""
     unapplied_bytes: Bytes = 128 * MIB
