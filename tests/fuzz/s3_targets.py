@@ -7,7 +7,7 @@ from xml.etree.ElementTree import fromstring
 
 from hypothesis import strategies as st
 
-from pinfold.s3 import acl, numbers, paging, ranges, signature, signature_v2, times, xml
+from pinfold.s3 import acl, documents, numbers, paging, ranges, signature, signature_v2, times
 from pinfold.s3.chunks import ChunkDecoder
 from pinfold.s3.copying import source_name
 from pinfold.s3.describe import conditions_of, metadata_of
@@ -115,7 +115,7 @@ def _date(text: str) -> object:
 
 
 def _acl(data: bytes) -> object:
-    name = acl.from_xml(xml.parse(data, "AccessControlPolicy"), "alice")
+    name = acl.from_xml(documents.parse(documents.pieces(data), documents.POLICY), "alice")
     assert name in acl.BUCKET_CANNED
     return name
 

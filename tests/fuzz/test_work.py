@@ -14,7 +14,7 @@ from pinfold.nbd.handshake import Handshake
 from pinfold.nbd.transmission import Transmission
 from pinfold.rpc.frames import BEAT, encode_frame
 from pinfold.rpc.receiver import FrameReceiver
-from pinfold.s3 import acl, signature, xml
+from pinfold.s3 import acl, documents, signature
 from pinfold.s3.chunks import ChunkDecoder
 from pinfold.s3.errors import Refused
 from pinfold.s3.request import parse_query
@@ -62,6 +62,11 @@ def _frames(data: bytes, piece: int) -> None:
         receiver.received(taken)
 
 
+def _parsed(document: bytes, root: str) -> documents.Node:
+    shape = documents.Shape(root=root, bytes_max=1 << 20, elements_max=9999, depth_max=999)
+    return documents.parse(documents.pieces(document), shape)
+
+
 def _policy(count: int) -> bytes:
     grant = b"<Grant><Grantee><ID>a</ID></Grantee><Permission>FULL_CONTROL</Permission></Grant>"
     return (
@@ -102,8 +107,9 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
     "a claim of commas": lambda n: _refused(
         lambda: signature.claim_of("AWS4-HMAC-SHA256 Credential=a" + " ," * n, {}, {})
     ),
-    "a policy of grants": lambda n: acl.from_xml(xml.parse(_policy(n), "AccessControlPolicy"), "a"),
-    "a deep document": lambda n: xml.parse(b"<a>" * n + b"</a>" * n, "a"),
+    "a policy of grants": lambda n: acl.from_xml(_parsed(_policy(n), "AccessControlPolicy"), "a"),
+    "a deep document": lambda n: _parsed(b"<a>" * n + b"</a>" * n, "a"),
+    "a text of references": lambda n: _parsed(b"<a>" + b"&amp;" * n + b"</a>", "a"),
     "options": lambda n: _haggle(FLAGS + UNKNOWN * n, 1 << 20),
     "options in bytes": lambda n: _haggle(FLAGS + UNKNOWN * n, 1),
     "queries": lambda n: _haggle(_meta(n), 1 << 20),

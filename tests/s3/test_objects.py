@@ -20,7 +20,7 @@ def b64(algorithm: str, content: bytes) -> str:
 
 
 @pytest.mark.parametrize("content", [b"", b"small", bytes(1025), BIG])
-@pytest.mark.parametrize("key", ["k", "a//b/../c", "./.", "ünï & +%41?#", "k" * 1024, "\x01\x00"])
+@pytest.mark.parametrize("key", ["k", "a//b/../c", "./.", "ünï & +%41?#", "k" * 1024, "\t\n\r\x7f"])
 def test_what_is_put_is_got(key: str, content: bytes) -> None:
     async def test(world: World) -> None:
         put = await world.call("PUT", f"/bucket/{key}", content)

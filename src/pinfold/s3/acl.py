@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
+from pinfold.s3.documents import Node
 from pinfold.s3.errors import Refused
-from pinfold.s3.xml import INSTANCE, Node, Writer
+from pinfold.s3.xml import INSTANCE, Writer
 
 PRIVATE: Final = "private"
 PUBLIC_READ: Final = "public-read"

@@ -16,9 +16,11 @@ from pinfold.objects.store import ObjectStore
 from pinfold.s3 import acl
 from pinfold.s3.acl import Identity, Permission
 from pinfold.s3.body import Payload
+from pinfold.s3.documents import Documents
 from pinfold.s3.errors import Refused
 from pinfold.s3.request import Request, Response
 from pinfold.s3.signature import ChunkSigner
+from pinfold.s3.xml import sayable
 
 
 class Store(ObjectStore):
@@ -38,6 +40,12 @@ class Store(ObjectStore):
         self.settings = settings
         self.clock = env.clock
         self.accounts = Accounts(env, rows, sealer, settings.accounts)
+        self.documents = Documents(env)
+
+    def close(self) -> None:
+        """See `ObjectStore`."""
+        super().close()
+        self.documents.close()
 
 
 class Call:
@@ -76,6 +84,13 @@ class Call:
         if len(name) > OBJECT_NAME_BYTES:
             raise Refused("KeyTooLongError")
         return name
+
+    @property
+    def new_name(self) -> bytes:
+        """The name of an object that is to be. Refused when no listing could show it."""
+        if not sayable(self.request.key):
+            raise Refused("InvalidArgument", "XML 1.0 has no characters for this key")
+        return self.name
 
     async def bucket(self, permission: Permission | None, *, fresh: bool = False) -> Bucket:
         """The bucket named by the request, if the caller may do this to it.

@@ -1,36 +1,36 @@
-"""XML out, by a writer that escapes, and XML in, bounded and without entities."""
+"""XML out, by a writer that escapes. XML in is `documents`."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote
-from xml.etree.ElementTree import Element, ParseError
-
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
-
-from pinfold.s3.errors import Refused
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 INSTANCE: Final = "http://www.w3.org/2001/XMLSchema-instance"
 HEADER: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
-
-DOCUMENT_BYTES_MAX: Final = 2 << 20
-"""Largest document taken: 1,000 keys of a multi-delete or 10,000 parts of a Complete."""
 
 _ESCAPES: Final = {
     ord("&"): "&amp;",
     ord("<"): "&lt;",
     ord(">"): "&gt;",
     ord('"'): "&quot;",
-    **{code: f"&#x{code:x};" for code in range(0x20) if chr(code) not in "\t\n"},
+    ord("\r"): "&#xd;",
+    **dict.fromkeys((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0xFFFE, 0xFFFF), "\ufffd"),
 }
-"""Control characters are written as references, as S3 does, though XML 1.0 has none of them:
-clients ask for encoding-type=url where it matters."""
+"""XML 1.0 has no way to say some characters, not even by reference, and a document with one cannot
+be read at all. What is stored has none of them in its name: see `sayable`."""
+
+_UNSAYABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def sayable(text: str) -> bool:
+    """Whether XML 1.0 can say all of a text."""
+    return _UNSAYABLE.search(text) is None
 
 
 def escape(text: str) -> str:
-    """Text as it stands between tags."""
+    """Text as it stands between tags; U+FFFD for what cannot stand there."""
     return text.translate(_ESCAPES)
 
 
@@ -65,57 +65,7 @@ class Writer:
     def document(self) -> bytes:
         """The whole document."""
         self._pieces.append(f"</{self._root}>")
-        return "".join(self._pieces).encode("utf-8", "surrogatepass")
-
-
-class Node:
-    """An element read, its namespace forgotten."""
-
-    __slots__ = ("_element", "name")
-
-    def __init__(self, element: Element) -> None:
-        self._element = element
-        self.name = element.tag.rpartition("}")[2]
-
-    def children(self, name: str | None = None) -> list["Node"]:
-        """The elements directly inside, or those of one name."""
-        nodes = [Node(element) for element in self._element]
-        return nodes if name is None else [node for node in nodes if node.name == name]
-
-    def child(self, name: str) -> "Node | None":
-        """The element of this name directly inside, if there is one; refused when there are two."""
-        found = self.children(name)
-        if len(found) > 1:
-            raise Refused("MalformedXML", f"more than one {name}")
-        return found[0] if found else None
-
-    def text(self, name: str) -> str | None:
-        """The text of the element of this name directly inside, if there is one."""
-        node = self.child(name)
-        return None if node is None else node.own_text()
-
-    def own_text(self) -> str:
-        """The text right inside."""
-        return self._element.text or ""
-
-    def attribute(self, name: str) -> str:
-        """The value of an attribute of this local name."""
-        for key, value in self._element.attrib.items():
-            if key.rpartition("}")[2] == name:
-                return str(value)
-        return ""
-
-
-def parse(document: bytes, root: str) -> Node:
-    """The document's root, which must have this name; Refused(MalformedXML)."""
-    try:
-        element = fromstring(document, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError, LookupError):
-        raise Refused("MalformedXML") from None
-    node = Node(element)
-    if node.name != root:
-        raise Refused("MalformedXML", f"expected {root}")
-    return node
+        return "".join(self._pieces).encode("utf-8", "replace")
 
 
 def encoded_name(text: str, encoding: str) -> str:

@@ -1,7 +1,8 @@
 """GetBucketAcl and PutBucketAcl, canned ACLs only."""
 
-from pinfold.s3 import acl, xml
+from pinfold.s3 import acl
 from pinfold.s3.call import Call, xml_response
+from pinfold.s3.documents import POLICY
 from pinfold.s3.errors import Refused
 from pinfold.s3.request import Response
 
@@ -22,12 +23,12 @@ async def put_bucket_acl(call: Call) -> Response:
 
 async def wanted_acl(call: Call, owner: str, known: frozenset[str]) -> str:
     """The ACL that a request sets, by header or document, on what has this owner."""
-    document = await call.payload().whole(xml.DOCUMENT_BYTES_MAX)
+    stated = await call.store.documents.read(
+        call.payload(), POLICY, lambda policy: acl.from_xml(policy, owner)
+    )
     canned = acl.canned(call.request.headers, known)
-    if canned is not None:
-        if document:
-            raise Refused("InvalidRequest", "an ACL by header and by document")
-        return canned
-    if not document:
+    if canned is not None and stated is not None:
+        raise Refused("InvalidRequest", "an ACL by header and by document")
+    if canned is None and stated is None:
         raise Refused("MissingSecurityHeader", "an ACL is required")
-    return acl.from_xml(xml.parse(document, "AccessControlPolicy"), owner)
+    return canned or stated or acl.PRIVATE

@@ -19,6 +19,7 @@ from pinfold.s3.describe import (
     checksum_type,
     conditions_of,
 )
+from pinfold.s3.documents import COMPLETE, Node
 from pinfold.s3.errors import Refused
 from pinfold.s3.numbers import parse_number
 from pinfold.s3.request import Response
@@ -31,9 +32,8 @@ async def complete_multipart_upload(call: Call) -> Response:
     """Make the object of the parts that the document names."""
     headers = call.request.headers
     bucket = await call.bucket(Permission.WRITE, fresh=True)
-    content = await call.payload(of_object=True).whole(xml.DOCUMENT_BYTES_MAX)
-    document = xml.parse(content, "CompleteMultipartUpload")
-    named = [_named_part(node) for node in document.children("Part")]
+    payload = call.payload(of_object=True)
+    named = await call.store.documents.read(payload, COMPLETE, _named_parts)
     if not named:
         raise Refused("MalformedXML", "no part is named")
 
@@ -64,7 +64,11 @@ async def complete_multipart_upload(call: Call) -> Response:
     return xml_response(writer.document())
 
 
-def _named_part(node: xml.Node) -> NamedPart:
+def _named_parts(document: Node) -> list[NamedPart]:
+    return [_named_part(node) for node in document.children("Part")]
+
+
+def _named_part(node: Node) -> NamedPart:
     number = parse_number(node.text("PartNumber") or "", most=PART_NUMBER_MAX)
     etag = node.text("ETag")
     if not number or etag is None:

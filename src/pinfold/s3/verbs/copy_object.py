@@ -30,11 +30,12 @@ async def copy_object(call: Call) -> Response:
     """Make the key's object of another object's bytes, with its or with new metadata."""
     headers = call.request.headers
     bucket = await call.bucket(Permission.WRITE)
+    name = call.new_name
     demand_standard_class(headers)
     canned = acl.canned(headers, acl.OBJECT_CANNED) or acl.PRIVATE
     replaces = _replaces_metadata(headers)
     source_name, found = await copy_source(call)
-    if found.bucket.name == bucket.name and source_name == call.name:
+    if found.bucket.name == bucket.name and source_name == name:
         if not replaces:
             raise Refused(
                 "InvalidRequest", "an object cannot be copied to itself without any change"
@@ -58,9 +59,7 @@ async def copy_object(call: Call) -> Response:
         acl=canned,
         checksum=Checksum(algorithm, staged.sums[algorithm]),
     )
-    changed = await call.store.objects.put(
-        bucket, call.name, record, staged, conditions_of(headers)
-    )
+    changed = await call.store.objects.put(bucket, name, record, staged, conditions_of(headers))
     return _answer(record, changed.stamp_ms)
 
 

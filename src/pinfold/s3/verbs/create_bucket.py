@@ -5,8 +5,9 @@ from typing import Final
 
 from pinfold.model.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN
 from pinfold.objects.bucket import BucketExists
-from pinfold.s3 import acl, xml
+from pinfold.s3 import acl
 from pinfold.s3.call import Call
+from pinfold.s3.documents import LOCATION, Node
 from pinfold.s3.errors import Refused
 from pinfold.s3.request import Response
 
@@ -55,14 +56,17 @@ def demand_bucket_name(name: str) -> None:
 async def _region(call: Call) -> str:
     settings = call.store.settings
     payload = call.payload() if call.request.headers.get("content-length") else None
-    document = await payload.whole(xml.DOCUMENT_BYTES_MAX) if payload is not None else b""
-    if not document:
-        return settings.region
-    configuration = xml.parse(document, "CreateBucketConfiguration")
-    for child in configuration.children():
-        if child.name != "LocationConstraint":
-            raise Refused("NotImplemented", f"{child.name} is not implemented")
-    region = configuration.text("LocationConstraint") or settings.region
+    stated = None
+    if payload is not None:
+        stated = await call.store.documents.read(payload, LOCATION, _constraint)
+    region = stated or settings.region
     if region != settings.region and region not in settings.other_regions:
         raise Refused("InvalidLocationConstraint", extra=(("LocationConstraint", region),))
     return region
+
+
+def _constraint(configuration: Node) -> str | None:
+    for child in configuration.children():
+        if child.name != "LocationConstraint":
+            raise Refused("NotImplemented", f"{child.name} is not implemented")
+    return configuration.text("LocationConstraint")

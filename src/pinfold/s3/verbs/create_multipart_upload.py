@@ -27,7 +27,7 @@ async def create_multipart_upload(call: Call) -> Response:
         algorithm,
         composite,
     )
-    upload = await call.store.multipart.open(bucket, call.name, record)
+    upload = await call.store.multipart.open(bucket, call.new_name, record)
     writer = xml.Writer("InitiateMultipartUploadResult")
     writer.leaf("Bucket", bucket.name)
     writer.leaf("Key", call.request.key)

@@ -10,6 +10,7 @@ from pinfold.objects.bucket import Bucket, NoSuchBucket
 from pinfold.s3 import xml
 from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call, xml_response
+from pinfold.s3.documents import DELETE, Node
 from pinfold.s3.errors import Refused, refusal_of
 from pinfold.s3.request import Response
 from pinfold.s3.verbs.delete_object import stated_conditions
@@ -37,12 +38,10 @@ async def delete_objects(call: Call) -> Response:
     The whole document is read first: one that is malformed deletes nothing.
     """
     bucket = await call.bucket(Permission.WRITE, fresh=True)
-    document = xml.parse(await call.payload().whole(xml.DOCUMENT_BYTES_MAX), "Delete")
-    nodes = document.children("Object")
-    if not 1 <= len(nodes) <= KEYS_MAX:
-        raise Refused("MalformedXML", f"1 to {KEYS_MAX} objects can be deleted at once")
-    listed = [_listed(node) for node in nodes]
-    quiet = (document.text("Quiet") or "").lower() == "true"
+    asked = await call.store.documents.read(call.payload(), DELETE, _asked)
+    if asked is None:
+        raise Refused("MalformedXML")
+    listed, quiet = asked
     outcomes = await _delete_all(call, bucket, listed)
     writer = xml.Writer("DeleteResult")
     for one, error in zip(listed, outcomes, strict=True):
@@ -96,7 +95,15 @@ async def _delete_one(call: Call, bucket: Bucket, one: _Listed) -> None:
     await call.store.objects.delete(bucket, name, conditions)
 
 
-def _listed(node: xml.Node) -> _Listed:
+def _asked(document: Node) -> tuple[list[_Listed], bool]:
+    """What is to be deleted, and whether only errors are to be told."""
+    nodes = document.children("Object")
+    if not 1 <= len(nodes) <= KEYS_MAX:
+        raise Refused("MalformedXML", f"1 to {KEYS_MAX} objects can be deleted at once")
+    return [_listed(node) for node in nodes], (document.text("Quiet") or "").lower() == "true"
+
+
+def _listed(node: Node) -> _Listed:
     return _Listed(
         key=node.text("Key") or "",
         version=node.text("VersionId"),

@@ -23,7 +23,7 @@ async def put_object(call: Call) -> Response:
     """Store the body as the key's object."""
     headers = call.request.headers
     bucket = await call.bucket(Permission.WRITE)
-    name = call.name
+    name = call.new_name
     demand_standard_class(headers)
     canned = acl.canned(headers, acl.OBJECT_CANNED)
     metadata = metadata_of(headers)
