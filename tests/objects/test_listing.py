@@ -38,7 +38,7 @@ def after_is_rolled(after: str, prefix: str, delimiter: str) -> bool:
     return at >= 0 and at + len(delimiter) == len(after)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sets(NAMES, max_size=12),
     st.sampled_from(["", "a", "a/", "b\x00"]),

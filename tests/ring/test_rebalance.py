@@ -78,7 +78,7 @@ def test_no_change_needs_fewer_moves_than_the_bound(
     assert remaining_moves(after, POWER, table) <= oracle.least_moves(after, table)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(topologies(at_least=4, at_most=10), st.integers(1, 4), st.data())
 def test_a_rebalance_moves_one_replica_per_partition_beside_those_of_removed_devices(
     topology: Topology, replicas: int, data: st.DataObject
@@ -103,7 +103,7 @@ def test_replicas_that_stay_keep_their_column() -> None:
                 assert device_id not in new or new[column] == device_id, seed
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(topologies(at_least=3), st.integers(1, 3), st.data())
 def test_same_input_same_table(topology: Topology, replicas: int, data: st.DataObject) -> None:
     after = data.draw(changed(topology, replicas))
@@ -114,7 +114,7 @@ def test_same_input_same_table(topology: Topology, replicas: int, data: st.DataO
     assert once.tolist() == assign(after, POWER, replicas, again.copy(), topology).tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(topologies(at_least=3), st.integers(1, 3))
 def test_without_a_change_nothing_moves(topology: Topology, replicas: int) -> None:
     assume(len(topology) >= replicas)

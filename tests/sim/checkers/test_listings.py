@@ -178,7 +178,7 @@ def true_page(rng: random.Random, there: dict[str, str], began: float, ended: fl
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.integers(1, 60))
 def test_a_correct_bucket_is_never_accused(seed: int, count: int) -> None:
     history = true_history(seed, count)
@@ -186,7 +186,7 @@ def test_a_correct_bucket_is_never_accused(seed: int, count: int) -> None:
     assert check_keys(history) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.data())
 def test_what_intervals_find_the_search_finds_too(seed: int, data: st.DataObject) -> None:
     """Drop or invent one shown name: whatever this accuses, the reads of its keys do not fit."""

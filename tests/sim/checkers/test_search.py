@@ -86,7 +86,7 @@ def possible(model: KeyModel, initial: KeyState, order: Sequence[Step[Action]]) 
     return bool(states)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(histories())
 def test_the_search_agrees_with_trying_every_order(steps: list[Step[Action]]) -> None:
     model = KeyModel()
@@ -95,7 +95,7 @@ def test_the_search_agrees_with_trying_every_order(steps: list[Step[Action]]) ->
     assert isinstance(result, Order) == naive(model, KeyState(), steps)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(histories())
 def test_a_bound_never_turns_one_verdict_into_the_other(steps: list[Step[Action]]) -> None:
     model = KeyModel()

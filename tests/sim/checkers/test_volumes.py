@@ -303,13 +303,13 @@ def lost(request: DiskOperation, at: float) -> DiskOperation:
     return replace(request, ended=None, outcome="unknown")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32), st.integers(1, 50))
 def test_a_correct_disk_is_never_accused(seed: int, count: int) -> None:
     assert check(true_history(seed, count)) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32), st.data())
 def test_a_read_of_what_was_flushed_away_is_always_refused(seed: int, data: st.DataObject) -> None:
     """The naive rule: a content is gone for good once a later write was flushed, one by one."""
