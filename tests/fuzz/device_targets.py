@@ -1,16 +1,21 @@
 """A device whose files were damaged while it was down: opened, checked, or refused by type."""
 
 import asyncio
+import struct
 from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
+import xxhash
 from hypothesis import strategies as st
 
+from pinfold.codec import records
+from pinfold.device import kinds
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.check import check
 from pinfold.device.device import Device
 from pinfold.device.offline import look_at
+from pinfold.device.volume import write_bytes
 from pinfold.env.api import Env
 from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
@@ -190,12 +195,119 @@ _EDITS = st.lists(
     max_size=4,
 )
 
+Forgery = tuple[int, int, int, int, int, int, int, int]
+"""A header that a client writes: which seed, version, kind, key, length, sequence from the present
+one on, what it calls flushed from there on, boot."""
+
+FORGED_SETTINGS = msgspec.structs.replace(SETTINGS, journal_retain_bytes=0)
+"""Segments are used again as soon as they can be."""
+
+FORGED_BYTES = 15 * 4096
+SEEDS = (0, *(records.record_seed(salt, 1) for salt in (bytes(8), b"saltsalt", b"\xff" * 8)))
+
+
+def _forged(forgery: Forgery, sequence: int) -> bytes:
+    """Everything as the device would write it, but for the salt."""
+    which, version, kind, key, length, ahead, flushed, boot = forgery
+    seed = SEEDS[which % len(SEEDS)]
+    body = bytes(VOLUME)[:length]
+    numbers = (kind, length, sequence + ahead, sequence + flushed, boot)
+    header = bytearray(records.encode_header(*numbers, records.checksum([body], seed), seed))
+    header[4], header[7] = version, key
+    header[-8:] = xxhash.xxh3_64(header[:-8], seed=seed).digest()
+    return bytes(header) + body
+
+
+def run_forged(data: bytes) -> str:
+    """Payloads of headers are payloads: whatever they claim, a device opens and shows them."""
+    try:
+        forgeries = msgspec.msgpack.decode(data, type=list[Forgery])
+        _forged(forgeries[0], 1)
+    except (msgspec.MsgspecError, RecursionError, IndexError, struct.error, ValueError):
+        return "no input"
+    content = bytearray(FORGED_BYTES)
+    with World(1) as world:
+        machine = world.node("n")
+
+        async def story() -> None:
+            for life in (
+                lambda env: Device.format(env, PATH, CLUSTER, FORGED_SETTINGS),
+                lambda env: _write_forged(env, forgeries, content, crash=False),
+                lambda env: _show_forged(env, bytes(content)),
+                lambda env: _write_forged(env, forgeries, content, crash=True),
+                lambda env: _show_forged(env, bytes(content)),
+            ):
+                await machine.start(life)
+                machine.crash()
+
+        world.run(story())
+    return " ".join(sorted({f"{version} {kind} {key}" for _, version, kind, key, *_ in forgeries}))
+
+
+async def _write_forged(
+    env: Env, forgeries: list[Forgery], content: bytearray, *, crash: bool
+) -> None:
+    """Fill every segment with them, on the pages behind the first of each write."""
+    device = await Device.open(env, PATH, FORGED_SETTINGS, cluster_id=CLUSTER)
+    await device.extents.claim(VOLUME, Token(1))
+    head_bytes = records.HEADER_BYTES + write_bytes(1)
+    for page in range(1, FORGED_BYTES // 4096 + 1):
+        forged = _forged(forgeries[page % len(forgeries)], device._journal.appended + 20)
+        content[page * 4096 - head_bytes : page * 4096 - head_bytes + len(forged)] = forged
+    del content[FORGED_BYTES:]
+    for number in range(20):
+        op = ExtentOp(0, number % 2, 0, FORGED_BYTES)
+        device.extents.write(VOLUME, Token(1), 1, 1, [op], memoryview(bytes(content)))
+        await device.extents.flush(VOLUME, Token(1))
+        if number % 5 == 4:
+            await asyncio.sleep(0.05)
+    await device.log.create(GROUP)
+    if not device.log.state(GROUP).last_op:
+        await device.log.append(GROUP, [Entry(1, 1, bytes(content))])
+        await put(device, b"f" * 16, bytes(content))
+    if not crash:
+        await device.close()
+
+
+async def _show_forged(env: Env, content: bytes) -> None:
+    device = await Device.open(env, PATH, FORGED_SETTINGS, cluster_id=CLUSTER)
+    await device.extents.claim(VOLUME, Token(1))
+    found = device.extents.read(VOLUME, Token(1), [(0, 0, FORGED_BYTES), (1, 0, FORGED_BYTES)])
+    found = found if isinstance(found, list) else await found
+    assert b"".join(map(bytes, found)) == content * 2
+    assert device.log.groups() == [GROUP]
+    assert device.blobs.state(BlobId(b"f" * 16)) is not None
+    await device.close()
+
+
+_FORGERIES = st.lists(
+    st.tuples(
+        st.integers(0, len(SEEDS) - 1),
+        st.sampled_from((records.RECORD_VERSION, 0, 1, 255)),
+        st.sampled_from((*sorted(kinds.KNOWN), 255)),
+        st.sampled_from((0, 0, 1)),
+        st.sampled_from((16, 0, 1, 1 << 20)),
+        st.integers(0, 60),
+        st.sampled_from((0, 1, 1 << 30)),
+        st.sampled_from((1, 2, 3, 1 << 20)),
+    ),
+    min_size=1,
+    max_size=15,
+)
+
 TARGETS = (
     Target(
         name="damaged-device",
         inputs=_EDITS.map(msgspec.msgpack.encode),
         run=run_device,
         examples=60,
+        memory_bytes=64 * MIB,
+    ),
+    Target(
+        name="forged-journal",
+        inputs=_FORGERIES.map(msgspec.msgpack.encode),
+        run=run_forged,
+        examples=25,
         memory_bytes=64 * MIB,
     ),
 )
