@@ -177,6 +177,18 @@ class Payload:
             raise Refused("IncompleteBody")
 
 
+async def read_body(body: Body, limit: int) -> bytes:
+    """All of a body however it is framed; Refused when it is longer than that."""
+    pieces: list[Buffer] = []
+    size = 0
+    while piece := await body.read():
+        size += len(piece)
+        if size > limit:
+            raise Refused("MaxMessageLengthExceeded")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 def _length(headers: dict[str, str], name: str) -> int | None:
     text = headers.get(name)
     if text is None:

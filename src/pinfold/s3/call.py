@@ -1,5 +1,6 @@
 """One request on its way: what a verb gets, and what every verb asks first."""
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -7,18 +8,18 @@ from pinfold.accounts.accounts import Accounts
 from pinfold.accounts.sealing import Sealer
 from pinfold.cluster.api import Blobs, Rows
 from pinfold.env.api import Env
-from pinfold.model.limits import OBJECT_NAME_BYTES
+from pinfold.model.limits import KIB, OBJECT_NAME_BYTES
 from pinfold.model.settings import S3Settings
 from pinfold.objects.bucket import Authority, Bucket
 from pinfold.objects.conditions import NoSuchKey
 from pinfold.objects.objects import Found
 from pinfold.objects.store import ObjectStore
-from pinfold.s3 import acl
+from pinfold.s3 import acl, signature
 from pinfold.s3.acl import Identity, Permission
-from pinfold.s3.body import Payload
+from pinfold.s3.body import Payload, read_body
 from pinfold.s3.documents import Documents
 from pinfold.s3.errors import Refused
-from pinfold.s3.request import Request, Response
+from pinfold.s3.request import EmptyBody, Request, Response
 from pinfold.s3.signature import ChunkSigner
 from pinfold.s3.xml import sayable
 
@@ -48,6 +49,10 @@ class Store(ObjectStore):
         self.documents.close()
 
 
+UNASKED_BYTES_MAX: Final = 64 * KIB
+"""Longest body taken where there should be none: some clients send a word or two."""
+
+
 class Call:
     """A request that is authenticated and routed."""
 
@@ -70,6 +75,22 @@ class Call:
     def payload(self, *, of_object: bool = False) -> Payload:
         """The request's body, see `Payload`. Ask once."""
         return Payload(self.request, self.payload_hash, self._signer, of_object=of_object)
+
+    async def unasked_body(self) -> bytes:
+        """The body that came with an operation that has no use for one.
+
+        Refused when it is not what was signed: somebody else has put it there.
+        """
+        if isinstance(self.request.body, EmptyBody):
+            content = b""
+        elif self.payload_hash in signature.CHUNKED:
+            content = await self.payload().whole(UNASKED_BYTES_MAX)
+        else:
+            content = await read_body(self.request.body, UNASKED_BYTES_MAX)
+        signed = self.payload_hash
+        if len(signed) == 64 and signed != hashlib.sha256(content).hexdigest():
+            raise Refused("XAmzContentSHA256Mismatch")
+        return content
 
     async def owner(self, user: str) -> Identity:
         """An owner as documents name it."""

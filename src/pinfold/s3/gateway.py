@@ -17,7 +17,7 @@ from pinfold.s3.request import Chunks, Request, Response
 from pinfold.s3.router import demand_understood, operation_of
 from pinfold.s3.signature import ChunkSigner, SigningKeys
 from pinfold.s3.signature_v2 import ClaimV2
-from pinfold.s3.verbs import HANDLERS
+from pinfold.s3.verbs import HANDLERS, TAKE_A_BODY
 
 HOST_ID: Final = "pinfold"
 """HostId of error documents; clients only quote it."""
@@ -44,6 +44,8 @@ class Gateway:
             if handler is None:
                 raise Refused("NotImplemented", f"{operation} is not implemented")
             demand_understood(operation, request)
+            if operation not in TAKE_A_BODY:
+                await call.unasked_body()
             response = await handler(call)
             if response.chunks is not None and request.method != "HEAD":
                 response.chunks = await Primed.of(response.chunks)
@@ -65,6 +67,7 @@ class Gateway:
         claim = signature.claim_of(authorization, request.query, headers)
         if claim is None:
             return Call(self._store, request, ANONYMOUS, _unsigned_payload(headers), None)
+        signature.demand_region(claim, self._store.settings.region)
         credential = await self._credential(claim.access_key, headers)
         self._signing_keys.demand_in_time(claim, self._store.clock.wall())
         signature.demand_headers_signed(claim, headers)

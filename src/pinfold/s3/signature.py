@@ -183,6 +183,19 @@ def stamp_s(stamp: str) -> int:
         raise Refused("AccessDenied", "the request's time is not valid") from None
 
 
+def demand_region(claim: Claim, region: str) -> None:
+    """Refuse a claim that is good for another region, in S3's words: clients correct themselves."""
+    if claim.region == region:
+        return
+    wrong = f"the region '{claim.region}' is wrong; expecting '{region}'"
+    extra = (("Region", region),)
+    if claim.expires_s is None:
+        text = f"The authorization header is malformed; {wrong}"
+        raise Refused("AuthorizationHeaderMalformed", text, extra=extra)
+    text = f"Error parsing the X-Amz-Credential parameter; {wrong}"
+    raise Refused("AuthorizationQueryParametersError", text, extra=extra)
+
+
 class SigningKeys:
     """Signing keys and parsed stamps, remembered: both repeat in nearly every request."""
 

@@ -61,3 +61,16 @@ HANDLERS: Final[dict[str, Handler]] = {
     "UploadPartCopy": upload_part_copy,
 }
 """Operation to verb. What the router knows and this does not is 501."""
+
+TAKE_A_BODY: Final = frozenset(
+    {
+        "CompleteMultipartUpload",
+        "CreateBucket",
+        "DeleteObjects",
+        "PutBucketAcl",
+        "PutObject",
+        "PutObjectAcl",
+        "UploadPart",
+    }
+)
+"""Operations that read a body, and check it against what was signed before they do anything."""

@@ -55,10 +55,11 @@ def demand_bucket_name(name: str) -> None:
 
 async def _region(call: Call) -> str:
     settings = call.store.settings
-    payload = call.payload() if call.request.headers.get("content-length") else None
     stated = None
-    if payload is not None:
-        stated = await call.store.documents.read(payload, LOCATION, _constraint)
+    if "content-length" in call.request.headers:
+        stated = await call.store.documents.read(call.payload(), LOCATION, _constraint)
+    elif await call.unasked_body():
+        raise Refused("MissingContentLength")
     region = stated or settings.region
     if region != settings.region and region not in settings.other_regions:
         raise Refused("InvalidLocationConstraint", extra=(("LocationConstraint", region),))
