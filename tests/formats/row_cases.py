@@ -159,18 +159,18 @@ READ = [
         lambda: encode_map(MAP),
     ),
     Case(
-        "volume row 1",
+        "volume row 2",
         volumes.decode_volume,
         VOLUME,
-        "019dc410000102030405060708090a0b0c0d0e0fce0010000005a57265616479030293a167020107"
-        "0001808000",
+        "029ec410000102030405060708090a0b0c0d0e0fce0010000005a57265616479030294a1670201c2"
+        "070180808092000000",
         lambda: volumes.encode(VOLUME),
     ),
     Case(
-        "volume index row 1",
+        "volume index row 2",
         volumes.decode_index,
         INDEXED,
-        "0194c410000102030405060708090a0b0c0d0e0fce0010000005c3",
+        "0294c410000102030405060708090a0b0c0d0e0fce0010000005c3",
         lambda: volumes.encode(INDEXED),
     ),
     Case(

@@ -63,9 +63,9 @@ class MemoryExtents:
         self.restored_gate: asyncio.Future[None] | None = None
         """While set, the answer that a loss was made good waits for it."""
 
-    def crash(self, rng: random.Random) -> None:
-        """Lose a random suffix of what was not flushed."""
-        keep = rng.randint(0, len(self._undo))
+    def crash(self, rng: random.Random | None) -> None:
+        """Lose a random suffix of what was not flushed, without `rng` all of it."""
+        keep = rng.randint(0, len(self._undo)) if rng is not None else 0
         while len(self._undo) > keep:
             self._undo.pop()()
         self._undo.clear()
@@ -76,8 +76,8 @@ class MemoryExtents:
         if token < state.token:
             done.set_exception(Fenced(f"token {state.token} is known"))
         else:
-            before, state.token = Token(state.token), token
-            done.set_result(Claim(state.lost, before))
+            state.token = token
+            done.set_result(Claim(state.lost))
         return done
 
     def _enter(self, volume: VolumeId, token: Token) -> _Volume:
@@ -269,7 +269,7 @@ class MemoryDevice(Device):
     def extents(self) -> MemoryExtents:
         return self._extents
 
-    def restart(self, rng: random.Random) -> None:
+    def restart(self, rng: random.Random | None) -> None:
         self._extents.crash(rng)
         self._boot = Boot(self._boot + 1)
 

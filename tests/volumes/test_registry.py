@@ -166,12 +166,14 @@ def test_a_resize_under_a_holder_ends_its_session() -> None:
 
 
 def test_rows_survive_their_encoding_and_refuse_garbage() -> None:
-    row = VolumeRow(id=b"i" * 16, size=1, created_ms=2, out={1: 3}, boots={0: 9})
+    row = VolumeRow(
+        id=b"i" * 16, size=1, created_ms=2, out={1: 3}, trust={4: {0: 9}}, uuids={0: b"u"}
+    )
     assert decode_volume(encode(row)) == row
     index = IndexRow(id=b"i", size=1, created_ms=2, ready=True)
     assert decode_index(encode(index)) == index
     assert name_of(index_key("a\u00e4-1")) == "a\u00e4-1"
-    for body in (b"", b"\x02" + encode(row)[1:], encode(row)[:-1], b"\x01\xc1"):
+    for body in (b"", b"\x03" + encode(row)[1:], encode(row)[:-1], b"\x01\xc1"):
         with pytest.raises(Corrupt):
             decode_volume(body)
     with pytest.raises(Corrupt):

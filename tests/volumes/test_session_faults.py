@@ -158,7 +158,8 @@ class Chaos:
             for number, device in enumerate(self.world.devices)
             if self.world.nodes[number].up
             and number not in row.out
-            and row.boots.get(number) == device.boot
+            and all(boots.get(number) == device.boot for boots in row.trust.values())
+            and row.trust
         }
         return any(not whole & set(members) for members in self.world.placement.member_sets())
 

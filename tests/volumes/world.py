@@ -147,14 +147,21 @@ class World:
         """A node's process dies, with some of what was under way to it delivered."""
         gateway.network.kill(self.nodes[number], deliver=deliver)
 
-    def start(self, number: int) -> None:
-        """It comes back, having lost a suffix of what it had not flushed."""
+    def start(self, number: int, *, forgetful: bool = False) -> None:
+        """It comes back, having lost a suffix of what it had not flushed, or all of that."""
         node = self.nodes[number]
         assert not node.up
-        self.devices[number].restart(self.rng)
+        self.devices[number].restart(None if forgetful else self.rng)
         node.dispatcher.handlers.clear()
         self.hosts[number] = ExtentHost(node.dispatcher, {DeviceId(number): self.devices[number]})
         node.up = True
+
+    def swap(self, number: int) -> None:
+        """Another device, freshly formatted, gets its number."""
+        fresh = self.devices[number] = MemoryDevice(number + len(self.nodes))
+        node = self.nodes[number]
+        node.dispatcher.handlers.clear()
+        self.hosts[number] = ExtentHost(node.dispatcher, {DeviceId(number): fresh})
 
     def contents(self, number: int, volume: bytes, blocks: range) -> list[bytes]:
         extents = self.devices[number].extents

@@ -56,7 +56,7 @@ _ALLOCATED_EXTENTS_MAX: Final = 4096
 MARKS_PAGE: Final = 2048
 """Marks in one answer: 48 KiB at most, so that it shares a frame."""
 
-_CLAIMED: Final = Form(tuple[Id, Short, bool, Number])
+_CLAIMED: Final = Form(tuple[Id, Short, bool])
 _MARKS: Final = Form(list[tuple[Short, Number, Number]])
 _RUNS: Final = Form(list[list[tuple[Short, Short]]])
 """Answers."""
@@ -112,7 +112,8 @@ class Claimed(NamedTuple):
 
     uuid: DeviceUuid
     boot: Boot
-    claim: Claim
+    lost: bool
+    """See `device.api.Claim.lost`."""
 
 
 class ExtentClient:
@@ -149,8 +150,8 @@ class ExtentClient:
         """Flush the token there and open a stream (higher than any of this token so far)."""
         body = [device, volume, token, stream]
         answer = await self._call(device, "extent.claim", body, deadline=deadline)
-        uuid, boot, lost, before = answered("extent.claim", answer.body, _CLAIMED)
-        return Claimed(DeviceUuid(uuid), Boot(boot), Claim(lost, Token(before)))
+        uuid, boot, lost = answered("extent.claim", answer.body, _CLAIMED)
+        return Claimed(DeviceUuid(uuid), Boot(boot), lost)
 
     def write(
         self,
@@ -304,7 +305,7 @@ class ExtentHost:
             if self._streams.get(key) is fresh:
                 del self._streams[key]
             raise
-        return Reply([found.uuid, found.boot, claim.lost, claim.before])
+        return Reply([found.uuid, found.boot, claim.lost])
 
     def _ordered(self, request: Request, act: Act) -> Reply | asyncio.Future[Reply]:
         """Act now, or in turn behind what waits for a busy device."""

@@ -250,8 +250,6 @@ class Claim(NamedTuple):
     lost: bool = False
     """The device lost extents of this volume and cannot say which: it must be put out of sync and
     given all of them, and then told so (`restored`). Until then it reads none of them."""
-    before: Token = Token(0)
-    """The highest token claimed here before this call; 0 when the volume was never claimed here."""
 
 
 class Mark(NamedTuple):

@@ -97,8 +97,7 @@ class Extents:
             raise Fenced(f"token {token} is older than {known.token}", detail=known.token)
         record = encode_token(volume, token)
         self._journal.append(kinds.EXTENT_CLAIM, (record,), len(record))
-        before = Token(0) if known is None else known.token
-        claim = Claim(self._claimed(volume, token).lost, before)
+        claim = Claim(self._claimed(volume, token).lost)
         answer: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
         self._journal.flush().add_done_callback(partial(_answer, answer, claim))
         return answer

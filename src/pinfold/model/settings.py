@@ -146,6 +146,9 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     machine, below what a guest notices."""
     recover_s: Seconds = 1.0
     """Time a failed device has to answer a claim before it is put out of sync."""
+    last_copy_s: Seconds = 30.0
+    """The same for the only device that is known to have every write a dead holder answered: a
+    machine that restarts its processes is back by then, and a dead disk does not stop volumes."""
     claim_s: Seconds = 2.0
     """Deadline of one claim: it includes a flush."""
     flush_s: Seconds = 5.0

@@ -95,6 +95,11 @@ class Batch:
             return device in self.routes[0].members
         return any(device in route.members for route in self.routes)
 
+    def extents(self, device: DeviceId) -> list[int]:
+        """Those that it changes on the device, in order of their first change."""
+        pairs = zip(self.routes, self.ops, strict=True)
+        return list(dict.fromkeys(op[1] for route, op in pairs if device in route.members))
+
     def message(self, device: DeviceId) -> tuple[bytes, list[Buffer]]:
         """The packed operations for a member and their payload, in order."""
         if self.uniform:

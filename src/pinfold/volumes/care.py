@@ -1,65 +1,34 @@
-"""Making a volume's members equal: settling, resynchronising, repairing.
+"""Bringing members of a held volume up to date, and blocks that rotted on one of them.
 
-- R8 settle: extents that a former holder left dirty are compared; the bytes of a member that has
-  all it ever acknowledged win, are written to the others and flushed, and then served.
 - R7 resync: a member that was out gets every extent it may lack, piece by piece behind a fence,
-  while every new write already goes to it; then the row takes it in.
+  while new writes already go to it as far as it keeps up. Then it is counted: from there on
+  whatever is sent waits for it. When it has flushed all that was sent before, the row takes it in.
 - Repair: blocks that failed verification on one member are written again from another.
-
-Copies travel in the members' ordered streams. A piece is read from a member and sent to the other
-with no write to these blocks sent in between, so both have the same bytes at the same place of
-their order, and later writes come behind it on both.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final
 
-from pinfold.cluster.extents import SPAN, Address, ExtentClient
-from pinfold.device.api import Mark
-from pinfold.env.api import Buffer
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Corrupt, PinfoldError, Unavailable
-from pinfold.model.ids import Boot, DeviceId
+from pinfold.model.errors import PinfoldError, Unavailable
+from pinfold.model.ids import DeviceId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
-from pinfold.rpc.api import Answer
-from pinfold.volumes.io import TRIM, WRITE
+from pinfold.volumes.copies import EVERYTHING, Copies, Holder
 from pinfold.volumes.lane import Lane, Standing
-from pinfold.volumes.pulse import Pulse
 from pinfold.volumes.sequencer import Sequencer
+from pinfold.volumes.settling import Settling
 from pinfold.volumes.spans import blocks
-
-SETTLED_TOGETHER: Final = 8
-"""Extents settled under one flush."""
 
 REPAIRS_MAX: Final = 256
 """Corrupt ranges remembered for repair; more will be found again by later reads."""
 
-_ZEROES: Final = bytes(EXTENT_BYTES)
+PASSES: Final = 8
+"""Passes over what a joining member missed meanwhile, before writes are made to wait for it."""
 
-
-class Holder(Protocol):
-    """What the session offers: streams and the row's knowledge."""
-
-    changed: Pulse
-
-    def address(self, lane: Lane) -> Address:
-        """The open stream to a member."""
-        ...
-
-    @property
-    def since(self) -> dict[int, int]:
-        """Devices out of sync and the epoch since which they are."""
-        ...
-
-    def members(self, extent: int) -> tuple[DeviceId, ...]:
-        """The devices that hold an extent."""
-        ...
-
-    def failed(self, lane: Lane, stream: int, error: PinfoldError) -> None:
-        """A call to a member has failed."""
-        ...
+MISSED_MAX: Final = 1 << 16
+"""Extents that a joining member may have missed; with more the join begins again."""
 
 
 class Care:
@@ -69,144 +38,84 @@ class Care:
         self,
         holder: Holder,
         sequencer: Sequencer,
-        client: ExtentClient,
+        copies: Copies,
+        settling: Settling,
         settings: VolumeSettings,
         now: Callable[[], float],
     ) -> None:
         self._holder = holder
         self._sequencer = sequencer
-        self._client = client
+        self._copies = copies
+        self._settling = settling
         self._settings = settings
-        self._piece_bytes = settings.piece_bytes
         self._now = now
-        self._wanted: dict[int, None] = {}
-        self._begun = False
-        """Whether it is known what a former holder left unsettled."""
-        self._trusted: dict[DeviceId, Boot] | None = None
-        """While anything is unsettled: members that have all they acknowledged to the former
-        holder, as long as they stay at this boot."""
         self._corrupt: dict[tuple[DeviceId, int, int, int], None] = {}
         self._corrupt_found = asyncio.Event()
         self._copying = asyncio.Lock()
 
-    def begin(self, dirty: Iterable[int], boots: Mapping[int, int]) -> None:
-        """Take over from a former holder: what it left dirty is unsettled.
-
-        `boots` says under which boots members had everything, as the former holder knew it.
-        """
-        self._sequencer.unsettled.update(dirty)
-        self._begun = True
-        lanes = [lane for lane in self._sequencer.lanes.values() if lane.in_sync]
-        whole = [lane for lane in lanes if boots.get(lane.device) == lane.boot]
-        # Where all have lost their memory any of them may win.
-        self._trusted = {lane.device: lane.boot for lane in whole or lanes}
-        self._holder.changed.beat()
-
-    def trusts(self, lane: Lane) -> bool:
-        """Whether a member lacks nothing that a former holder had acknowledged."""
-        return self._trusted is None or self._trusted.get(lane.device) == lane.boot
-
     def start(self, scope: TaskScope) -> None:
-        """Settle what is unsettled and repair what is reported, in the background."""
-        scope.start(self._settle_all(), name="volume settle")
+        """Repair what is reported, in the background."""
         scope.start(self._repair_all(), name="volume repair")
-
-    # Settling
-
-    def want(self, extent: int) -> None:
-        """Somebody waits for this extent: settle it first."""
-        self._wanted[extent] = None
-
-    async def _settle_all(self) -> None:
-        sequencer = self._sequencer
-        while sequencer.unsettled:
-            extents = [extent for extent in self._wanted if extent in sequencer.unsettled]
-            extents = extents or sorted(sequencer.unsettled)
-            extents = extents[:SETTLED_TOGETHER]
-            try:
-                for extent in extents:
-                    await self._settle(extent)
-                await self._flush_all(sequencer.sequence)
-            except PinfoldError:
-                await asyncio.sleep(self._settings.retry_s)
-                continue
-            for extent in extents:
-                sequencer.unsettled.discard(extent)
-                self._wanted.pop(extent, None)
-            sequencer.pump()
-        self._trusted = None
-        self._holder.changed.beat()
-
-    async def _settle(self, extent: int) -> None:
-        """Make one extent equal on its members; no request touches it meanwhile."""
-        lanes = self._live_members(extent)
-        lanes.sort(key=self.trusts, reverse=True)
-        for within in range(0, EXTENT_BYTES, self._piece_bytes):
-            async with self._copying:
-                await self._settle_piece(lanes, extent, within)
-        self._sequencer.copy(lanes, [(WRITE, extent, 0, 0)], [])
-
-    def _live_members(self, extent: int) -> list[Lane]:
-        """The members in sync, all of which must answer; Unavailable when one cannot now."""
-        lanes = [self._sequencer.lanes[device] for device in self._holder.members(extent)]
-        in_sync = [lane for lane in lanes if lane.in_sync]
-        if not in_sync or any(lane.standing is Standing.DOWN for lane in in_sync):
-            raise Unavailable(f"a member of extent {extent} is away")
-        return in_sync
-
-    async def _settle_piece(self, lanes: list[Lane], extent: int, within: int) -> None:
-        # All are asked before any is awaited, and all are awaited whatever one of them says.
-        reading = [(lane, self._read(lane, extent, within, self._piece_bytes)) for lane in lanes]
-        found: list[tuple[Lane, memoryview | None]] = []
-        failure: PinfoldError | None = None
-        for lane, answer in reading:
-            try:
-                found.append((lane, await self._payload(lane, answer)))
-            except Corrupt:
-                found.append((lane, None))
-            except PinfoldError as error:
-                failure = error
-        if failure is not None:
-            raise failure
-        winner = next((payload for _lane, payload in found if payload is not None), None)
-        if winner is None:
-            return  # no member can read it; reads will say so block by block
-        good = winner.tobytes()  # memoryviews compare element by element, bytes by memcmp
-        losers = [lane for lane, payload in found if payload is None or payload.tobytes() != good]
-        if losers:
-            self._send(losers, extent, within, winner)
-
-    async def _flush_all(self, sequence: int) -> None:
-        """Wait until every member in sync has flushed up to `sequence`."""
-        sequencer = self._sequencer
-        sequencer.flush()
-        while any(
-            lane.in_sync and not lane.clean and lane.flushed < sequence
-            for lane in sequencer.lanes.values()
-        ):
-            await self._holder.changed.wait()
-            sequencer.flush()
 
     # Resynchronising
 
-    async def resync(self, lane: Lane, *, everything: bool = False) -> None:
-        """Bring a joining member up to date and flush it; Unavailable when it was lost again.
+    async def resync(self, lane: Lane, *, everything: bool) -> None:
+        """Bring a joining member up to date, and count it; Unavailable when it was lost again.
 
-        `everything` is for a device that has lost extents and cannot say which. Before the members
-        in sync have all told what is unsettled, none of them is a source: what it lacks, the one
-        that has it must not be dispensed with.
+        `everything` is for a device that has lost extents and cannot say which. Before everything
+        is settled no member is a source: what it lacks, the one that has it must not be dispensed
+        with.
         """
-        while not self._begun or self._sequencer.unsettled:
+        while not self._settling.done:
             self.still_joining(lane)
             await self._holder.changed.wait()
-        began = self._now()
-        copied = 0
-        for extent in await self._lacking(lane, everything=everything):
-            for within in range(0, EXTENT_BYTES, self._piece_bytes):
-                copied += await self._copy_piece(lane, extent, within)
-                ahead = copied / self._settings.copy_bytes_per_s - (self._now() - began)
-                if ahead > 0:
-                    await asyncio.sleep(ahead)
+        copy = _Paced(self._copy_extent, self._settings.copy_bytes_per_s, self._now)
+        async for extent in self._lacking(lane, everything=everything):
+            await copy(lane, extent)
+        for _ in range(PASSES):
+            await self._copy_missed(lane, copy)
+            await self._flushed(lane)
+            if not lane.missed:
+                break
+        self._sequencer.count(lane)
+        await self._copy_missed(lane, copy)
+        await self._flushed(lane)
+
+    async def _lacking(self, lane: Lane, *, everything: bool) -> AsyncIterator[int]:
+        """Extents that the member may lack writes of, in order.
+
+        Read in step with the copying: a page that is read later tells at least as much.
+        """
+        lanes = self._sequencer.lanes.values()
+        since = 0 if everything else self._holder.since[lane.device]
+        after = -1
+        while after < EVERYTHING:
+            sources = [other for other in lanes if other.standing is Standing.LIVE]
+            absent = any(other.standing is Standing.DOWN for other in lanes)
+            if not sources or (absent and len(lanes) > self._settings.copies):
+                # One source knows every extent only where all extents have the same members.
+                raise Unavailable("members that must be asked are away")
+            found = [await self._copies.marks(source, after) for source in sources]
+            mine, told_to = await self._copies.marks(lane, after)
+            self.still_joining(lane)
+            told_to = min(told_to, *(told_to for _, told_to in found))
+            marks = [mark for page, _ in found for mark in page]
+            lacking = {mark.extent for mark in marks if mark.token or mark.epoch >= since}
+            lacking.update(mark.extent for mark in mine if mark.token)
+            # What no source has any more was trimmed away meanwhile.
+            lacking.update({mark.extent for mark in mine} - {mark.extent for mark in marks})
+            for extent in sorted(extent for extent in lacking if extent <= told_to):
+                yield extent
+            after = told_to
+
+    async def _copy_missed(self, lane: Lane, copy: "_Paced") -> None:
+        """Copy what the member has missed by now."""
+        missed, lane.missed = lane.missed, {}
+        for extent in sorted(missed):
+            await copy(lane, extent)
+
+    async def _flushed(self, lane: Lane) -> None:
+        """Wait until the member has flushed everything that has been sent to it by now."""
         sequence = lane.last
         while lane.flushed < sequence:
             self.still_joining(lane)
@@ -214,57 +123,45 @@ class Care:
             await self._holder.changed.wait()
         self.still_joining(lane)
 
-    async def _lacking(self, lane: Lane, *, everything: bool) -> list[int]:
-        """Extents that the member may lack writes of, in order."""
-        lanes = self._sequencer.lanes.values()
-        sources = [other for other in lanes if other.standing is Standing.LIVE]
-        absent = any(other.standing is Standing.DOWN for other in lanes)
-        if not sources or (absent and len(lanes) > self._settings.copies):
-            # One source knows every extent only where all extents have the same members.
-            raise Unavailable("members that must be asked are away")
-        since = 0 if everything else self._holder.since[lane.device]
-        lacking: dict[int, None] = {}
-        present: set[int] = set()
-        for source in sources:
-            async for mark in self._marks(source):
-                present.add(mark.extent)
-                if mark.token or mark.epoch >= since:
-                    lacking[mark.extent] = None
-        async for mark in self._marks(lane):
-            if mark.token or mark.extent not in present:  # or trimmed away meanwhile
-                lacking[mark.extent] = None
-        self.still_joining(lane)
-        return sorted(extent for extent in lacking if lane.device in self._holder.members(extent))
-
     def still_joining(self, lane: Lane) -> None:
-        """Unavailable when a member being brought back was lost meanwhile."""
-        if lane.standing is not Standing.JOINING:
+        """Unavailable when a member being brought back was lost, or left behind, meanwhile."""
+        if lane.standing not in (Standing.JOINING, Standing.COUNTED):
             raise Unavailable(f"device {lane.device} was lost while joining")
+        if len(lane.missed) > MISSED_MAX:
+            raise Unavailable(f"device {lane.device} misses more than is copied to it")
 
-    async def _copy_piece(self, lane: Lane, extent: int, within: int) -> int:
-        """Copy one piece to a joining member; the bytes that travelled."""
-        async with self._copying:
-            self._sequencer.fence(extent, blocks(within, self._piece_bytes))
-            try:
-                payload = await self._read_any(extent, within, self._piece_bytes, lane)
+    async def _copy_extent(self, lane: Lane, extent: int) -> int:
+        """Copy an extent to a joining member, if it has it; the bytes that travelled."""
+        copied = 0
+        if lane.device in self._holder.members(extent):
+            for within in range(0, EXTENT_BYTES, self._settings.piece_bytes):
+                while not lane.room(self._settings.window_bytes):
+                    self.still_joining(lane)
+                    await self._holder.changed.wait()
+                copied += await self._copy(lane, extent, within, self._settings.piece_bytes)
                 self.still_joining(lane)
-                return self._send([lane], extent, within, payload)
+        return copied
+
+    async def _copy(self, lane: Lane, extent: int, within: int, length: int) -> int:
+        """Copy a piece to a member from the others, behind a fence; the bytes that travelled."""
+        mask = blocks(within, length)
+        async with self._copying:
+            self._sequencer.fences.put(extent, mask)
+            try:
+                runs = await self._copies.gather(
+                    self._sources(extent, lane), extent, within, length
+                )
+                return self._copies.send(lane, extent, runs) if lane.open else 0
             finally:
-                self._sequencer.unfence(extent)
+                self._sequencer.fences.lower(extent, mask)
                 self._sequencer.pump()
 
-    async def _read_any(self, extent: int, within: int, length: int, besides: Lane) -> memoryview:
-        """Verified bytes from any live member but one; Corrupt or Unavailable when none has."""
-        problem: PinfoldError = Unavailable(f"no member can supply extent {extent}")
+    def _sources(self, extent: int, besides: Lane) -> Iterable[Lane]:
+        """Members of the extent that have been sent everything, as they are when it is asked."""
         for device in self._holder.members(extent):
             lane = self._sequencer.lanes[device]
-            if lane is besides or lane.standing is not Standing.LIVE or lane.backlog:
-                continue
-            try:
-                return await self._payload(lane, self._read(lane, extent, within, length))
-            except PinfoldError as error:
-                problem = error
-        raise problem
+            if lane is not besides and lane.standing is Standing.LIVE and not lane.backlog:
+                yield lane
 
     # Repairing
 
@@ -283,77 +180,32 @@ class Care:
             while self._corrupt:
                 device, extent, within, length = next(iter(self._corrupt))
                 del self._corrupt[device, extent, within, length]
+                lane = self._sequencer.lanes[device]
+                if lane.standing is not Standing.LIVE or extent in self._sequencer.unsettled:
+                    continue
                 try:
-                    await self._repair(self._sequencer.lanes[device], extent, within, length)
+                    await self._copy(lane, extent, within, length)
                 except PinfoldError:
                     continue  # found again by the next read
 
-    async def _repair(self, lane: Lane, extent: int, within: int, length: int) -> None:
-        async with self._copying:
-            if lane.standing is not Standing.LIVE or extent in self._sequencer.unsettled:
-                return
-            self._sequencer.fence(extent, blocks(within, length))
-            try:
-                payload = await self._read_any(extent, within, length, lane)
-                if lane.standing is Standing.LIVE:
-                    self._send([lane], extent, within, payload)
-            finally:
-                self._sequencer.unfence(extent)
-                self._sequencer.pump()
 
-    # Pieces
+class _Paced:
+    """A copier that is held to so many bytes a second."""
 
-    def _deadline(self) -> float:
-        return self._now() + self._settings.flush_s
+    def __init__(
+        self,
+        copy: Callable[[Lane, int], Awaitable[int]],
+        bytes_per_s: int,
+        now: Callable[[], float],
+    ) -> None:
+        self._copy = copy
+        self._bytes_per_s = bytes_per_s
+        self._now = now
+        self._began = now()
+        self._copied = 0
 
-    def _read(self, lane: Lane, extent: int, within: int, length: int) -> asyncio.Future[Answer]:
-        """Sent before this returns, so that it has its place in the member's order."""
-        answer = self._client.read(
-            self._holder.address(lane),
-            lane.number,
-            SPAN.pack(extent, within, length),
-            deadline=self._deadline(),
-        )
-        answer.add_done_callback(_look_at)
-        return answer
-
-    async def _payload(self, lane: Lane, answer: asyncio.Future[Answer]) -> memoryview:
-        stream = lane.stream
-        try:
-            return (await answer).payload
-        except Corrupt:
-            raise
-        except PinfoldError as error:
-            self._holder.failed(lane, stream, error)
-            raise
-
-    async def _marks(self, lane: Lane) -> AsyncIterator[Mark]:
-        stream = lane.stream
-        after: int | None = -1
-        while after is not None:
-            try:
-                page = await self._client.marks(
-                    self._holder.address(lane), after, dirty=False, deadline=self._deadline()
-                )
-            except PinfoldError as error:
-                self._holder.failed(lane, stream, error)
-                raise
-            for mark in page:
-                yield mark
-            after = page[-1].extent if page else None
-
-    def _send(self, lanes: list[Lane], extent: int, within: int, payload: memoryview) -> int:
-        """Send a piece to members in their streams; zeroes travel as a hole."""
-        length = len(payload)
-        if payload.tobytes() == _ZEROES[:length]:
-            self._sequencer.copy(lanes, [(TRIM, extent, within, length)], [])
-            return 0
-        buffer: Buffer = payload
-        self._sequencer.copy(lanes, [(WRITE, extent, within, length)], [buffer])
-        return length
-
-
-def _look_at(answer: asyncio.Future[Answer]) -> None:
-    """An answer that nobody came to fetch, because its asker was cancelled, is no error."""
-    if not answer.cancelled():
-        answer.exception()
+    async def __call__(self, lane: Lane, extent: int) -> None:
+        self._copied += await self._copy(lane, extent)
+        ahead = self._copied / self._bytes_per_s - (self._now() - self._began)
+        if ahead > 0:
+            await asyncio.sleep(ahead)

@@ -8,10 +8,10 @@ from pinfold.volumes.lane import Lane
 
 
 def flushed_to(lanes: Iterable[Lane], sequence: int) -> int:
-    """The sequence up to which every member in sync has flushed; `sequence` is the last given."""
+    """The sequence up to which all that are counted have flushed; `sequence` is the last given."""
     reached = sequence
     for lane in lanes:
-        if lane.in_sync and lane.flushed < reached and not lane.clean:
+        if lane.counted and lane.flushed < reached and not lane.clean:
             reached = lane.flushed
     return reached
 

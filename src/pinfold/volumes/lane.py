@@ -23,8 +23,13 @@ class Standing(enum.Enum):
     OUT = "out"
     """Out of sync by the row: no write waits for it."""
     JOINING = "joining"
-    """Out of sync, being brought back: gets every write, and no answer relies on it."""
+    """Out of sync, being brought back: gets the writes that it has room for, and nothing waits."""
+    COUNTED = "counted"
+    """Out of sync by the row, and waited for as if it were in sync: about to be taken in (R7)."""
 
+
+JOINING_BATCHES: Final = 64
+"""Batches sent to a joining member and not yet taken; what comes then it misses."""
 
 FLAPPING: Final = 5
 """Failures in a row, each after a successful claim, before a member counts as unreachable."""
@@ -34,7 +39,8 @@ class Lane:
     """The way to one device.
 
     Invariant: `unacked` then `backlog`, in order, are exactly the batches for this device that it
-    has not taken under the present boot, as far as answers tell.
+    has not taken under the present boot, as far as answers tell; of a joining one, those whose
+    extents are not in `missed`.
     """
 
     __slots__ = (
@@ -46,6 +52,7 @@ class Lane:
         "flushing",
         "full_at",
         "last",
+        "missed",
         "number",
         "slow_until",
         "stable",
@@ -53,7 +60,9 @@ class Lane:
         "stream",
         "unacked",
         "unacked_bytes",
+        "unvouched",
         "uuid",
+        "vouched",
         "whole_after",
     )
 
@@ -83,16 +92,27 @@ class Lane:
         """Reads prefer others until then."""
         self.whole_after = 0
         """Resent batches end here; before they are taken its memory has gaps."""
+        self.vouched = Boot(0)
+        """The boot under which the row trusts it (R4)."""
+        self.unvouched: dict[Batch, None] = {}
+        """Taken under the present boot, which the row does not name yet: not answered for it."""
+        self.missed: dict[int, None] = {}
+        """Extents of batches that a joining member was not sent."""
 
     @property
     def in_sync(self) -> bool:
-        """Whether answers rely on it."""
+        """Whether the row counts on it, or will before anything else happens."""
         return self.standing is Standing.LIVE or self.standing is Standing.DOWN
+
+    @property
+    def counted(self) -> bool:
+        """Whether answers and flushes wait for it."""
+        return self.in_sync or self.standing is Standing.COUNTED
 
     @property
     def open(self) -> bool:
         """Whether a stream is open."""
-        return self.standing is Standing.LIVE or self.standing is Standing.JOINING
+        return self.standing not in (Standing.DOWN, Standing.OUT)
 
     @property
     def clean(self) -> bool:
@@ -109,6 +129,10 @@ class Lane:
             return False
         waiting = next(iter(self.unacked), None) or (self.backlog[0] if self.backlog else None)
         return waiting is None or waiting.sequence > self.whole_after
+
+    def room(self, window_bytes: int) -> bool:
+        """Whether a joining member can be sent more."""
+        return self.unacked_bytes <= window_bytes and len(self.unacked) < JOINING_BATCHES
 
     def unsend(self, batch: "Batch") -> None:
         """The member has said that it took neither this batch nor what was sent behind it."""

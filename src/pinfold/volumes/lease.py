@@ -6,15 +6,23 @@ a lease that was lost shows as `Fenced` from whatever is tried next.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from pinfold.cluster.api import Change, Check, Row, Rows
 from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Conflict, Fenced, NotFound, Unavailable
-from pinfold.model.ids import DeviceId, OpId
+from pinfold.model.ids import Boot, DeviceId, DeviceUuid, OpId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.row import Holder, VolumeRow, decode_volume, encode, key_of, place_of
+
+
+class Memory(NamedTuple):
+    """What a device is as long as it forgets nothing."""
+
+    uuid: DeviceUuid
+    boot: Boot
 
 
 class Silence:
@@ -97,10 +105,23 @@ class Lease:
                     continue
             return before
 
-    async def beat(self, boots: Mapping[DeviceId, int]) -> None:
-        """Confirm the lease and tell under which boots members hold everything."""
-        known = {int(device): boot for device, boot in boots.items()}
-        await self._change(lambda row: msgspec.structs.replace(row, beat=row.beat + 1, boots=known))
+    async def beat(self, whole: Mapping[DeviceId, Memory], *, settled: bool) -> None:
+        """Confirm the lease, and tell which members have every write we answered.
+
+        `settled` says that this is so of every earlier holder's writes too.
+        """
+
+        def edit(row: VolumeRow) -> VolumeRow:
+            trust = {} if settled else {t: boots for t, boots in row.trust.items() if t < row.token}
+            known = {int(d): memory for d, memory in whole.items() if d not in row.out}
+            if known:
+                trust[row.token] = {device: memory.boot for device, memory in known.items()}
+            uuids = {device: memory.uuid for device, memory in known.items()}
+            return msgspec.structs.replace(
+                row, beat=row.beat + 1, trust=trust, uuids={**row.uuids, **uuids}
+            )
+
+        await self._change(edit)
 
     async def put_out(self, device: DeviceId, spared: Callable[[VolumeRow], bool]) -> int | None:
         """Name a device out of sync; the epoch since which it is.
@@ -113,27 +134,36 @@ class Lease:
             if device in row.out or not spared(row):
                 return row
             epoch = row.epoch + 1
-            boots = {other: boot for other, boot in row.boots.items() if other != device}
             return msgspec.structs.replace(
-                row, epoch=epoch, out={**row.out, int(device): epoch}, boots=boots
+                row,
+                epoch=epoch,
+                out={**row.out, int(device): epoch},
+                trust={token: _without(device, boots) for token, boots in row.trust.items()},
             )
 
         await self._change(edit)
         return self.row.epoch if device in self.row.out else None
 
-    async def take_in(self, device: DeviceId) -> None:
-        """Name a device in sync again."""
+    async def take_in(self, device: DeviceId, memory: Memory) -> None:
+        """Name a device in sync again: it has everything, under this boot."""
 
         def edit(row: VolumeRow) -> VolumeRow:
-            out = {other: since for other, since in row.out.items() if other != device}
-            return msgspec.structs.replace(row, out=out)
+            trust = dict(row.trust)
+            if row.token in trust:
+                trust[row.token] = {**trust[row.token], int(device): memory.boot}
+            return msgspec.structs.replace(
+                row,
+                out=_without(device, row.out),
+                trust=trust,
+                uuids={**row.uuids, int(device): memory.uuid},
+            )
 
         await self._change(edit)
 
     async def release(self) -> None:
         """Give the volume back; everything must be flushed."""
         await self._change(
-            lambda row: msgspec.structs.replace(row, holder=None, boots={}, beat=row.beat + 1)
+            lambda row: msgspec.structs.replace(row, holder=None, trust={}, beat=row.beat + 1)
         )
 
     async def _change(self, edit: Callable[[VolumeRow], VolumeRow]) -> None:
@@ -196,3 +226,7 @@ class Lease:
             return False
         self.row, self._version = row, version
         return True
+
+
+def _without(device: DeviceId, by_device: Mapping[int, int]) -> dict[int, int]:
+    return {other: value for other, value in by_device.items() if other != device}

@@ -11,17 +11,21 @@ from functools import partial
 
 from pinfold.cluster.extents import Address, Claimed, ExtentClient
 from pinfold.cluster.slowness import VOLUMES, SlowWatch
+from pinfold.device.api import Mark
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import Busy, Corrupt, Fenced, PinfoldError
+from pinfold.model.errors import Busy, Fenced, PinfoldError
 from pinfold.model.ids import DeviceId, Token, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.care import Care
+from pinfold.volumes.copies import Copies
 from pinfold.volumes.lane import FLAPPING, Lane, Standing
-from pinfold.volumes.lease import Lease
+from pinfold.volumes.lease import Lease, Memory
 from pinfold.volumes.placement import ExtentPlacement, spares
 from pinfold.volumes.pulse import Pulse
 from pinfold.volumes.row import VolumeRow
 from pinfold.volumes.sequencer import Sequencer
+from pinfold.volumes.settling import Settling
+from pinfold.volumes.trust import promised, rank
 
 
 class Members:
@@ -57,9 +61,12 @@ class Members:
         self.flushes = SlowWatch(VOLUMES, now)
         """How soon members take writes, and how soon they have flushed them: all get the same."""
         self._broken = {device: asyncio.Event() for device in sequencer.lanes}
-        self.dirty: dict[int, None] = {}
-        """Extents that a former holder left dirty, as members told when they were claimed."""
-        self.care: Care | None = None
+        self.marked: dict[int, dict[DeviceId, int]] = {}
+        """What former holders left dirty, as members told when they were claimed: see `Marked`."""
+        self._trust = lease.row.trust
+        copies = Copies(self, sequencer, client, settings, now)
+        self.settling = Settling(self, sequencer, copies, settings)
+        self.care = Care(self, sequencer, copies, self.settling, settings, now)
 
     def start(self, scope: TaskScope) -> None:
         """Begin to claim every member."""
@@ -98,11 +105,9 @@ class Members:
         self.writes.look()
         self.flushes.look()
         for lane in self._sequencer.lanes.values():
-            if (
-                lane.standing is Standing.LIVE
-                and self.slow(lane)
-                and self._spared(lane, self._lease.row)
-            ):
+            counted = lane.standing is Standing.COUNTED
+            live = lane.standing is Standing.LIVE and self._spared(lane, self._lease.row)
+            if (live or counted) and self.slow(lane):
                 self._sequencer.lost(lane)
                 self._broken[lane.device].set()
                 self._schedule()
@@ -134,46 +139,45 @@ class Members:
             stream,
             deadline=self._now() + self._settings.claim_s,
         )
-        if lane.uuid and claimed.uuid != lane.uuid:
-            raise Corrupt(f"device {lane.device} has become another one")
-        lane.uuid = claimed.uuid
         self._addresses[lane.device] = Address(
             lane.device, claimed.boot, self._volume, self._token, stream
         )
-        return claimed
+        lane.uuid = claimed.uuid
+        known = self._lease.row.uuids.get(lane.device, claimed.uuid)
+        return claimed._replace(lost=claimed.lost or claimed.uuid != known)
 
     async def _reclaim(self, lane: Lane) -> None:
         """Open a new stream to a member in sync, or put it out when it does not answer."""
         if lane.full_at:
             await asyncio.sleep(self._settings.retry_s)  # when all are full, the write fails
-        hopeless = lane.full_at or lane.failures >= FLAPPING or self.slow(lane)
-        patience = 0.0 if hopeless else self._now() + self._settings.recover_s
+        began = self._now()
         first = lane.stream == 0
         spared = partial(self._spared, lane)
+        lost = False
         epoch: int | None = None
         while epoch is None:
-            if self._now() >= patience and spared(self._lease.row):
+            patience = 0.0 if lost else self._patience(lane)
+            if self._now() >= began + patience and spared(self._lease.row):
                 epoch = await self._lease.put_out(lane.device, spared)
                 continue
             try:
                 claimed = await self._claim(lane)
+                marked = await self._marked(lane) if first and not claimed.lost else []
             except Fenced:
                 raise
-            except Busy:
-                patience = self._now() + self._settings.recover_s
+            except PinfoldError as error:
+                if isinstance(error, Busy):
+                    began = self._now()
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            except PinfoldError:
-                await asyncio.sleep(self._settings.retry_s)
-                continue
-            if claimed.claim.lost:
+            if claimed.lost:
                 # It must be put out and written whole, however well it answers; what it lost does
                 # not come back by waiting, so one member that has everything is enough to go on.
-                patience, spared = 0.0, partial(self._spared, lane, least=1)
+                lost, spared = True, partial(self._spared, lane, least=1)
                 await asyncio.sleep(self._settings.retry_s)
                 continue
-            if first and not await self._told_dirty(lane):
-                continue
+            for mark in marked:
+                self.marked.setdefault(mark.extent, {})[lane.device] = mark.token
             self._opened(lane, claimed, joining=False)
             return
         lane.failures = 0
@@ -181,27 +185,47 @@ class Members:
         self._broken[lane.device].set()
         self._schedule()
 
-    async def _told_dirty(self, lane: Lane) -> bool:
-        """Whether a member just claimed has told which extents a former holder left dirty."""
-        found: list[int] = []
-        page = True
-        try:
-            while page:
-                marks = await self._client.marks(
-                    self._addresses[lane.device],
-                    found[-1] if found else -1,
-                    dirty=True,
-                    deadline=self._now() + self._settings.claim_s,
-                )
-                found += [mark.extent for mark in marks]
-                page = bool(marks)
-        except Fenced:
-            raise
-        except PinfoldError:
-            await asyncio.sleep(self._settings.retry_s)
+    def _patience(self, lane: Lane) -> float:
+        """How long a member may fail to answer before it is put out, if it can be spared."""
+        if self._irreplaceable(lane):
+            return self._settings.last_copy_s
+        if lane.full_at or lane.failures >= FLAPPING or self.slow(lane):
+            return 0.0
+        return self._settings.recover_s
+
+    def _irreplaceable(self, lane: Lane) -> bool:
+        """Whether it may be the only one that has every write a former holder answered."""
+        if not self._trust or self.settling.done:
             return False
-        self.dirty.update(dict.fromkeys(found))
-        return True
+        marked = max(self._trust)
+
+        def known(other: Lane) -> int:
+            return rank(self._trust, marked, other.device, other.boot)
+
+        mine = known(lane) if lane.boot else promised(self._trust, lane.device)
+        return any(
+            all(
+                known(self._sequencer.lanes[other]) < mine
+                for other in members
+                if other != lane.device and self._sequencer.lanes[other].in_sync
+            )
+            for members in self._placement.member_sets()
+            if lane.device in members
+        )
+
+    async def _marked(self, lane: Lane) -> list[Mark]:
+        """What a former holder left dirty on a member just claimed."""
+        found: list[Mark] = []
+        page = [Mark(-1, 0, 0)]
+        while page:
+            page = await self._client.marks(
+                self._addresses[lane.device],
+                page[-1].extent,
+                dirty=True,
+                deadline=self._now() + self._settings.claim_s,
+            )
+            found += page
+        return found
 
     def _opened(self, lane: Lane, claimed: Claimed, *, joining: bool) -> None:
         stream = self._addresses[lane.device].stream
@@ -234,15 +258,14 @@ class Members:
 
     async def _rejoin(self, lane: Lane) -> None:
         """Bring a member that is out of sync up to date, however often that takes."""
-        assert self.care is not None
-        while self.slow(lane):
-            await self._probe(lane)
         while True:
+            while self.slow(lane):
+                await self._probe(lane)
             try:
                 claimed = await self._claim(lane)
                 self._opened(lane, claimed, joining=True)
-                await self.care.resync(lane, everything=claimed.claim.lost)
-                if claimed.claim.lost:
+                await self.care.resync(lane, everything=claimed.lost)
+                if claimed.lost:
                     deadline = self._now() + self._settings.flush_s
                     await self._client.restored(self.address(lane), deadline=deadline)
                     self.care.still_joining(lane)
@@ -256,5 +279,10 @@ class Members:
                 self._schedule()
                 await asyncio.sleep(self._settings.rejoin_s)
                 self._broken[lane.device].clear()
-        await self._lease.take_in(lane.device)
+        await self._lease.take_in(lane.device, Memory(lane.uuid, claimed.boot))
+        self.vouch()
         self._schedule()
+
+    def vouch(self) -> None:
+        """Let answers rely on what the row says of the members by now."""
+        self._sequencer.vouched(self._lease.row.trust.get(self._token, {}))

@@ -20,11 +20,10 @@ class Route:
     ) -> None:
         self.members = members
         present = [lanes[device] for device in members]
-        in_sync = [lane for lane in present if lane.in_sync]
-        self.waiting = tuple(lane.device for lane in in_sync)
+        self.waiting = tuple(lane.device for lane in present if lane.counted)
         self.targets = tuple(lane for lane in present if lane.standing is not Standing.OUT)
         self.readers = tuple(lane for lane in present if lane.standing is Standing.LIVE)
-        self.writable = len(in_sync) >= min_in_sync
+        self.writable = sum(lane.in_sync for lane in present) >= min_in_sync
 
 
 class Routes:

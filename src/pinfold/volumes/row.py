@@ -15,7 +15,7 @@ from pinfold.model.errors import Corrupt
 INDEX_PLACE: Final = b"vl/"
 """Placement key of every index row."""
 
-_VERSION: Final = b"\x01"
+_VERSION: Final = b"\x02"
 """First byte of every body: the format that follows."""
 
 
@@ -27,6 +27,8 @@ class Holder(msgspec.Struct, array_like=True, frozen=True):
     boot: int
     incarnation: int
     """Which session of that process."""
+    tending: bool = False
+    """It makes copies equal and serves nobody: whoever has a client takes the volume from it."""
 
 
 class VolumeRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
@@ -43,14 +45,18 @@ class VolumeRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     holder: Holder | None = None
     token: int = 0
     """Highest fencing token ever given out."""
-    generation: int = 0
     epoch: int = 1
     """Resync epoch: grows whenever a device is put out; every write carries it."""
     out: dict[int, int] = {}
     """Devices out of sync: the epoch since which they lack writes."""
-    boots: dict[int, int] = {}
-    """The boot under which a device has all that it acknowledged to the holder: one that is at
-    another boot now may have lost unflushed writes."""
+    trust: dict[int, dict[int, int]] = {}
+    """For each holder (by token) whose writes may not be settled: the devices that have every write
+    it answered, and the boot under which they do (R4)."""
+    uuids: dict[int, bytes] = {}
+    """Which device a number meant when it was last in sync: another one has none of the extents."""
+    cut: tuple[int, int] = (0, 0)
+    """What shrinking cut off, from here to there, may still be on devices; zeroed before the volume
+    is served again."""
     beat: int = 0
     """Grows while the holder lives."""
 

@@ -16,7 +16,7 @@ through `Wire`. The rules (R2 to R6 of the architecture's "Volumes"):
   so that the member finds them when it returns; nothing is declared stable before that is flushed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Full, PinfoldError
@@ -24,7 +24,9 @@ from pinfold.model.ids import Boot, DeviceId
 from pinfold.model.limits import EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.batch import Batch
+from pinfold.volumes.fences import Fences
 from pinfold.volumes.flushes import FlushQueue, flushed_to
+from pinfold.volumes.inflight import InFlight
 from pinfold.volumes.io import CACHE, FLUSH, READ, STATUS, WRITE, Io, Owner
 from pinfold.volumes.lane import Lane, Standing
 from pinfold.volumes.reads import Reads
@@ -66,16 +68,16 @@ class Sequencer:
         self._waiting: list[Io] = []
         """Requests not yet begun, in order."""
         self._open: Batch | None = None
-        self._in_flight: dict[Batch, None] = {}
-        self._unfinished_bytes = 0
         self.retained = Retained(settings)
-        self._fences: dict[int, int] = {}
+        self.fences = Fences()
+        """Blocks that are being copied."""
         self._flushes = FlushQueue()
         self._stable_barrier = 0
         self.stable = 0
         """Everything up to here is flushed on every member and marked for those out of sync."""
         self._answers: list[Io] = []
-        self.reads = Reads(wire, self.route, self._read_ready, now)
+        self._in_flight = InFlight(self._written, self._answered)
+        self.reads = Reads(wire, self.route, self._in_flight.hold, now)
 
     # Requests
 
@@ -122,7 +124,7 @@ class Sequencer:
 
     def _begin_flush(self, io: Io) -> None:
         need = self._open.sequence if self._open is not None else self.sequence
-        if flushed_to(self.lanes.values(), need) >= need:
+        if not self.unsettled and flushed_to(self.lanes.values(), need) >= need:
             self._answers.append(io)
         else:
             self._flushes.add(io, need)
@@ -130,7 +132,7 @@ class Sequencer:
     def _begin_write(self, io: Io) -> bool:
         """Put a write's pieces into batches, all or none."""
         if (
-            self._unfinished_bytes >= self._settings.window_bytes
+            self._in_flight.bytes >= self._settings.window_bytes
             or len(self._in_flight) >= self._settings.batches_max
             or self.retained.full
         ):
@@ -155,14 +157,14 @@ class Sequencer:
         return True
 
     def _admissible(self, io: Io, pieces: Sequence[tuple[int, int, int]]) -> bool:
-        fences = self._fences
+        fences = self.fences
         if self.unsettled and not self._settled(io):
             return False
         for extent, within, length in pieces:
             route = self.route(extent)
             if not route.writable:
                 return False
-            if fences and fences.get(extent, 0) & blocks(within, length):
+            if fences and fences.holds(extent, blocks(within, length)):
                 return False
         return True
 
@@ -218,15 +220,16 @@ class Sequencer:
         self._launch(batch, targets)
 
     def _launch(self, batch: Batch, targets: Iterable[Lane]) -> None:
-        self._in_flight[batch] = None
-        self.retained.add(batch)
-        self._unfinished_bytes += batch.payload_bytes
+        if batch.waiting:  # a joining member that breaks is copied to from the beginning
+            self.retained.add(batch)
+        self._in_flight.add(batch)
         for lane in targets:
+            if lane.standing is Standing.JOINING and not lane.room(self._settings.window_bytes):
+                lane.missed.update(dict.fromkeys(batch.extents(lane.device)))
+                continue
             lane.last = batch.sequence
             lane.backlog.append(batch)
             self._send(lane)
-        if not batch.waiting:
-            self._complete(batch)
 
     def copy(
         self, lanes: Sequence[Lane], ops: Sequence[tuple[int, int, int, int]], payload: list[Buffer]
@@ -271,44 +274,36 @@ class Sequencer:
         lane.failures = 0
         lane.full_at = 0
         batch.taken = True
-        batch.waiting.discard(lane.device)
         if lane.backlog:
             self._send(lane)
             if not lane.backlog:
                 self.reads.retry()
-        if not batch.waiting and not batch.done:
-            self._complete(batch)
+        if lane.in_sync and lane.vouched != lane.boot:
+            lane.unvouched[batch] = None
+            if lane.whole:
+                self._wire.vouch()
+        else:
+            self._in_flight.relied(lane.device, (batch,))
 
-    def _complete(self, batch: Batch) -> None:
-        batch.done = True
-        del self._in_flight[batch]
-        self._unfinished_bytes -= batch.payload_bytes
-        for io in batch.ios:
-            io.pending -= 1
-            if not io.pending:
-                self._written(io)
-        batch.ios.clear()
-        for io in batch.readers:
-            io.pending -= 1
-            if not io.pending:
-                self._answers.append(io)
-        batch.readers.clear()
+    def vouched(self, boots: Mapping[int, int]) -> None:
+        """The row trusts members under these boots and no others (R4)."""
+        for lane in self.lanes.values():
+            lane.vouched = Boot(boots.get(lane.device, 0))
+            if lane.unvouched and lane.vouched == lane.boot:
+                unvouched, lane.unvouched = lane.unvouched, {}
+                self._in_flight.relied(lane.device, unvouched)
 
     def _written(self, io: Io) -> None:
         durable = not io.fua or io.error is not None
-        if durable or flushed_to(self.lanes.values(), io.sequence) >= io.sequence:
+        if durable or (
+            not self.unsettled and flushed_to(self.lanes.values(), io.sequence) >= io.sequence
+        ):
             self._answers.append(io)
         else:
             self._flushes.add(io, io.sequence)
 
-    def _read_ready(self, io: Io) -> None:
-        """A read's bytes are there: answer when no batch they may show can still be undone."""
-        for batch in self._in_flight:
-            if batch.overlaps(io.offset, io.length):
-                batch.readers.append(io)
-                io.pending += 1
-        if not io.pending:
-            self._answers.append(io)
+    def _answered(self, io: Io) -> None:
+        self._answers.append(io)
 
     def _answer(self) -> None:
         if self._answers:
@@ -349,12 +344,21 @@ class Sequencer:
         self._kick_flush(lane)
 
     def _after_flush(self) -> None:
+        safe = self.retained.trim(flushed_to(self.lanes.values(), self.sequence))
+        if self.unsettled:
+            return
         self._answers += self._flushes.reach(flushed_to(self.lanes.values(), self.sequence))
-        kept_for = [lane for lane in self.lanes.values() if lane.standing is not Standing.OUT]
-        safe = min((lane.flushed for lane in kept_for if not lane.clean), default=self.sequence)
-        safe = self.retained.trim(safe)
-        if not self.unsettled and safe >= self._stable_barrier:
+        if safe >= self._stable_barrier:
             self.stable = max(self.stable, safe)
+
+    def flushed_to(self, sequence: int) -> int:
+        """How far everybody counted has flushed, of `sequence`."""
+        return flushed_to(self.lanes.values(), sequence)
+
+    def settled(self, extents: Iterable[int]) -> None:
+        """These are equal on all members in sync, and flushed there."""
+        self.unsettled.difference_update(extents)
+        self._after_flush()
 
     # Standings
 
@@ -365,14 +369,18 @@ class Sequencer:
     def opened(self, lane: Lane, stream: int, boot: Boot, *, joining: bool) -> None:
         """A member has flushed the token: it gets what it lacks, then everything new."""
         reborn = boot != lane.boot
+        resend: list[Batch] = []
         if joining:
             lane.flushed = 0
-            resend = self.retained.lacked_by(lane)
+            lane.missed = dict.fromkeys(self.retained.extents())
         elif reborn:
             resend = self.retained.lacked_by(lane)
             for batch in resend:
                 if not batch.done:
                     batch.waiting.add(lane.device)
+            unvouched, lane.unvouched = lane.unvouched, {}
+            durable = [batch for batch in unvouched if batch.sequence <= lane.flushed]
+            self._in_flight.relied(lane.device, durable)
         else:
             resend = [*lane.unacked, *lane.backlog]
         lane.forget()
@@ -395,27 +403,29 @@ class Sequencer:
             batch.taken = True  # for all that is known
         if lane.standing is Standing.LIVE:
             lane.standing = Standing.DOWN
-        elif lane.standing is Standing.JOINING:
-            lane.standing = Standing.OUT
-            lane.forget()
-            self._after_flush()
+        elif lane.standing in (Standing.JOINING, Standing.COUNTED):
+            self._out(lane)
         lane.flushing = False
         self._standing_changed()
+
+    def _out(self, lane: Lane) -> None:
+        """Nothing waits for a member any more."""
+        lane.standing = Standing.OUT
+        lane.forget()
+        lane.unvouched = {}
+        lane.missed = {}
+        self._in_flight.relied(lane.device)
+        self._after_flush()
 
     def put_out(self, lane: Lane, epoch: int) -> None:
         """The row says that a member is out of sync since `epoch`: stop waiting for it."""
         assert lane.in_sync
         lane.standing = Standing.OUT
-        lane.forget()
         self.epoch = epoch
         self._standing_changed()
         self._seal()
         self._touch_retained()
-        for batch in list(self._in_flight):
-            batch.waiting.discard(lane.device)
-            if not batch.waiting and not batch.done:
-                self._complete(batch)
-        self._after_flush()
+        self._out(lane)
         self._kick_flushes()
         self.pump()
 
@@ -428,12 +438,15 @@ class Sequencer:
         if extents:
             self._stable_barrier = self.sequence
 
-    def take_in(self, lane: Lane) -> None:
-        """A joining member has everything: wait for it from now on; the row follows.
-
-        Counting it before the row does is the careful side: until then nothing relies on it.
-        """
+    def count(self, lane: Lane) -> None:
+        """A joining member has all but the last: whatever is sent from now on waits for it."""
         assert lane.standing is Standing.JOINING
+        lane.standing = Standing.COUNTED
+        self._standing_changed()
+
+    def take_in(self, lane: Lane) -> None:
+        """A counted member has flushed everything sent before it was one; the row follows."""
+        assert lane.standing is Standing.COUNTED
         lane.standing = Standing.LIVE
         self._standing_changed()
 
@@ -461,33 +474,20 @@ class Sequencer:
                 other.full_at = 0
             if batch in other.backlog:
                 other.backlog.remove(batch)
-        self._complete(batch)
-
-    # Fences
-
-    def fence(self, extent: int, mask: int) -> None:
-        """Hold new writes to these blocks; one fence per extent at a time."""
-        assert extent not in self._fences
-        self._fences[extent] = mask
-
-    def unfence(self, extent: int) -> None:
-        """Let the writes go on."""
-        del self._fences[extent]
+        self._in_flight.complete(batch)
 
     def fail_all(self, error: PinfoldError) -> None:
         """The volume is not ours any more: every request fails, and every later one."""
         self.serving = False
         ios = dict.fromkeys(self._waiting)
         ios.update(dict.fromkeys(self.reads.fail_all(error)))
-        for batch in self._in_flight:
-            ios.update(dict.fromkeys(batch.ios))
-            ios.update(dict.fromkeys(batch.readers))
+        ios.update(dict.fromkeys(self._in_flight.drain()))
         ios.update(dict.fromkeys(self._flushes.drain()))
         self._waiting = []
-        self._in_flight.clear()
         self.retained.clear()
         for lane in self.lanes.values():
             lane.forget()
+            lane.unvouched = {}
         for io in ios:
             io.error = error
         self._answers += ios

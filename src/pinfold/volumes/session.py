@@ -19,10 +19,9 @@ from pinfold.model.ids import DeviceId, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.rpc.api import Answer
 from pinfold.volumes.batch import Batch
-from pinfold.volumes.care import Care
 from pinfold.volumes.io import Io, Owner
 from pinfold.volumes.lane import Lane, Standing
-from pinfold.volumes.lease import Lease
+from pinfold.volumes.lease import Lease, Memory
 from pinfold.volumes.members import Members
 from pinfold.volumes.placement import ExtentPlacement
 from pinfold.volumes.pulse import Pulse
@@ -30,6 +29,7 @@ from pinfold.volumes.reads import ReadMessage
 from pinfold.volumes.row import VolumeRow
 from pinfold.volumes.sequencer import Sequencer
 from pinfold.volumes.status import find_runs
+from pinfold.volumes.trust import TRUSTS_MAX
 
 SEQUENCE_SHIFT: Final = 40
 """A holder's sequences start at token << 40, above every earlier holder's: 10^12 batches each."""
@@ -70,11 +70,10 @@ class Session:
         self._started = False
         self._dead: PinfoldError | None = None
         self._pump_due = False
-        self._boots_changed = asyncio.Event()
+        self._trust_changed = asyncio.Event()
         self._changed = Pulse()
         self._sequencer: Sequencer | None = None
         self._members: Members | None = None
-        self._care: Care | None = None
 
     # For front ends
 
@@ -155,15 +154,17 @@ class Session:
             members.start(self._scope)
             while any(lane.standing is Standing.DOWN for lane in sequencer.lanes.values()):
                 await self._changed.wait()
-            assert self._care is not None
-            self._care.begin(members.dirty, before.boots)
-            await self._lease.beat(self._boots())
+            members.settling.begin(members.marked, before.trust)
+            members.settling.start(self._scope)
+            while len(before.trust) >= TRUSTS_MAX and not members.settling.done:
+                await self._changed.wait()
+            await self._beat()
         except PinfoldError as error:
             self._lose(error)
             return
         self._scope.start(self._keep_lease(), name="volume lease")
         self._scope.start(self._tick(), name="volume clock")
-        self._care.start(self._scope)
+        members.care.start(self._scope)
         sequencer.serving = True
         sequencer.flush()
         self._schedule()
@@ -196,16 +197,32 @@ class Session:
             lose=self._lose,
             schedule=self._schedule,
         )
-        self._care = Care(members, sequencer, self._client, self._settings, self._now)
-        members.care = self._care
         return sequencer, members
 
-    def _boots(self) -> dict[DeviceId, int]:
-        """The members that have everything ever acknowledged to a holder, and their boots."""
+    def _whole(self) -> dict[DeviceId, Memory]:
+        """The members that have every write we have answered."""
         assert self._sequencer is not None
-        assert self._care is not None
         lanes = self._sequencer.lanes.values()
-        return {lane.device: lane.boot for lane in lanes if lane.whole and self._care.trusts(lane)}
+        return {lane.device: Memory(lane.uuid, lane.boot) for lane in lanes if lane.whole}
+
+    async def _beat(self) -> None:
+        """Confirm the row, and let it say whom it can trust."""
+        assert self._members is not None
+        await self._lease.beat(self._whole(), settled=self._members.settling.done)
+        self._members.vouch()
+
+    def vouch(self) -> None:
+        """See `Wire`."""
+        if self._trust_is_old():
+            self._trust_changed.set()
+
+    def _trust_is_old(self) -> bool:
+        """Whether the row's trust is not what we know."""
+        assert self._members is not None
+        row = self._lease.row
+        boots = {device: memory.boot for device, memory in self._whole().items()}
+        older = any(token < row.token for token in row.trust)
+        return boots != row.trust.get(row.token, {}) or (older and self._members.settling.done)
 
     # What the sequencer asks for
 
@@ -333,13 +350,13 @@ class Session:
 
     def corrupt(self, device: DeviceId, extent: int, within: int, length: int) -> None:
         """See `Wire`."""
-        if self._care is not None:
-            self._care.report_corrupt(device, extent, within, length)
+        if self._members is not None:
+            self._members.care.report_corrupt(device, extent, within, length)
 
     def settle(self, extent: int) -> None:
         """See `Wire`."""
-        if self._care is not None:
-            self._care.want(extent)
+        if self._members is not None:
+            self._members.settling.want(extent)
 
     # Time
 
@@ -363,9 +380,9 @@ class Session:
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.beat_s):
-                        await self._boots_changed.wait()
-                self._boots_changed.clear()
-                await self._lease.beat(self._boots())
+                        await self._trust_changed.wait()
+                self._trust_changed.clear()
+                await self._beat()
                 self._check_size()
                 self._look_after_members()
         except PinfoldError as error:
@@ -401,8 +418,7 @@ class Session:
             if trusted != sequencer.serving:
                 sequencer.serving = trusted
                 self._schedule()
-            if self._boots() != self._lease.row.boots:
-                self._boots_changed.set()
+            self.vouch()
             if sequencer.retained.due(now):
                 sequencer.flush()
             self._members.relieve()

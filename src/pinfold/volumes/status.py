@@ -10,7 +10,7 @@ from typing import Final
 from pinfold.cluster.extents import ExtentClient
 from pinfold.model.errors import Unavailable
 from pinfold.model.limits import EXTENT_BYTES
-from pinfold.volumes.care import Holder
+from pinfold.volumes.copies import Holder
 from pinfold.volumes.io import Io
 from pinfold.volumes.lane import Lane
 from pinfold.volumes.sequencer import Sequencer

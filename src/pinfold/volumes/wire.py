@@ -36,6 +36,10 @@ class Wire(Protocol):
         """A member has no good bytes there; another is asked meanwhile."""
         ...
 
+    def vouch(self) -> None:
+        """Answers wait for the row to trust a member under its new boot."""
+        ...
+
     def settle(self, extent: int) -> None:
         """A request waits for this unsettled extent."""
         ...

@@ -1,0 +1,37 @@
+"""Which copies of an extent that a dead holder left dirty are believed (R4, R8).
+
+The row keeps, for each holder whose writes may not be settled, the devices that had every write it
+answered and the boot under which they had it: a device at another boot may have lost what it had
+not flushed. Boots only grow, so a device that an older entry still vouches for is vouched for by
+all later ones.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pinfold.model.ids import Boot, DeviceId
+
+TRUSTS_MAX: Final = 8
+"""Entries a row may have. A holder that finds so many settles before it answers anything, and so
+needs none of its own: takeovers that never settle do not make the row grow."""
+
+Trust = Mapping[int, Mapping[int, int]]
+"""Token of a holder -> device -> boot."""
+
+
+def rank(trust: Trust, marked: int, device: DeviceId, boot: Boot) -> int:
+    """How far a member's copy of an extent is to be believed; 0 when nobody vouches for it.
+
+    `marked` is the newest token that any member's mark of the extent has: holders after that have
+    not written it. Which of the others had answered a write to it is not known, since copies made
+    while settling carry the mark of who makes them; whoever satisfies more of them has everything.
+    """
+    return sum(boots.get(device) == boot for token, boots in trust.items() if token <= marked)
+
+
+def promised(trust: Trust, device: DeviceId) -> int:
+    """The rank of a member that was not heard yet, if it still is as it was last seen."""
+    newest = max((token for token, boots in trust.items() if device in boots), default=None)
+    if newest is None:
+        return 0
+    return rank(trust, max(trust), device, Boot(trust[newest][device]))
