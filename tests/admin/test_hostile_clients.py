@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pinfold.admin.service import BODY_S, KEEP_ALIVE_S
+from pinfold.admin.service import BODY_S, KEEP_ALIVE_S, OPEN_REQUESTS_MAX
 from tests.fuzz.http_targets import admin_service
 from tests.fuzz.wires import MemoryWire
 from tests.twins.virtual import run_virtual
 
 Connect = Callable[[], MemoryWire]
+OPEN = b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n"
+USERS = b"GET /v1/users HTTP/1.1\r\nhost: h\r\nauthorization: Bearer t0ken\r\n\r\n"
 HEAD = b"POST /v1/users HTTP/1.1\r\nhost: h\r\nauthorization: Bearer t0ken\r\ncontent-length: 9\r\n"
 
 
@@ -67,3 +69,43 @@ def test_bytes_that_are_no_http_leave_no_stack_in_the_log(
         assert not [record for record in caplog.records if record.name != "asyncio"]
 
     stage(story)
+
+
+def test_scrapes_at_once_are_one_question_and_keep_no_operator_out() -> None:
+    async def run() -> None:
+        service = admin_service()
+        gatherer = service._parts.gatherer
+        asked, answered = [], asyncio.Event()
+
+        async def ask(operation: str) -> dict[str, object]:
+            asked.append(operation)
+            await answered.wait()
+            return {}
+
+        gatherer._ask = ask  # type: ignore[method-assign,assignment]
+        runner = service.runner()
+        await runner.setup()
+        assert runner.server is not None
+        scrapers = [MemoryWire(runner.server()) for _ in range(OPEN_REQUESTS_MAX + 9)]
+        for scraper in scrapers:
+            scraper.feed(OPEN)
+        await asyncio.sleep(1)
+        refused = [bytes(one.sent)[:13] for one in scrapers if one.sent]
+        assert refused == [b"HTTP/1.1 503 "] * 9
+        operator = MemoryWire(runner.server())
+        operator.feed(USERS)
+        await asyncio.sleep(0.1)
+        assert bytes(operator.sent).startswith(b"HTTP/1.1 200 ")
+        assert asked == ["node.metrics"]
+        for leaver in scrapers[:3]:
+            leaver.end()  # whoever asked first has gone: the others are answered all the same
+        answered.set()
+        await asyncio.sleep(0.1)
+        answers = [bytes(one.sent)[:13] for one in scrapers[3:OPEN_REQUESTS_MAX]]
+        assert answers == [b"HTTP/1.1 200 "] * (OPEN_REQUESTS_MAX - 3)
+        assert asked == ["node.metrics", "node.status"]
+        for wire in (*scrapers[3:], operator):
+            wire.end()
+        await runner.cleanup()
+
+    run_virtual(run)

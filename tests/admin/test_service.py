@@ -375,14 +375,17 @@ def test_more_requests_than_the_limit_are_told_to_come_again() -> None:
         statuses = set()
         until = time.monotonic() + 10
         while 503 not in statuses and time.monotonic() < until:
-            connection.request("GET", "/readyz")
+            connection.request("GET", "/v1/users", headers={"Authorization": f"Bearer {TOKEN}"})
             answer = connection.getresponse()
             answer.read()
             statuses.add(answer.status)
         assert answer.status == 503
         assert answer.headers["Retry-After"] == "1"
-        connection.request("GET", "/healthz")
-        assert connection.getresponse().status == 200
+        for path in ("/healthz", "/readyz", "/metrics"):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
         connection.close()
         for one in waiting:
             one.close()

@@ -23,9 +23,11 @@ from pinfold.admin.gather import Gatherer, volumes_or_none
 from pinfold.admin.gauges import cluster_gauges
 from pinfold.admin.merge import merge
 from pinfold.admin.report import Report, report, waiting_for
+from pinfold.admin.shared import Shared
 from pinfold.admin.stopping import objections
 from pinfold.cluster.map import MapStore
 from pinfold.codec.unreadable import UNREADABLE
+from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import (
     Busy,
     Conflict,
@@ -59,7 +61,11 @@ OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """For load balancers and Prometheus, which hold no token. They name no object and no user."""
 
 REQUESTS_MAX: Final = 64
-"""Requests at once, `/healthz` apart; each may ask every process. More are 503."""
+"""Requests with the token at once; each may ask every process. More are 503."""
+
+OPEN_REQUESTS_MAX: Final = 64
+"""Requests for the open paths at once, `/healthz` apart: whoever sends them, operators have their
+own. More are 503."""
 
 CONNECTIONS_MAX: Final = 512
 """Connections at once; for a further one the oldest without a request under way ends."""
@@ -109,6 +115,10 @@ class AdminService:
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._requests = 0
+        self._open_requests = 0
+        self._scope = TaskScope(self._seen_by_whoever_asked)
+        self._page = Shared(self._scope, self._metrics_page)
+        self._waiting = Shared(self._scope, self._waiting_for)
 
     async def start(self, host: str, port: int) -> None:
         """Listen; OSError when the port is taken."""
@@ -154,6 +164,10 @@ class AdminService:
             self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
+        await self._scope.close()
+
+    def _seen_by_whoever_asked(self, error: BaseException) -> None:
+        """Failures of shared runs are raised where they are awaited."""
 
     def _application(self) -> web.Application:
         application = web.Application(
@@ -189,9 +203,6 @@ class AdminService:
 
     @web.middleware
     async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._requests >= REQUESTS_MAX and request.path != "/healthz":
-            return _error(503, Busy.code, f"{self._requests} requests are under way")
-        self._requests += 1
         try:
             return await handler(request)
         except PinfoldError as error:
@@ -203,19 +214,36 @@ class AdminService:
             return _error(
                 error.status, "invalid", f"{error.reason}: {request.method} {request.path}"
             )
-        finally:
-            self._requests -= 1
 
     @web.middleware
     async def _check_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in OPEN_PATHS:
-            given = request.headers.get("Authorization", "")
-            expected = f"Bearer {self._parts.token()}"
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
-                return _error(401, "unauthorized", "the admin token is missing or wrong")
-        if request.method in ("GET", "HEAD"):
+        if request.path == "/healthz":
             return await handler(request)
-        return await self._audited(request, handler)
+        if request.path in OPEN_PATHS:
+            return await self._open(request, handler)
+        given = request.headers.get("Authorization", "")
+        expected = f"Bearer {self._parts.token()}"
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
+            return _error(401, "unauthorized", "the admin token is missing or wrong")
+        if self._requests >= REQUESTS_MAX:
+            raise Busy(f"{self._requests} requests are under way")
+        self._requests += 1
+        try:
+            if request.method in ("GET", "HEAD"):
+                return await handler(request)
+            return await self._audited(request, handler)
+        finally:
+            self._requests -= 1
+
+    async def _open(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer whoever asks, at nobody's expense but that of others who do."""
+        if self._open_requests >= OPEN_REQUESTS_MAX:
+            raise Busy(f"{self._open_requests} requests without a token are under way")
+        self._open_requests += 1
+        try:
+            return await handler(request)
+        finally:
+            self._open_requests -= 1
 
     async def _audited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Tell of what was asked and what became of it, also when it is refused or cut short."""
@@ -245,14 +273,19 @@ class AdminService:
         return _json({"ok": True})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        waiting = waiting_for(await self._report([]))
+        waiting = await self._waiting.get()
         return _json({"ready": not waiting, "waiting": waiting}, status=503 if waiting else 200)
 
+    async def _waiting_for(self) -> list[str]:
+        return waiting_for(await self._report([]))
+
     async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=await self._page.get(), headers={"Content-Type": PROMETHEUS_TEXT})
+
+    async def _metrics_page(self) -> bytes:
         texts = dict(await self._parts.gatherer.metrics())
         volumes = await volumes_or_none(self._parts.volumes)
-        content = merge(texts) + cluster_gauges(await self._report(volumes))
-        return web.Response(body=content.encode(), headers={"Content-Type": PROMETHEUS_TEXT})
+        return (merge(texts) + cluster_gauges(await self._report(volumes))).encode()
 
     async def _status(self, _request: web.Request) -> web.Response:
         return _json(await self._report(await volumes_or_none(self._parts.volumes)))
