@@ -6,6 +6,7 @@ that was acknowledged is there: at once, and after the next opening.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -353,6 +354,49 @@ def test_a_journal_without_room_waits_and_a_closing_does_not(returns: bool) -> N
         await device.close()
 
     on_a_new_device(life, later)
+
+
+def test_a_device_that_stops_while_its_journal_waits_for_room_can_be_closed_and_opened() -> None:
+    keeps = msgspec.structs.replace(QUICK, journal_retain_bytes=1 << 30)
+
+    async def life(env: Env, node: SimNode) -> None:
+        device = await Device.open(env, PATH, keeps, cluster_id=CLUSTER)
+        await device.log.create(G)
+        node.disk.faults.room_after = 0
+        waiting = await fill_journal(device)
+        assert not waiting[-1].done()
+        device._health.stop("arena: an error elsewhere")
+        node.disk.faults.room_after = -1
+        await asyncio.sleep(1)
+        await asyncio.wait_for(device.close(), 5)
+        again = await Device.open(env, PATH, keeps, cluster_id=CLUSTER)
+        assert again.log.state(G).view >= 1
+        await again.close()
+
+    on_a_new_device(life)
+
+
+@pytest.mark.parametrize("part", ["journal", "applier"])
+def test_a_device_whose_task_has_failed_gives_its_lock_back(part: str) -> None:
+    async def fails() -> None:
+        raise AssertionError("a programmer's error")
+
+    async def life(env: Env, node: SimNode) -> None:
+        device = await Device.open(env, PATH, QUICK, cluster_id=CLUSTER)
+        with pytest.MonkeyPatch.context() as patch:
+            if part == "journal":
+                patch.setattr(device._journal, "_step", fails)
+            else:
+                patch.setattr(device._applier, "_pass", fails)
+            with contextlib.suppress(Unavailable):
+                await put(device, b"a" * 16, b"payload")
+            await asyncio.sleep(1)
+            assert device.status().state == "stopped"
+            await asyncio.wait_for(device.close(), 5)
+        again = await Device.open(env, PATH, QUICK, cluster_id=CLUSTER)
+        await again.close()
+
+    on_a_new_device(life)
 
 
 def test_a_stream_that_ends_with_its_device_is_unavailable_and_no_assertion() -> None:

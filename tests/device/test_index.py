@@ -1,7 +1,7 @@
 """One contract for both engines: an ordered map, at any key length, beside a sorted dict."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,10 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pinfold.device.index import Engine, Index
+from pinfold.device.engines import open_engine
+from pinfold.device.index import Change, Engine, Index, MapFull
 from pinfold.device.lmdb_engine import DIRECT_BYTES, LmdbEngine
 from pinfold.device.ordered_engine import OrderedEngine
+from pinfold.env.api import Env
+from pinfold.env.osdisk import OsDisk
 from pinfold.env.real import real_env
+from pinfold.model.settings import DeviceSettings
+from pinfold.sim.world import World
 
 Open = Callable[[], Engine]
 
@@ -137,3 +142,46 @@ def test_a_full_map_grows(tmp_path: Path) -> None:
         lane.close()
 
     asyncio.run(run())
+
+
+def test_the_name_of_a_new_index_is_flushed_too(tmp_path: Path) -> None:
+    class Watched(OsDisk):
+        def sync_dir(self, path: str) -> None:
+            super().sync_dir(path)
+            synced.append(path)
+
+    synced: list[str] = []
+    disk = Watched()
+    for _ in range(2):
+        open_engine(disk, str(tmp_path), DeviceSettings()).close()
+    assert synced == [str(tmp_path)]
+
+
+def test_a_commit_that_waits_for_a_scan_to_end_pauses_between_attempts() -> None:
+    attempts: list[float] = []
+
+    class Scanned(OrderedEngine):
+        def commit(self, changes: Sequence[Change]) -> None:
+            attempts.append(world.loop.time())
+            if attempts[-1] < attempts[0] + 1.0:
+                raise MapFull
+            super().commit(changes)
+
+        def grow(self) -> bool:
+            return world.loop.time() >= attempts[0] + 1.0
+
+    async def life(env: Env) -> None:
+        env.disk.mkdir("/i")
+        index = Index(Scanned(env.disk, "/i"))
+        index.put(b"key", b"value")
+        index.seal()
+        await index.commit(env.new_offload("apply"))
+        assert index.get(b"key") == b"value"
+
+    with World(1) as world:
+
+        async def scenario() -> None:
+            await world.node("n1").start(life)
+
+        world.run(scenario())
+    assert 100 < len(attempts) < 210

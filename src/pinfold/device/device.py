@@ -181,15 +181,17 @@ class Device:
         writer, applier = tasks
         self._journal.leave()
         self._applier.close()
-        await applier
-        await self._readers.drain()
-        self._journal.close()
-        self._journal.activity.set()
-        await writer
-        await self._scope.close()
-        await self._vouch()
-        self._health.stop(CLOSED)
-        self._close_files()
+        try:
+            await _end_of(applier)
+            await self._readers.drain()
+            self._journal.close()
+            self._journal.activity.set()
+            await _end_of(writer)
+            await self._vouch()
+        finally:
+            await self._scope.close()
+            self._health.stop(CLOSED)
+            self._close_files()
 
     async def _start(self, lane: Offload) -> None:
         disk, settings, health = self._env.disk, self._settings, self._health
@@ -322,6 +324,12 @@ class Device:
         for lane in self._lanes:
             lane.close()
         self._files.close()
+
+
+async def _end_of(task: asyncio.Task[None]) -> None:
+    """Return when a task has ended, however: a failure has stopped the device already."""
+    with suppress(Exception):
+        await task
 
 
 def _conforms(device: Device) -> tuple[LogStore, RowStore, BlobStore, ExtentStore]:

@@ -25,7 +25,10 @@ def open_engine(disk: Disk, path: str, settings: DeviceSettings) -> Engine:
         )
     if settings.index_engine == "ordered":
         return OrderedEngine(disk, path)
-    return LmdbEngine(path, settings.index_map_bytes, free_bytes=lambda: disk.free_bytes(path))
+    engine = LmdbEngine(path, settings.index_map_bytes, free_bytes=lambda: disk.free_bytes(path))
+    if found is None:
+        disk.sync_dir(path)  # LMDB flushes its file, and not the name of it
+    return engine
 
 
 def engine_name(disk: Disk, path: str) -> str | None:

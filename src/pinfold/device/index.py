@@ -11,6 +11,7 @@ whose bits flipped is missed where it was. What fails is never given out: whoeve
 Corrupt, and the device is told (`watch`).
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -45,6 +46,9 @@ class Rotten(Corrupt):
         super().__init__(f"index: {why or f'the row {key.hex()} fails its checksum'}")
         self.key = key
 
+
+GROW_RETRY_S: Final = 0.005
+"""Pause before a commit that must wait for a scan to end: a scan lasts milliseconds."""
 
 SUM_BYTES: Final = 8
 """What a row's checksum takes behind its value."""
@@ -223,7 +227,8 @@ class Index:
         changes = self._sealed.changes
         if changes:
             while await lane(_commit, self._engine, changes):
-                self._engine.grow()
+                if not self._engine.grow():
+                    await asyncio.sleep(GROW_RETRY_S)
         self._sealed = None
 
     def close(self) -> None:
