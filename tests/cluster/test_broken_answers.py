@@ -35,6 +35,9 @@ class Parrot:
     def connected(self, _node: NodeName) -> bool:
         return True
 
+    def watch(self, _callback: Any) -> None:
+        """No session is ever lost."""
+
     def call(self, *_arguments: Any, **_named: Any) -> "asyncio.Future[Answer]":
         future = asyncio.get_running_loop().create_future()
         if isinstance(self.answer, Answer):

@@ -2,21 +2,39 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from pinfold.cluster.api import Change, Changed
-from pinfold.cluster.groups.client import RowClient
+from pinfold.cluster.groups.client import AWAY_S, RowClient
 from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Corrupt, Full, Invalid, NotPrimary, PinfoldError, Unavailable
-from pinfold.model.ids import DeviceId, GroupId, NodeName, OpId
+from pinfold.model.ids import Boot, DeviceId, GroupId, NodeName, OpId
+from pinfold.model.limits import CHANGE_DEADLINE_S
 from pinfold.rpc.api import Answer
 from tests.twins.virtual import VirtualClock, run_virtual
 
 
-class Answers:
+class Connected:
+    """All nodes have a session until one is lost."""
+
+    lost: frozenset[str] = frozenset()
+
+    def connected(self, node: NodeName) -> bool:
+        return node not in self.lost
+
+    def watch(self, callback: Callable[[NodeName, bool, Boot], None]) -> None:
+        self.tell = callback
+
+    def lose(self, *nodes: str) -> None:
+        self.lost = frozenset(nodes)
+        for node in nodes:
+            self.tell(NodeName(node), False, Boot(1))
+
+
+class Answers(Connected):
     """Peers that refuse as they were told, the last refusal for ever."""
 
     def __init__(self, errors: Sequence[PinfoldError]) -> None:
@@ -29,7 +47,7 @@ class Answers:
         return future
 
 
-class Nodes:
+class Nodes(Connected):
     """Peers that answer or refuse by name."""
 
     def __init__(self, answers: dict[str, Answer | PinfoldError]) -> None:
@@ -105,6 +123,29 @@ def test_a_member_that_was_left_behind_in_its_own_view_is_not_asked_for_ever(vie
         client = client_of(Nodes({"n1": left_behind, "n2": FOLLOWER_OF_3, "n3": served}))
         for _ in range(3):
             assert await client.change(b"p", CHANGE) == Changed(7, 8)
+
+    run_virtual(story)
+
+
+def test_without_a_majority_in_reach_nobody_waits_for_the_deadline() -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        peers = Nodes({"n1": SILENT, "n2": SILENT, "n3": SILENT})
+        client = client_of(peers)
+        peers.lose("n2")  # a majority has sessions still: it may answer yet
+        began = loop.time()
+        with pytest.raises(Unavailable):
+            await client.change(b"p", CHANGE)
+        assert loop.time() - began > CHANGE_DEADLINE_S - 1
+        peers.lose("n2", "n3")  # a restart is waited for
+        began = loop.time()
+        with pytest.raises(Unavailable):
+            await client.change(b"p", CHANGE)
+        assert AWAY_S <= loop.time() - began < AWAY_S + 1
+        began = loop.time()
+        with pytest.raises(Unavailable):
+            await client.change(b"p", CHANGE)
+        assert loop.time() - began < 0.1
 
     run_virtual(story)
 

@@ -27,12 +27,16 @@ from pinfold.model.errors import (
     Unavailable,
     Unsupported,
 )
-from pinfold.model.ids import DeviceId, GroupId
+from pinfold.model.ids import Boot, DeviceId, GroupId, NodeName
 from pinfold.model.limits import CHANGE_DEADLINE_S
 from pinfold.rpc.api import Answer, Body, Peers
 
 ATTEMPT_S: Final = 2.5
 """How long one member is waited for before another is asked."""
+
+AWAY_S: Final = 3.0
+"""Members without a session for so long are not waited for: a restarted node is back in one or two.
+While no majority has one, whoever asks hears so at once instead of after the whole deadline."""
 
 _BACKOFF_MIN_S: Final = 0.01
 _BACKOFF_MAX_S: Final = 0.2
@@ -72,6 +76,10 @@ class RowClient:
         self._membership = membership
         self._group_of = group_of
         self._deadline_s = deadline_s
+        self._lost_at: dict[NodeName, float] = {}
+        """When the session to a node was lost, for those that have none."""
+        self._began = env.clock.monotonic()
+        peers.watch(self._session_changed)
         self._primaries: dict[GroupId, tuple[int, DeviceId]] = {}
         self._told: dict[GroupId, tuple[DeviceId, ...]] = {}
         """Members that a refusal named, for groups where they are not the ring's."""
@@ -170,11 +178,30 @@ class RowClient:
                 raise error if refused or not changes else _give_up(group, error) from None
             if not moved:
                 now = self._clock.monotonic()
-                if now + pause_s >= deadline:
+                if now + pause_s >= deadline or self._out_of_reach(members, now):
                     plain = refused and not isinstance(last, NotPrimary)
                     raise last if plain else _give_up(group, last)
                 await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
                 pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
+
+    def _session_changed(self, node: NodeName, up: bool, _boot: Boot) -> None:
+        if up:
+            self._lost_at.pop(node, None)
+        else:
+            self._lost_at[node] = self._clock.monotonic()
+
+    def _out_of_reach(self, members: tuple[DeviceId, ...], now: float) -> bool:
+        """Whether no majority of these can answer soon."""
+        return 2 * sum(self._away(device, now) for device in members) >= len(members)
+
+    def _away(self, device: DeviceId, now: float) -> bool:
+        try:
+            node = self._membership.node_of(device)
+        except Unavailable:  # it has left the map
+            return True
+        if self._peers.connected(node):
+            return False
+        return now - self._lost_at.get(node, self._began) >= AWAY_S
 
     def _members(self, group: GroupId) -> tuple[DeviceId, ...]:
         """Whom to try: the ring's members, then those the group itself has named."""
