@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pinfold.device.engines import open_engine
-from pinfold.device.index import Change, Engine, Index, MapFull
+from pinfold.device.index import Change, Engine, Index, MapFull, seal_rows
 from pinfold.device.lmdb_engine import DIRECT_BYTES, LmdbEngine
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.env.api import Env
@@ -185,3 +185,19 @@ def test_a_commit_that_waits_for_a_scan_to_end_pauses_between_attempts() -> None
 
         world.run(scenario())
     assert 100 < len(attempts) < 210
+
+
+def test_what_was_deleted_counts_as_room_inside_the_file(tmp_path: Path) -> None:
+    engine = LmdbEngine(str(tmp_path), 64 << 20)
+    rows: list[Change] = [(b"%06d" % number, bytes(4300)) for number in range(1000)]
+    engine.commit(seal_rows(rows))
+    before = engine.spare_bytes()
+    engine.commit([(key, None) for key, _ in rows])
+    engine.commit([(b"another", bytes(8))])
+    freed = engine.spare_bytes() - before
+    assert 1000 * 4300 < freed < 3 * 1000 * 4300
+    size = (tmp_path / "data.mdb").stat().st_size
+    engine.commit(seal_rows(rows))
+    assert engine.spare_bytes() < before + freed // 4
+    assert (tmp_path / "data.mdb").stat().st_size < size * 1.2
+    engine.close()

@@ -166,6 +166,9 @@ class MemoryLog:
                 state.__dict__.update(fresh.__dict__)
         self._seen = copy.deepcopy(self._durable)
 
+    def full(self) -> bool:
+        return False
+
     def rotten(self, group: GroupId) -> bool:
         return self._seen[group].rotten
 
@@ -242,6 +245,7 @@ class AsyncLog:
         self.tail = memory.tail
         self.digest = memory.digest
         self.rotten = memory.rotten
+        self.full = memory.full
         self.get = memory.get
         self.scan = memory.scan
 

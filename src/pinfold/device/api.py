@@ -109,6 +109,13 @@ class LogStore(Protocol):
         """
         ...
 
+    def full(self) -> bool:
+        """Whether only changes that make room should be proposed.
+
+        `append` goes on taking entries for a while, so that those find some.
+        """
+        ...
+
     def rotten(self, group: GroupId) -> bool:
         """Whether a row of the group was found to have failed its checksum here.
 
@@ -359,6 +366,8 @@ class DeviceStatus:
     """serving, full (reads and deletes only) or stopped (after an I/O error)."""
     reason: str
     free_bytes: int
+    reserve_bytes: int
+    """Of `free_bytes`, not for payloads: what deletes and the index go on in."""
     total_bytes: int
     journal_bytes: int
     """Journal not yet applied."""

@@ -146,6 +146,7 @@ class Applier:
         """Look at the file system; of what was taken so much is in its files by now."""
         free, total = await self._lane(measure, self._disk, self._path)
         self._space.measured(free, total, self._space.taken_bytes - on_disk_bytes)
+        self._space.index_bytes = self._index.spare_bytes()
 
     async def _pass(self) -> None:
         journal = self._journal

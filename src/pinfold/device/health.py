@@ -50,7 +50,10 @@ class Space:
     """
 
     def __init__(self, reserve_bytes: int) -> None:
-        self._reserve_bytes = reserve_bytes
+        self.reserve_bytes = reserve_bytes
+        """Room kept for what goes on when payloads are refused; see `full_for_rows`."""
+        self.index_bytes = 0
+        """Room inside the index's file, which rows take before they take the file system's."""
         self._taken_bytes = 0
         self.free_bytes = 0
         self.total_bytes = 0
@@ -73,19 +76,38 @@ class Space:
         """Whether every payload is refused, the smallest too."""
         return (
             self.exhausted
-            or self.free_bytes - self._taken_bytes - _SMALLEST_BYTES < self._reserve_bytes
+            or self.free_bytes - self._taken_bytes - _SMALLEST_BYTES < self.reserve_bytes
         )
+
+    @property
+    def full_for_rows(self) -> bool:
+        """Whether groups should take in only what makes room: half the reserve is used up."""
+        return self._room_for_rows < self.reserve_bytes // 2
+
+    @property
+    def _room_for_rows(self) -> int:
+        return self.free_bytes + self.index_bytes - self._taken_bytes
 
     def take(self, payload_bytes: int) -> None:
         """Count room for blobs and extents; Full leaves at least the reserve."""
         if self.exhausted:
             raise Full("the file system has no room")
-        if self.free_bytes - self._taken_bytes - payload_bytes < self._reserve_bytes:
-            raise Full(f"less than {self._reserve_bytes} bytes would stay free")
+        if self.free_bytes - self._taken_bytes - payload_bytes < self.reserve_bytes:
+            raise Full(f"less than {self.reserve_bytes} bytes would stay free")
         self._taken_bytes += payload_bytes
 
-    def take_row(self, payload_bytes: int) -> None:
-        """Count room for log entries: they may use half the reserve, so that deletes go on."""
-        if self.free_bytes - self._taken_bytes - payload_bytes < self._reserve_bytes // 2:
-            raise Full(f"less than {self._reserve_bytes // 2} bytes would stay free")
+    def take_entries(self, payload_bytes: int) -> None:
+        """Count room for log entries, which may use up the reserve but for an eighth.
+
+        Who proposes them looks at `full_for_rows` first: what lies between is for deletes.
+        """
+        self._take_row(payload_bytes, self.reserve_bytes // 8)
+
+    def take_copy(self, payload_bytes: int) -> None:
+        """Count room for a copy's rows: half the reserve is not for them."""
+        self._take_row(payload_bytes, self.reserve_bytes // 2)
+
+    def _take_row(self, payload_bytes: int, left_bytes: int) -> None:
+        if self._room_for_rows - payload_bytes < left_bytes:
+            raise Full(f"less than {left_bytes} bytes would stay free")
         self._taken_bytes += payload_bytes

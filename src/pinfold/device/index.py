@@ -105,6 +105,10 @@ class Engine(Protocol):
         """Make room after MapFull; False when a scan is open and it must be tried later."""
         ...
 
+    def spare_bytes(self) -> int:
+        """What may be stored before its file grows."""
+        ...
+
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -230,6 +234,10 @@ class Index:
                 if not self._engine.grow():
                     await asyncio.sleep(GROW_RETRY_S)
         self._sealed = None
+
+    def spare_bytes(self) -> int:
+        """What may be stored before the index takes more of the file system."""
+        return self._engine.spare_bytes()
 
     def close(self) -> None:
         """Close the engine; what was not committed is redone from the journal."""

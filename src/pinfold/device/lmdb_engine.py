@@ -35,6 +35,8 @@ _NO_ROOM: Final = tuple(os.strerror(number) for number in NO_ROOM)
 _PLENTY_BYTES: Final = 64 << 20
 """Free space with which no commit fails for want of it: several of the largest."""
 
+_META_PAGES: Final = 2
+
 _NODE: Final = struct.Struct(">Q")
 _NODE_DIRECT_BYTES: Final = DIRECT_BYTES - _NODE.size
 _MARK: Final = b"\x01"
@@ -146,6 +148,17 @@ class LmdbEngine:
         with self._env.begin() as txn:
             count: int = txn.stat(self._roots)["entries"]
             return count
+
+    def spare_bytes(self) -> int:
+        """Pages that held what was deleted: LMDB uses them again and never shortens its file."""
+        pages = self._env.info()["last_pgno"] + 1
+        with self._env.begin() as txn:
+            stats = [self._env.stat(), txn.stat(self._roots), txn.stat(self._nodes)]
+        used = sum(
+            stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats
+        )
+        spare: int = max(0, pages - used - _META_PAGES) * stats[0]["psize"]
+        return spare
 
     def close(self) -> None:
         """Close the environment. Idempotent."""

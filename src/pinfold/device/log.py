@@ -187,6 +187,10 @@ class Log:
         digest = self.group(group).digest
         return b"" if digest is None else digest.to_bytes()
 
+    def full(self) -> bool:
+        """See `LogStore.full`."""
+        return self._space.full_for_rows
+
     def rotten(self, group: GroupId) -> bool:
         """See `LogStore.rotten`."""
         return self.group(group).rotten
@@ -225,7 +229,7 @@ class Log:
         """
         self._health.check()
         known = self.group(group)
-        self._space.take_row(sum(len(key) + len(value) for key, value in rows))
+        self._space.take_copy(sum(len(key) + len(value) for key, value in rows))
         if first:
             self._start_install(known, keep_rows=bool(part.buckets))
         assert known.installing, "the first page comes first"
@@ -312,7 +316,7 @@ class Log:
         if self._tail_bytes > 2 * self._settings.log_tail_bytes + self._found_bytes:
             raise Busy(f"{self._tail_bytes} bytes of log entries wait to be applied")
         if any(len(entry.body) > ROWLESS_BYTES for entry in entries):
-            self._space.take_row(size)
+            self._space.take_entries(size)
 
     def _parts(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
         """The entries in runs that fit in a record."""

@@ -83,6 +83,10 @@ class OrderedEngine:
         """Never needed."""
         return True
 
+    def spare_bytes(self) -> int:
+        """None: its log only grows, until it is rewritten at an opening."""
+        return 0
+
     def close(self) -> None:
         """Close the log. Idempotent."""
         self._file.close()

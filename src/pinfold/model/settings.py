@@ -39,7 +39,8 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     free_delay_short_s: SecondsOrZero = 60.0
     """The same while space is short: a slow download may then fail, a write need not."""
     space_short_share: Share = 0.1
-    """Space is short when a device of the node has less than this part of it free."""
+    """Space is short when payloads may take less than this part of a device of the node: its
+    reserve does not count."""
 
     def free_delay(self, free_shares: Iterable[float]) -> float:
         """How long to keep a blob, given which part of each device is free."""
@@ -284,7 +285,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     read_lanes: Count = 4
     """Threads that read what is not in the page cache: the device's read queue depth."""
     reserve_bytes: BytesOrZero = 512 * MIB
-    """Free space below which blobs and extents are refused (Full); rows are at half of it."""
+    """Free space below which blobs and extents are refused (Full). At half of it rows that grow
+    are, and deletes go on down to an eighth: what they free comes back within about a minute."""
 
     @property
     def record_bytes(self) -> int:

@@ -100,8 +100,11 @@ class StorageRole:
         }
 
     def _free_delay(self) -> float:
+        """By which part of each device payloads may still take: its reserve is not for them."""
         shown = [device.status() for device in self._table.devices.values()]
-        return self._settings.free_delay(one.free_bytes / max(one.total_bytes, 1) for one in shown)
+        return self._settings.free_delay(
+            max(0, one.free_bytes - one.reserve_bytes) / max(one.total_bytes, 1) for one in shown
+        )
 
     async def stop(self) -> None:
         """See `Role`."""
@@ -131,6 +134,7 @@ def _device(identity: DeviceId, status: DeviceStatus, tempo: Tempo) -> dict[str,
         "state": status.state,
         "reason": status.reason,
         "free_bytes": status.free_bytes,
+        "reserve_bytes": status.reserve_bytes,
         "total_bytes": status.total_bytes,
         "journal_bytes": status.journal_bytes,
         "blobs": status.blobs,
