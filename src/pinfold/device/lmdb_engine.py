@@ -24,6 +24,13 @@ from typing import Any, Final
 import lmdb
 
 from pinfold.device.index import Change, MapFull, Rotten, open_row, seal_row
+from pinfold.device.lmdb_file import (
+    begin_serving,
+    demand_readable,
+    demand_whole,
+    end_serving,
+    extend,
+)
 from pinfold.device.room import NO_ROOM, NoRoom
 from pinfold.model.errors import Corrupt
 
@@ -56,6 +63,12 @@ class LmdbEngine:
         read_only: bool = False,
         free_bytes: Callable[[], int] = lambda: _PLENTY_BYTES,
     ) -> None:
+        """Raises Corrupt for a file that lost its end, cannot be read, or is no index."""
+        demand_whole(path)
+        self._path = path
+        self._served = None if read_only else path
+        if read_only or begin_serving(path):
+            demand_readable(path)
         try:
             self._env: Any = lmdb.open(
                 path,
@@ -75,6 +88,8 @@ class LmdbEngine:
             self._nodes: Any = self._env.open_db(b"nodes", create=not read_only)
         except lmdb.Error as error:
             raise Corrupt(f"the index in {path} cannot be opened: {error}") from error
+        if not read_only:
+            self._extend()
         self.verify: Callable[[bytes, bytes], object] = open_row
         self._free_bytes = free_bytes
         self._scans = 0
@@ -141,7 +156,12 @@ class LmdbEngine:
         if self._scans:
             return False
         self._env.set_mapsize(2 * self._env.info()["map_size"])
+        self._extend()
         return True
+
+    def _extend(self) -> None:
+        """Make the file as long as its map."""
+        extend(self._path, self._env.info()["map_size"])
 
     def entries(self) -> int:
         """Keys and markers in the root database."""
@@ -163,6 +183,9 @@ class LmdbEngine:
     def close(self) -> None:
         """Close the environment. Idempotent."""
         self._env.close()
+        if self._served is not None:
+            end_serving(self._served)
+            self._served = None
 
     def _prove(self, key: bytes, stored: bytes) -> None:
         """Hold a pair that is only passed against its checksum. Raises Rotten."""
