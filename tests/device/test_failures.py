@@ -274,3 +274,27 @@ def test_a_superblock_older_than_the_journal_is_refused() -> None:
 
     with pytest.raises(Corrupt, match="boot"):
         lives(first, second, reopen, crash=True, between=restore)
+
+
+@pytest.mark.parametrize(
+    ("free_share", "full", "takes"), [(0.6, False, True), (0.4, True, True), (0.1, True, False)]
+)
+def test_entries_are_taken_for_a_while_after_rows_should_not_grow(
+    free_share: float, full: bool, takes: bool
+) -> None:
+    async def act(device: Device) -> None:
+        assert device.status().state == "full"
+        assert device.status().reserve_bytes == SETTINGS.reserve_bytes
+        assert device.log.full() is full
+        entry = Entry(1, 3, bytes(1000))
+        if takes:
+            await device.log.append(G, [entry])
+        else:
+            with pytest.raises(Full):
+                device.log.append(G, [entry])
+
+    def limit(node: SimNode) -> None:
+        free = int(SETTINGS.reserve_bytes * free_share)
+        node.disk.faults.capacity_bytes = node.disk.used_bytes() + free
+
+    lives(create_group, act, between=limit)

@@ -14,6 +14,7 @@ from pinfold.cluster.groups.confirm import Confirmed, Confirmer
 from pinfold.cluster.groups.entries import Write
 from pinfold.cluster.groups.messages import Message
 from pinfold.cluster.groups.replica import Replica
+from pinfold.cluster.groups.room import Room
 from pinfold.cluster.groups.scan import RowIterator
 from pinfold.cluster.groups.serving import Serving, WaitingBytes
 from pinfold.cluster.groups.state import Birth, Limits
@@ -39,6 +40,7 @@ class Surroundings(Protocol):
     confirmer: Confirmer
     tempo: Tempo
     time: WallTime
+    room: Room
     waiting: WaitingBytes
 
     def send(self, group: GroupId, to: DeviceId, sender: DeviceId, message: Message) -> None:
@@ -133,6 +135,7 @@ class BoundGroup:
                 results_max=self._limits.results_max,
                 waiting=self._surroundings.waiting,
                 now_ms=self._surroundings.time.now_ms,
+                grows=self._grows,
                 confirm=self._confirm,
                 ready=self._surroundings.ready,
             )
@@ -141,6 +144,9 @@ class BoundGroup:
         """See `Ports`."""
         if self.serving is not None:
             self.serving.on_committed(op)
+
+    def _grows(self) -> bool:
+        return self._surroundings.room.grows(self.me, self.replica.state.voters)
 
     def _confirm(self, done: Confirmed) -> None:
         state = self.replica.state

@@ -32,7 +32,7 @@ from pinfold.cluster.groups.entries import (
 from pinfold.cluster.groups.results import RESULTS_MAX, Refused, Results
 from pinfold.cluster.groups.scan import RowRange
 from pinfold.codec.unreadable import UNREADABLE
-from pinfold.model.errors import Conflict, Invalid
+from pinfold.model.errors import Conflict, Full, Invalid
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import (
     BLOB_ID_BYTES,
@@ -116,8 +116,9 @@ class Ledger:
         key = dropped_key(blob)
         return key in self._pending or self._get(key) is not None
 
-    def begin(self, op: int, now_ms: int, now_s: float) -> "Batch":
-        """Start the entry `op`; every earlier one has been finished.
+    def begin(self, op: int, now_ms: int, now_s: float, *, grows: bool = True) -> "Batch":
+        """Start the entry `op`; every earlier one has been finished. Unless it `grows`, no change
+        may leave more in the rows than was there.
 
         `now_ms` is what wall clocks show, `now_s` the monotonic one. Stamps never decrease, but
         where clocks were wrong by far: else a group would follow the worst one for ever.
@@ -127,7 +128,7 @@ class Ledger:
         ahead = latest_ms - now_ms > STAMPS_AHEAD_MS
         self._stamp_ms = now_ms if ahead else max(latest_ms, now_ms)
         self.results.latest_stamp_ms = 0
-        return Batch(self, op, self._stamp_ms, now_s)
+        return Batch(self, op, self._stamp_ms, now_s, grows=grows)
 
     def put_pending(
         self, op: int, row_by_key: dict[bytes, Row | None], before: dict[bytes, _Pending | None]
@@ -164,12 +165,38 @@ class Ledger:
                     del pending[key]
 
 
+Effects = dict[bytes, tuple[Row | None, Row | None]]
+"""By key, the row before a change and after it."""
+
+_BOOKKEEPING_BYTES: Final = 256
+"""What a change that counts no row may grow by where nothing should: the mark of a bucket that is
+being deleted, the seals of its shards, a lease."""
+
+
+def _grown(effects: Effects) -> int:
+    """By how many bytes the rows have grown."""
+    return sum(_weight(after) - _weight(before) for before, after in effects.values())
+
+
+def _weight(row: Row | None) -> int:
+    if row is None:
+        return 0
+    return len(row.body) + len(row.payload or b"") + BLOB_ID_BYTES * len(row.blobs)
+
+
+def _slack(effects: Effects) -> int:
+    """What a change may grow by all the same."""
+    counts = any(after is not None and after.size >= 0 for _, after in effects.values())
+    return 0 if counts else _BOOKKEEPING_BYTES
+
+
 class Batch:
     """One entry in the making."""
 
     __slots__ = (
         "_before",
         "_deltas",
+        "_grows",
         "_ledger",
         "_now_s",
         "_op_ids",
@@ -180,8 +207,11 @@ class Batch:
         "stamp_ms",
     )
 
-    def __init__(self, ledger: Ledger, op: int, stamp_ms: int, now_s: float) -> None:
+    def __init__(
+        self, ledger: Ledger, op: int, stamp_ms: int, now_s: float, *, grows: bool
+    ) -> None:
         self._ledger = ledger
+        self._grows = grows
         self._now_s = now_s
         self.op = op
         self.stamp_ms = stamp_ms
@@ -224,8 +254,8 @@ class Batch:
     def add(self, change: Change) -> Changed:
         """Evaluate a change that is not known yet.
 
-        Raises Conflict with detail (index of the check, stored bytes of its row or None), or
-        Invalid. Nothing has changed then.
+        Raises Conflict with detail (index of the check, stored bytes of its row or None), Invalid,
+        or Full for a change that grows where none may. Nothing has changed then.
         """
         self._verify(change)
         index = self._failed_check(change.checks)
@@ -236,6 +266,8 @@ class Batch:
             self._counter(change.counter)
         version = (self.op << VERSION_SHIFT) + len(self._op_ids)
         effects, values = self._effects(change, version)
+        if not self._grows and _grown(effects) > _slack(effects):
+            raise Full("the group's devices have no room for more rows")
         if any(row.blobs for _, row in change.puts):
             self._judge_names(effects, carried=change.carried)
         if not change.keep_blobs:
@@ -292,11 +324,9 @@ class Batch:
             self._settle_counter(key)
         return self._ledger.row(key)
 
-    def _effects(
-        self, change: Change, version: int
-    ) -> tuple[dict[bytes, tuple[Row | None, Row | None]], dict[bytes, bytes | None]]:
+    def _effects(self, change: Change, version: int) -> tuple[Effects, dict[bytes, bytes | None]]:
         """({key: (row before, row after)}, {key: value to write}). Puts come after deletes."""
-        effects: dict[bytes, tuple[Row | None, Row | None]] = {}
+        effects: Effects = {}
         values: dict[bytes, bytes | None] = {}
         if change.delete_ranges:
             self._settle_counters()
@@ -327,9 +357,7 @@ class Batch:
         self.size += size
         return effects, values
 
-    def _judge_names(
-        self, effects: dict[bytes, tuple[Row | None, Row | None]], *, carried: bool
-    ) -> None:
+    def _judge_names(self, effects: Effects, *, carried: bool) -> None:
         """Refuse to name a blob for the first time that is old, from the future, or dropped; count
         when an old one's name changes the row.
 
@@ -367,7 +395,7 @@ class Batch:
         if stamp_ms > self.stamp_ms + CLOCKS_AGREE_MS:
             raise Invalid(f"blob {blob.hex()} is from the future: a clock is wrong")
 
-    def _free(self, effects: dict[bytes, tuple[Row | None, Row | None]], version: int) -> None:
+    def _free(self, effects: Effects, version: int) -> None:
         """Note blobs that rows named before and no row put by this change names now."""
         gone: dict[bytes, BlobRef] = {}
         named: set[bytes] = set()
@@ -384,7 +412,7 @@ class Batch:
             marks: dict[bytes, Row | None] = {dropped_key(one.id): _DROPPED_ROW for one in freed}
             self._ledger.put_pending(self.op, marks, self._before)
 
-    def _count(self, counter: bytes, effects: dict[bytes, tuple[Row | None, Row | None]]) -> None:
+    def _count(self, counter: bytes, effects: Effects) -> None:
         rows = size = 0
         for before, after in effects.values():
             if before is not None and before.size >= 0:

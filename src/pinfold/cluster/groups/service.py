@@ -22,6 +22,7 @@ from pinfold.cluster.groups.confirm import CONFIRM, FIELDS, Confirmer
 from pinfold.cluster.groups.liveness import Liveness
 from pinfold.cluster.groups.membership import Membership
 from pinfold.cluster.groups.messages import Message
+from pinfold.cluster.groups.room import Room
 from pinfold.cluster.groups.scan import scan_page
 from pinfold.cluster.groups.serving import Serving, WaitingBytes
 from pinfold.cluster.groups.state import Birth, Limits
@@ -73,6 +74,7 @@ _PAGE_MAX: Final = LISTING_PAGE_MAX + 1
 _PING: Final = Form(
     tuple[
         list[Short],
+        list[Short],
         list[tuple[Short, Short, Number, Number, Number]],
         list[tuple[Short, float]],
         Number,
@@ -121,6 +123,7 @@ class GroupService:
         self.confirmer = Confirmer(env.clock, peers, membership)
         self.tempo = Tempo(env.clock)
         self.time = WallTime(env.clock)
+        self.room = Room()
         self._node = node
         self._peers = peers
         self._membership = membership
@@ -156,6 +159,7 @@ class GroupService:
         Empty logs are created for the others: to begin a group under the first ring, else to learn.
         """
         self._stores[device] = (log, rows)
+        self.room.watch(device, log.full)
         await self.take(device, {*groups, *log.groups()})
 
     async def take(self, device: DeviceId, groups: Iterable[GroupId]) -> None:
@@ -275,24 +279,22 @@ class GroupService:
                     self._pursue(bound)
         for bound in list(self._groups.values()):
             bound.act(self._watch_primary, bound)
-
         if self._ticks % _TICKS_PER_BALANCE == 0:
             self.tempo.look()
             self._relieve()
             self._balance()
 
     def _relieve(self) -> None:
-        """Hand every group over that a slow device leads, or one whose rows are rotten."""
+        """Hand every group over that a slow or full device leads, or whose rows are rotten."""
         for bound in list(self._groups.values()):
-            if bound.stopped or bound.replica.leadership is None:
-                continue
-            if self.tempo.slow(bound.me) or bound.rotten():
+            leads = not bound.stopped and bound.replica.leadership is not None
+            if leads and (not self._fit(bound.me) or bound.rotten()):
                 heirs = filter(self._fit, bound.replica.heirs())
                 if (heir := next(heirs, None)) is not None:
                     bound.act(bound.replica.hand_over, heir)
 
     def _fit(self, device: DeviceId) -> bool:
-        return self._alive(device) and not self.tempo.slow(device)
+        return self._alive(device) and not self.tempo.slow(device) and not self.room.full(device)
 
     def _balance(self) -> None:
         """Hand one group back to the member that leads it when nothing has failed."""
@@ -370,10 +372,9 @@ class GroupService:
                     told.append((member, bound.group, state.view, state.commit_op, number))
             if fresh:
                 bound.told_commit_op = state.commit_op
-        failed = list(self._failed_devices)
-        flushes = self.tempo.tell()
+        failed, full, flushes = list(self._failed_devices), self.room.tell(), self.tempo.tell()
         for node, told in news.items():
-            self._peers.tell(node, PING, (failed, told, flushes, self.time.own_ms()))
+            self._peers.tell(node, PING, (failed, full, told, flushes, self.time.own_ms()))
 
     def _on_session(self, node: NodeName, up: bool, boot: int) -> None:
         self._liveness.session(node, up)
@@ -393,9 +394,10 @@ class GroupService:
 
     def _on_ping(self, request: Request) -> HandlerResult:
         self._liveness.heard(request.peer)
-        failed, told, flushes, wall_ms = taken(PING, request.body, _PING)
+        failed, full, told, flushes, wall_ms = taken(PING, request.body, _PING)
         self.tempo.heard(flushes)
         self.time.heard(request.peer, wall_ms)
+        self.room.heard(request.peer, full)
         self._failed_elsewhere[request.peer] = frozenset(map(DeviceId, failed))
         for device, group, view, commit_op, number in told:
             bound = self._groups.get((DeviceId(device), GroupId(group)))

@@ -82,6 +82,7 @@ class Serving:
         results_max: int,
         waiting: "WaitingBytes",
         now_ms: Callable[[], int],
+        grows: Callable[[], bool],
         confirm: Callable[[Confirmed], None],
         ready: Callable[["Serving"], None],
     ) -> None:
@@ -89,6 +90,7 @@ class Serving:
         self._ledger = Ledger(get, scan, name_within_ms, results_max)
         self._clock = clock
         self._now_ms = now_ms
+        self._grows = grows
         self._confirm = confirm
         self._ready = ready
         self._waiting: Turns[_Work] = Turns()
@@ -273,7 +275,8 @@ class Serving:
         replica, waiting = self._replica, self._waiting
         monotonic = self._clock.monotonic
         now = monotonic()
-        batch = self._ledger.begin(replica.state.last_op + 1, self._now_ms(), now)
+        next_op = replica.state.last_op + 1
+        batch = self._ledger.begin(next_op, self._now_ms(), now, grows=self._grows())
         done: list[tuple[Answering, _Outcome]] = []
         judged: list[tuple[int, Answering, _Outcome]] = []
         while waiting and not batch.full:
