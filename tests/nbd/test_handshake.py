@@ -73,7 +73,7 @@ def test_go_describes_the_export_and_enters_the_transmission() -> None:
     actions = handshake.resolved(FACTS)
     assert actions[-1] == Transmit(FACTS, True, False, b"next")
     infos = [body for _option, kind, body in replies(actions) if kind == nbd.REP_INFO]
-    assert struct.pack(">HQH", 0, 1 << 30, transmission_flags(FACTS)) in infos
+    assert struct.pack(">HQH", 0, 1 << 30, transmission_flags(FACTS, structured=True)) in infos
     assert struct.pack(">HIII", nbd.INFO_BLOCK_SIZE, 1, 4096, 32 << 20) in infos
     assert struct.pack(">H", nbd.INFO_NAME) + b"disk" in infos
     assert struct.pack(">H", nbd.INFO_DESCRIPTION) + b"a disk" in infos
@@ -107,7 +107,7 @@ def test_export_name_answers_without_a_reply_header() -> None:
         handshake.receive(option(nbd.OPT_EXPORT_NAME, b"disk"))
         sent, transmit = handshake.resolved(FACTS)
         assert isinstance(sent, Send)
-        head = nbd.EXPORT_NAME_REPLY.pack(1 << 30, transmission_flags(FACTS))
+        head = nbd.EXPORT_NAME_REPLY.pack(1 << 30, transmission_flags(FACTS, structured=False))
         assert sent.data == head + bytes(zeroes)
         assert transmit == Transmit(FACTS, False, False, b"")
 
@@ -151,8 +151,26 @@ def test_a_wrong_magic_ends_the_session() -> None:
     assert started().receive(nbd.OPTION.pack(7, nbd.OPT_LIST, 0)) == [Close()]
 
 
+def test_whole_replies_are_offered_only_with_structured_ones() -> None:
+    offered = []
+    for negotiate in (False, True):
+        handshake = started()
+        if negotiate:
+            handshake.receive(option(nbd.OPT_STRUCTURED_REPLY))
+        handshake.receive(option(nbd.OPT_GO, info_body("disk")))
+        actions = handshake.resolved(FACTS)
+        (info,) = [
+            body
+            for _option, kind, body in replies(actions)
+            if kind == nbd.REP_INFO and body[:2] == bytes(2)
+        ]
+        offered.append(bool(struct.unpack(">HQH", info)[2] & nbd.SEND_DF))
+    assert offered == [False, True]
+
+
 def test_read_only_exports_offer_no_writes() -> None:
-    flags = transmission_flags(ExportFacts(name="s", size=1, description="", read_only=True))
+    facts = ExportFacts(name="s", size=1, description="", read_only=True)
+    flags = transmission_flags(facts, structured=True)
     assert flags & nbd.READ_ONLY
     assert not flags & (nbd.SEND_TRIM | nbd.SEND_WRITE_ZEROES)
 

@@ -100,6 +100,7 @@ def test_requests_past_the_end_are_refused() -> None:
 
 def test_flags_and_commands_nobody_offered_are_refused() -> None:
     assert refusal(request(nbd.CMD_FLUSH, flags=nbd.CMD_FLAG_DF)) == nbd.EINVAL
+    assert refusal(request(nbd.CMD_READ, 0, 512, flags=nbd.CMD_FLAG_DF)) == nbd.EINVAL
     assert refusal(request(nbd.CMD_READ, 0, 512, flags=1 << 9)) == nbd.EINVAL
     assert refusal(request(nbd.CMD_TRIM, 0, 512, flags=nbd.CMD_FLAG_NO_HOLE)) == nbd.EINVAL
     assert refusal(request(77, 0, 512)) == nbd.EINVAL
@@ -113,12 +114,12 @@ def test_a_read_only_export_takes_no_changes() -> None:
 
 
 def test_a_read_beyond_the_limit_does_not_fit() -> None:
-    big = Transmission(Nobody(), 1 << 40, structured=False, read_only=False)
+    big = Transmission(Nobody(), 1 << 40, structured=True, read_only=False)
     ios, out, _reached, _needed = parse(
         request(nbd.CMD_READ, 0, (32 << 20) + 1, flags=nbd.CMD_FLAG_DF), to=big
     )
     assert not ios
-    assert nbd.SIMPLE_REPLY.unpack(out)[1] == nbd.EOVERFLOW
+    assert nbd.ERROR_CHUNK.unpack(out)[5] == nbd.EOVERFLOW
 
 
 def test_nothing_asked_is_answered_with_nothing() -> None:

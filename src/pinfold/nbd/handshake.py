@@ -72,12 +72,14 @@ def greeting() -> bytes:
     return nbd.GREETING.pack(nbd.INIT_MAGIC, nbd.OPTION_MAGIC, _FLAGS)
 
 
-def transmission_flags(facts: ExportFacts) -> int:
+def transmission_flags(facts: ExportFacts, *, structured: bool) -> int:
     """What an export can do. Multi-conn is honest: one holder serves all connections, so a flush
-    on one covers what was answered on any.
+    on one covers what was answered on any. Not to fragment a reply means something only where
+    structured replies were agreed on.
     """
-    flags = nbd.HAS_FLAGS | nbd.SEND_FLUSH | nbd.SEND_FUA | nbd.SEND_DF | nbd.CAN_MULTI_CONN
-    flags |= nbd.SEND_CACHE
+    flags = nbd.HAS_FLAGS | nbd.SEND_FLUSH | nbd.SEND_FUA | nbd.CAN_MULTI_CONN | nbd.SEND_CACHE
+    if structured:
+        flags |= nbd.SEND_DF
     if facts.read_only:
         return flags | nbd.READ_ONLY
     return flags | nbd.SEND_TRIM | nbd.SEND_WRITE_ZEROES | nbd.SEND_FAST_ZERO
@@ -136,7 +138,7 @@ class Handshake:
         elif option in _META:
             actions = self._contexts(option, facts)
         else:
-            actions = [*_describe(option, facts, self._wanted), _ack(option)]
+            actions = [*self._describe(option, facts), _ack(option)]
             if option == nbd.OPT_GO:
                 return self._transmit(facts, actions)
         return actions + self._advance()
@@ -257,8 +259,28 @@ class Handshake:
         body = _NAME_LENGTH.pack(number) + nbd.ALLOCATION_CONTEXT.encode()
         return [_reply(option, nbd.REP_META_CONTEXT, body), _ack(option)]
 
+    def _describe(self, option: int, facts: ExportFacts) -> list[Action]:
+        """The information replies: the export always, block sizes always, the rest on request."""
+        flags = transmission_flags(facts, structured=self._structured)
+        infos = [
+            struct.pack(">HQH", nbd.INFO_EXPORT, facts.size, flags),
+            struct.pack(
+                ">HIII",
+                nbd.INFO_BLOCK_SIZE,
+                nbd.BLOCK_MINIMUM,
+                nbd.BLOCK_PREFERRED,
+                NBD_REQUEST_BYTES,
+            ),
+        ]
+        if nbd.INFO_NAME in self._wanted:
+            infos.append(struct.pack(">H", nbd.INFO_NAME) + facts.name.encode())
+        if nbd.INFO_DESCRIPTION in self._wanted:
+            infos.append(struct.pack(">H", nbd.INFO_DESCRIPTION) + facts.description.encode())
+        return [_reply(option, nbd.REP_INFO, info) for info in infos]
+
     def _export_name_reply(self, facts: ExportFacts) -> bytes:
-        reply = nbd.EXPORT_NAME_REPLY.pack(facts.size, transmission_flags(facts))
+        flags = transmission_flags(facts, structured=self._structured)
+        reply = nbd.EXPORT_NAME_REPLY.pack(facts.size, flags)
         assert self._flags is not None
         return reply if self._flags & nbd.FLAG_NO_ZEROES else reply + nbd.EXPORT_NAME_ZEROES
 
@@ -322,25 +344,6 @@ def _text(encoded: bytes) -> str | None:
         return encoded.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _describe(option: int, facts: ExportFacts, wanted: Sequence[int]) -> list[Action]:
-    """The information replies: the export always, block sizes always, the rest on request."""
-    infos = [
-        struct.pack(">HQH", nbd.INFO_EXPORT, facts.size, transmission_flags(facts)),
-        struct.pack(
-            ">HIII",
-            nbd.INFO_BLOCK_SIZE,
-            nbd.BLOCK_MINIMUM,
-            nbd.BLOCK_PREFERRED,
-            NBD_REQUEST_BYTES,
-        ),
-    ]
-    if nbd.INFO_NAME in wanted:
-        infos.append(struct.pack(">H", nbd.INFO_NAME) + facts.name.encode())
-    if nbd.INFO_DESCRIPTION in wanted:
-        infos.append(struct.pack(">H", nbd.INFO_DESCRIPTION) + facts.description.encode())
-    return [_reply(option, nbd.REP_INFO, info) for info in infos]
 
 
 def _reply(option: int, kind: int, body: bytes) -> Send:

@@ -158,6 +158,8 @@ class Transmission:
         allowed = _FLAGS_ALLOWED.get(command)
         if allowed is None or flags & ~allowed:
             return nbd.EINVAL
+        if flags & nbd.CMD_FLAG_DF and command == nbd.CMD_READ and not self._structured:
+            return nbd.EINVAL
         if command in _CHANGING and self._read_only:
             return nbd.EPERM
         if command == nbd.CMD_FLUSH:
