@@ -58,6 +58,8 @@ class MemoryExtents:
         self.busy = False
         self.corrupt: set[tuple[int, int]] = set()
         """(extent, block) that fail verification until written whole."""
+        self.whole_blocks = False
+        """Refuse, as a mistake, writes of parts of blocks."""
         self.flush_gate: asyncio.Future[None] | None = None
         """While set, flushes wait for it."""
         self.restored_gate: asyncio.Future[None] | None = None
@@ -100,6 +102,8 @@ class MemoryExtents:
             raise Busy("the journal waits to be applied")
         if self.full:
             raise Full("no room")
+        if self.whole_blocks:
+            assert not any((op.offset | op.length) % BLOCK_BYTES for op in ops)
         position = 0
         for kind, extent, offset, length in ops:
             bytes_at = state.extents.get(extent)

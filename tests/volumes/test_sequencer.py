@@ -2,7 +2,7 @@
 
 from pinfold.model.errors import Corrupt
 from pinfold.model.ids import Boot
-from pinfold.model.limits import EXTENT_BYTES
+from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.io import FLUSH, READ, TRIM, WRITE, Io
 from tests.volumes.desk import Desk
@@ -24,7 +24,7 @@ def test_writes_of_one_tick_are_one_message_to_each_member() -> None:
 
 def test_large_writes_are_cut_and_answered_once() -> None:
     desk = Desk()
-    io = desk.ask(WRITE, EXTENT_BYTES - 1000, 9 << 20)
+    io = desk.ask(WRITE, EXTENT_BYTES - BLOCK_BYTES, 9 << 20)
     batches = list(dict.fromkeys(batch for _lane, batch in desk.paper.writes))
     assert sum(batch.payload_bytes for batch in batches) == 9 << 20
     assert all(batch.payload_bytes <= 2 << 20 for batch in batches)
@@ -126,9 +126,9 @@ def test_pieces_that_are_corrupt_on_different_members_are_both_read() -> None:
 def test_writes_wait_behind_a_fence_and_reads_do_not() -> None:
     desk = Desk()
     desk.sequencer.fences.put(0, 0b10)
-    desk.ask(WRITE, 4096, 512)
+    desk.ask(WRITE, 4096)
     assert not desk.paper.writes
-    desk.ask(WRITE, 8192, 512)
+    desk.ask(WRITE, 8192)
     assert len(desk.paper.writes) == 3
     desk.ask(READ, 4096, 512)
     assert len(desk.paper.reads) == 1
@@ -141,12 +141,12 @@ def test_nothing_unsettled_is_served_or_declared_stable() -> None:
     desk = Desk()
     desk.sequencer.unsettled.add(1)
     desk.ask(READ, EXTENT_BYTES - 512, 1024)
-    desk.ask(WRITE, EXTENT_BYTES, 512)
+    desk.ask(WRITE, EXTENT_BYTES)
     desk.ask(TRIM, 0, 2 * EXTENT_BYTES)
     assert desk.paper.wanted
     assert not desk.paper.writes
     assert not desk.paper.reads
-    write = desk.ask(WRITE, 0, 512)
+    write = desk.ask(WRITE, 0)
     desk.ask(FLUSH, length=0)
     desk.take(0, 1, 2)
     desk.flush(0, 1, 2)

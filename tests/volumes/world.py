@@ -115,6 +115,8 @@ class World:
         self.rows = MemoryRows(clock, lambda _blobs: None)
         self.nodes = [MemoryNode(f"n{number}") for number in range(devices)]
         self.devices = [MemoryDevice(number) for number in range(devices)]
+        for device in self.devices:
+            device.extents.whole_blocks = True
         self.hosts = [
             ExtentHost(n.dispatcher, {DeviceId(i): self.devices[i]})
             for i, n in enumerate(self.nodes)

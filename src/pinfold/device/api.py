@@ -270,7 +270,7 @@ class Mark(NamedTuple):
 
 
 class ExtentStore(Protocol):
-    """Slices of volumes, written in place behind the journal. Any alignment is accepted.
+    """Slices of volumes, written in place behind the journal, in whole blocks; read at any offset.
 
     Every call but `claim` carries the fencing token: lower than the highest claimed is Fenced,
     higher than that is Fenced too (claim first).

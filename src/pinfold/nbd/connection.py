@@ -68,7 +68,7 @@ class Volume(Protocol):
         ...
 
     def withdraw(self, owner: Owner) -> None:
-        """Forget the owner's requests that were not begun."""
+        """Fail the owner's requests that were not begun; they never will be."""
         ...
 
 

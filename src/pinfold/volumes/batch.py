@@ -5,12 +5,12 @@ in sync has flushed it, so that it can be sent again to a member that lost its m
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from pinfold.env.api import Buffer
 from pinfold.model.ids import DeviceId
-from pinfold.volumes.io import Io
+from pinfold.volumes.io import WRITE, Io
 from pinfold.volumes.spans import blocks, split
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ device's journal record."""
 
 BATCH_OPS: Final = 1024
 """Operations at which a batch is sent: bounds the work of one message."""
+
+WRITE_PIECE_BYTES: Final = 1 << 20
+"""Largest write in one operation: a device journals it as one record."""
 
 PACKED_OP: Final = "BIII"
 """Kind, extent, offset, length, as `cluster.extents.OP`."""
@@ -139,3 +142,19 @@ def pack(ops: Iterable[tuple[int, int, int, int]]) -> bytes:
     for op in ops:
         flat += op
     return struct.pack("<" + PACKED_OP * (len(flat) // 4), *flat)
+
+
+def operations(io: Io) -> Iterator[tuple[tuple[int, int, int, int], Buffer | None]]:
+    """A request as operations on extents, each with the bytes that it writes."""
+    if io.kind != WRITE:
+        for piece in split(io.offset, io.length):
+            yield (io.kind, *piece), None
+        return
+    pieces = split(io.offset, io.length, WRITE_PIECE_BYTES)
+    if len(pieces) == 1:
+        yield (WRITE, *pieces[0]), io.payload
+        return
+    view, position = memoryview(io.payload), 0
+    for piece in pieces:
+        yield (WRITE, *piece), view[position : position + piece[2]]
+        position += piece[2]

@@ -1,19 +1,13 @@
 """The order of a volume's writes, and when each request may be answered.
 
-Synchronous: requests, answers and changes of standing come in, messages and answers go out
-through `Wire`. The rules (R2 to R6 of the architecture's "Volumes"):
+Synchronous: requests, answers and changes of standing come in, messages and answers go out through
+`Wire`, by the rules of docs/volumes-protocol.md: R2, R3, R5 and R6 are decided here.
 
-- Every tick's writes become one numbered batch, sent to all members in the same order; so
-  overlapping writes end alike everywhere without waiting for each other.
-- A write is answered when every member in sync has taken its batch. A flush is answered when
-  every member in sync has flushed what was sent before the flush came.
-- A batch is kept until every member in sync has flushed it and is sent again to a member that
-  lost its stream (what it had not taken) or its memory (what it had not flushed).
-- A read is linearizable because members answer in the order they are asked, so it sees every
-  write sent before it; and because its answer waits for the batches in flight that overlap it,
-  so that nobody sees bytes which a crash of the holder could still take back.
-- When a member has been put out, the extents of all batches kept are touched under the new epoch,
-  so that the member finds them when it returns; nothing is declared stable before that is flushed.
+Every tick's writes become one numbered batch, sent to all members in the same order; so overlapping
+writes end alike everywhere without waiting for each other. A read is linearizable because members
+answer in the order they are asked, so it sees every write sent before it; and because its answer
+waits for the batches in flight that overlap it, so that nobody sees bytes which a crash of the
+holder could still take back.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,18 +15,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Full, PinfoldError
 from pinfold.model.ids import Boot, DeviceId
-from pinfold.model.limits import EXTENT_BYTES
+from pinfold.model.limits import BLOCK_BYTES
 from pinfold.model.settings import VolumeSettings
-from pinfold.volumes.batch import Batch
+from pinfold.volumes.batch import Batch, operations
 from pinfold.volumes.fences import Fences
 from pinfold.volumes.flushes import FlushQueue, flushed_to
 from pinfold.volumes.inflight import InFlight
 from pinfold.volumes.io import CACHE, FLUSH, READ, STATUS, WRITE, Io, Owner
 from pinfold.volumes.lane import Lane, Standing
+from pinfold.volumes.patches import Patches
 from pinfold.volumes.reads import Reads
 from pinfold.volumes.retained import Retained
 from pinfold.volumes.routes import Route, Routes
-from pinfold.volumes.spans import EXTENT_MASK, EXTENT_SHIFT, blocks, split
+from pinfold.volumes.spans import EXTENT_SHIFT, blocks, split
 from pinfold.volumes.wire import Wire
 
 
@@ -78,6 +73,7 @@ class Sequencer:
         self._answers: list[Io] = []
         self._in_flight = InFlight(self._written, self._answered)
         self.reads = Reads(wire, self.route, self._in_flight.hold, now)
+        self._patches = Patches(self.reads.take)
 
     # Requests
 
@@ -85,19 +81,29 @@ class Sequencer:
         """Queue requests; `pump` begins them."""
         self._waiting.extend(ios)
 
-    def withdraw(self, owner: Owner) -> None:
-        """Forget the owner's requests that were not begun; the others are answered as usual."""
+    def withdraw(self, owner: Owner) -> list[Io]:
+        """Forget the owner's requests that were not begun, which they are; see `Session`."""
+        gone = [io for io in self._waiting if io.owner is owner]
         self._waiting = [io for io in self._waiting if io.owner is not owner]
+        return gone + self._patches.withdraw(owner)
 
     @property
     def idle(self) -> bool:
         """Whether no request waits and nothing is unflushed."""
-        if self._waiting or self._in_flight or self.retained or self._flushes:
+        if self._waiting or self._patches or self._in_flight or self.retained or self._flushes:
             return False
         return all(lane.clean for lane in self.lanes.values() if lane.in_sync)
 
     def pump(self) -> None:
         """Begin every waiting request that may begin, and send what that makes."""
+        self._begin()
+        self._answer()
+        while whole := self._patches.take_ready():
+            self._waiting[:0] = whole
+            self._begin()
+            self._answer()
+
+    def _begin(self) -> None:
         if self.serving and self._waiting:
             waiting, self._waiting = self._waiting, []
             held = self._waiting
@@ -114,13 +120,11 @@ class Sequencer:
             self._seal()
             self.reads.send()
             self._kick_flushes()
-        self._answer()
 
     def _begin_read(self, io: Io) -> bool:
-        if self.unsettled and not self._settled(io):
-            return False
-        self.reads.take(io)
-        return True
+        if ready := not self.unsettled or self._settled(io):
+            self.reads.take(io)
+        return ready
 
     def _begin_flush(self, io: Io) -> None:
         need = self._open.sequence if self._open is not None else self.sequence
@@ -138,56 +142,40 @@ class Sequencer:
         ):
             return False
         offset, length = io.offset, io.length
-        extent, within = offset >> EXTENT_SHIFT, offset & EXTENT_MASK
-        if within + length <= EXTENT_BYTES:
-            pieces = [(extent, within, length)]
-        else:
-            pieces = split(offset, length)
+        pieces = split(offset, length)
         if not self._admissible(io, pieces):
             return False
+        if (offset | length) & (BLOCK_BYTES - 1):
+            self._patches.begin(io)
+            return True
         io.pending = 1  # its own hold, so that no batch completes it before all pieces are in
-        if io.kind == WRITE:
-            self._add_payload(io, pieces)
-        else:
-            for extent, within, length in pieces:
-                self._add(io, (io.kind, extent, within, length), None)
+        for op, payload in operations(io):
+            self._add(io, op, payload)
         io.pending -= 1
         if io.fua:  # the flush leaves right behind the write
             self._flushes.goal = max(self._flushes.goal, io.sequence)
         return True
 
     def _admissible(self, io: Io, pieces: Sequence[tuple[int, int, int]]) -> bool:
-        fences = self.fences
         if self.unsettled and not self._settled(io):
             return False
         for extent, within, length in pieces:
             route = self.route(extent)
             if not route.writable:
                 return False
-            if fences and fences.holds(extent, blocks(within, length)):
-                return False
+            if self.fences or self._patches:
+                mask = blocks(within, length)
+                if self.fences.holds(extent, mask) or self._patches.holds(io, extent, mask):
+                    return False
         return True
 
     def _settled(self, io: Io) -> bool:
         """Whether all extents of a request may be served; asks for those that may not."""
-        settled = True
-        for extent in range(
-            io.offset >> EXTENT_SHIFT, ((io.offset + io.length - 1) >> EXTENT_SHIFT) + 1
-        ):
-            if extent in self.unsettled:
-                self._wire.settle(extent)
-                settled = False
-        return settled
-
-    def _add_payload(self, io: Io, pieces: Sequence[tuple[int, int, int]]) -> None:
-        if len(pieces) == 1 and io.length <= 1 << 20:
-            extent, within, length = pieces[0]
-            self._add(io, (WRITE, extent, within, length), io.payload)
-            return
-        view = memoryview(io.payload)
-        for extent, within, length in split(io.offset, io.length, 1 << 20):
-            position = (extent << EXTENT_SHIFT) + within - io.offset
-            self._add(io, (WRITE, extent, within, length), view[position : position + length])
+        first, last = io.offset >> EXTENT_SHIFT, (io.offset + io.length - 1) >> EXTENT_SHIFT
+        waiting = [extent for extent in range(first, last + 1) if extent in self.unsettled]
+        for extent in waiting:
+            self._wire.settle(extent)
+        return not waiting
 
     def _add(self, io: Io | None, op: tuple[int, int, int, int], payload: Buffer | None) -> None:
         batch = self._open
@@ -306,9 +294,12 @@ class Sequencer:
         self._answers.append(io)
 
     def _answer(self) -> None:
-        if self._answers:
+        while self._answers:
             answers, self._answers = self._answers, []
-            self._wire.answer(answers)
+            if self._patches:
+                answers = self._patches.sift(answers)
+            if answers:
+                self._wire.answer(answers)
 
     # Flushes
 

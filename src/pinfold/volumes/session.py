@@ -100,13 +100,15 @@ class Session:
         return self._dead is not None
 
     def withdraw(self, owner: Owner) -> None:
-        """Forget the owner's requests that were not begun: it has gone.
+        """The owner has gone: its requests that were not begun fail, and never will be.
 
         What a client repeats on its next connection can then not be overtaken by its past.
         """
+        gone = [io for io in self._early if io.owner is owner]
         self._early = [io for io in self._early if io.owner is not owner]
         if self._sequencer is not None:
-            self._sequencer.withdraw(owner)
+            gone += self._sequencer.withdraw(owner)
+        self._refuse(gone, Unavailable("the client has gone"))
 
     async def close(self, *, deadline: float) -> None:
         """Flush, declare everything stable and give the lease back; then stop.

@@ -20,6 +20,9 @@ ALL_BLOCKS: Final = (1 << (EXTENT_BYTES >> BLOCK_SHIFT)) - 1
 
 def split(offset: int, length: int, piece_max: int = EXTENT_BYTES) -> list[tuple[int, int, int]]:
     """(extent, offset within it, length) pieces that tile the range, each at most `piece_max`."""
+    within = offset & EXTENT_MASK
+    if within + length <= EXTENT_BYTES and 0 < length <= piece_max:
+        return [(offset >> EXTENT_SHIFT, within, length)]
     pieces = []
     end = offset + length
     while offset < end:
