@@ -16,7 +16,7 @@ from pinfold.codec.records import PAGE_BYTES
 from pinfold.device.api import ExtentOp
 from pinfold.device.device import Device
 from pinfold.model.errors import Corrupt
-from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
+from pinfold.model.limits import BLOCK_BYTES, SLOT_BYTES
 from pinfold.sim.disk import Inode
 from pinfold.sim.world import SimNode, World
 from tests.device.recorded import (
@@ -35,7 +35,7 @@ from tests.device.worlds import PATH, SETTINGS, put
 
 HOWS = ("cut", "zero", "rot")
 SUM_BYTES = 8
-STRIPE_BYTES = EXTENT_BYTES // BLOCK_BYTES * SUM_BYTES
+SUMS_OF_SLOT_BYTES = SLOT_BYTES // BLOCK_BYTES * SUM_BYTES
 
 
 @cache
@@ -241,7 +241,9 @@ def test_an_arena_cut_anywhere_loses_only_what_was_cut_and_says_so(name: str, ho
     state = files.told.states[-1][1]
     path = f"{PATH}/arena/{name}"
     blocks = [kind for kind in state if kind[0] == "block"]
-    slot, unit = (EXTENT_BYTES, BLOCK_BYTES) if name == "slots" else (STRIPE_BYTES, SUM_BYTES)
+    slot, unit = (SLOT_BYTES, BLOCK_BYTES)
+    if name == "sums":
+        slot, unit = (SUMS_OF_SLOT_BYTES, SUM_BYTES)
 
     async def scenario(node: SimNode) -> None:
         damaged = 0
@@ -250,6 +252,7 @@ def test_an_arena_cut_anywhere_loses_only_what_was_cut_and_says_so(name: str, ho
             for number in range(2)
             for block in range(9)
             for within in (0, unit // 2)
+            if number * slot + block * unit < inode_of(files.names, path).size
         ]
         for offset in offsets:
             names = files.copy()

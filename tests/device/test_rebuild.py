@@ -195,7 +195,8 @@ def test_a_journal_that_lost_its_end_or_its_memory_is_refused() -> None:
 
     segments = segments_of(files)
     torn = without_index(files)
-    cut(torn, segments[-1][0], segments[-1][1][-1][1], "cut")
+    vouched = next(start for found, start, *_ in segments[-1][1] if found == files.closed_at)
+    cut(torn, segments[-1][0], vouched, "cut")
     on_files(torn, refused)
 
     short = without_index(files)

@@ -1,5 +1,7 @@
 """What a device stores, as bytes written by each version of the program that ever wrote it."""
 
+from array import array
+
 from pinfold.codec.packs import (
     Location,
     decode_head,
@@ -29,6 +31,7 @@ from pinfold.device.blobrecords import (
     encode_counts,
     encode_put,
 )
+from pinfold.device.extentrows import NO_SLOT, Row, decode_row, encode_row, subs_of
 from pinfold.device.files import FORMAT, Superblock, decode_superblock, encode_superblock
 from pinfold.device.group import (
     Group,
@@ -43,12 +46,18 @@ from pinfold.device.group import (
     encode_view,
 )
 from pinfold.device.index import open_row, seal_row
+from pinfold.device.marks import Dirty, decode_mark, encode_mark
 from pinfold.device.memory import Memory, decode_memory, encode_memory
 from pinfold.device.packs import decode_pack, encode_pack
+from pinfold.device.slots import (
+    Numbers,
+    decode_chunk,
+    decode_numbers,
+    encode_chunk,
+    encode_numbers,
+)
 from pinfold.device.volume import (
-    LOST_SOMEWHEN,
-    Extent,
-    decode_extent,
+    Volume,
     decode_stable,
     decode_token,
     decode_volume,
@@ -77,11 +86,11 @@ def group() -> Group:
     return made
 
 
-def extent() -> Extent:
-    made = Extent(V, 5)
-    made.slot, made.epoch, made.token, made.sequence, made.dirty = 2, 3, 4, 99, True
-    made.bitmap = 0b1011
-    return made
+def row() -> Row:
+    slots = array("I", [NO_SLOT] * 64)
+    slots[0], slots[63] = 7, 1 << 20
+    data = 0b1011 | 1 << 1023
+    return Row(3, data, subs_of(data), slots)
 
 
 def facts(found: Group) -> tuple[object, ...]:
@@ -89,8 +98,8 @@ def facts(found: Group) -> tuple[object, ...]:
     return (*life, found.applied_op, found.applied_view)
 
 
-def marks(found: Extent) -> tuple[object, ...]:
-    return (found.slot, found.epoch, found.token, found.sequence, found.dirty, found.bitmap)
+def life(found: Volume) -> tuple[object, ...]:
+    return (found.id, found.token, found.life, found.lost_at)
 
 
 def entries() -> bytes:
@@ -184,28 +193,44 @@ DEVICE = [
     ),
     Case(
         "index: extent 1",
-        lambda r: marks(decode_extent(V, 5, r)),
-        marks(extent()),
-        "01000000020000000000000003000000000000000400000000000000630100000000000000000000"
+        decode_row,
+        row(),
+        "010000000000000003ffffffffffffffff0b00000000000000000000000000000000000000000000"
         "00000000000000000000000000000000000000000000000000000000000000000000000000000000"
         "00000000000000000000000000000000000000000000000000000000000000000000000000000000"
-        "000000000000000000000000000000000000000000000000000000000000000000000000000b",
-        lambda: extent().encode(),
-    ),
-    Case("index: volume 1", decode_volume, (Token(513), 0), "0000000000000201", None),
-    Case(
-        "index: volume 2",
-        decode_volume,
-        (Token(513), LOST_SOMEWHEN),
-        "02000000000000020101",
-        None,
+        "000000000000000000000000000000000000000000000000800000000700100000",
+        lambda: encode_row(row()),
     ),
     Case(
-        "index: volume 3",
-        decode_volume,
-        (Token(513), 770),
-        "0300000000000002010000000000000302",
-        lambda: encode_volume(513, lost_at=770),
+        "index: mark of an extent",
+        decode_mark,
+        Dirty(513, 99, 3),
+        "000000000000020100000000000000630000000000000003",
+        lambda: encode_mark(Dirty(513, 99, 3)),
+    ),
+    Case(
+        "index: volume 4",
+        lambda r: life(decode_volume(V, r)),
+        (V, 513, 88, 770),
+        "04000000000000020100000000000000580000000000000302",
+        lambda: encode_volume(513, 88, lost_at=770),
+    ),
+    Case(
+        "index: slots 1",
+        decode_numbers,
+        Numbers(9, 4000, 12, (0, 8)),
+        "01000000090000000000000fa0000000000000000c0000000000000008",
+        lambda: encode_numbers(Numbers(9, 4000, 12, (0, 8))),
+    ),
+    Case(
+        "index: free slots of a chunk",
+        decode_chunk,
+        0b1011 | 1 << 1023,
+        "0b000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "00000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "00000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "0000000000000080",
+        lambda: encode_chunk(0b1011 | 1 << 1023),
     ),
     Case(
         "index: pack 1",

@@ -18,13 +18,15 @@ from pinfold.codec.sealed import seal
 from pinfold.codec.seeds import seed_of
 from pinfold.device.applier import decode_applied
 from pinfold.device.device import Device
+from pinfold.device.extentrows import decode_row
 from pinfold.device.files import SUPERBLOCK_VERSION, read_superblock, superblock_path
 from pinfold.device.group import decode_group
 from pinfold.device.memory import decode_memory
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.packs import decode_pack
 from pinfold.device.segments import Segment, survey
-from pinfold.device.volume import decode_extent, decode_volume
+from pinfold.device.slots import decode_numbers
+from pinfold.device.volume import decode_volume
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, PinfoldError
 from pinfold.model.ids import GroupId, VolumeId
@@ -105,12 +107,11 @@ NEWER: list[tuple[str, Callable[[], object], str]] = [
     ),
     (
         "extent",
-        lambda: decode_extent(
-            VolumeId(bytes(16)), 1, b"\x09" + bytes(golden("index: extent 1")[1:])
-        ),
+        lambda: decode_row(b"\x09" + bytes(golden("index: extent 1")[1:])),
         "version 9",
     ),
-    ("volume", lambda: decode_volume(b"\x09" + bytes(16)), "version 9"),
+    ("volume", lambda: decode_volume(VolumeId(bytes(16)), b"\x09" + bytes(24)), "version 9"),
+    ("slots", lambda: decode_numbers(b"\x09" + bytes(20)), "version 9"),
     ("pack", lambda: decode_pack(msgpack.packb((9, 8192, 1, True))), "version 9"),
     ("index", lambda: decode_applied(struct.pack(">HQQQ", 9, 1, 1, 1)), "version 9"),
     ("promises", lambda: decode_memory(msgpack.packb((9, 0, 1, []))), "version 9"),

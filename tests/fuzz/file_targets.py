@@ -21,7 +21,7 @@ from pinfold.cluster.map import (
     encode_map,
 )
 from pinfold.codec import packs, records, sealed
-from pinfold.device import applier, blobrecords, group, memory, volume
+from pinfold.device import applier, blobrecords, extentrows, group, marks, memory, slots, volume
 from pinfold.device import packs as device_packs
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.env.osdisk import OsDisk
@@ -152,7 +152,10 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
      volume.encode_token(VolumeId(b"v" * 16), Token(1))),
     (lambda data: volume.decode_stable(memoryview(data)),
      volume.encode_stable(VolumeId(b"v" * 16), Token(1), 2)),
-    (lambda data: volume.decode_extent(VolumeId(b"v" * 16), 1, data), bytes(30)),
+    (extentrows.decode_row, extentrows.encode_row(extentrows.EMPTY._replace(data=1, subs=1))),
+    (marks.decode_mark, bytes(24)),
+    (slots.decode_chunk, bytes(128)),
+    (slots.decode_numbers, slots.encode_numbers(slots.Numbers(9, 8, 7, (1, 2)))),
     (applier.decode_applied, bytes(24)),
     (packs.decode_head, packs.encode_head(BlobId(b"b" * 16), 5, (1,))),
     (packs.decode_location, packs.encode_location(packs.Location(1, 4096, 5, 6, (7,)))),
@@ -180,7 +183,10 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (packs.decode_pack_header, packs.encode_pack_header(b"u" * 16, 3)),
     (lambda data: records.decode_segment_header(data, b"saltsalt"),
      records.encode_segment_header(records.SegmentHeader(1, 1, 1), b"saltsalt")),
-    (volume.decode_volume, volume.encode_volume(3, lost_at=9)),
+    (
+        lambda data: volume.decode_volume(VolumeId(b"v" * 16), data),
+        volume.encode_volume(3, 8, lost_at=9),
+    ),
 )  # fmt: skip
 
 

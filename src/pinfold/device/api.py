@@ -273,7 +273,8 @@ class ExtentStore(Protocol):
     """Slices of volumes, written in place behind the journal, in whole blocks; read at any offset.
 
     Every call but `claim` carries the fencing token: lower than the highest claimed is Fenced,
-    higher than that is Fenced too (claim first).
+    higher than that is Fenced too (claim first). Conflict when extents were found to be lost since
+    the claim: another one tells it.
     """
 
     def claim(self, volume: VolumeId, token: Token) -> asyncio.Future[Claim]:

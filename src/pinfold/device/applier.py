@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 from pinfold.codec.decoding import decodes, require_version
 from pinfold.device import kinds
-from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
 from pinfold.device.extents import Extents
 from pinfold.device.files import Superblock
@@ -22,6 +21,7 @@ from pinfold.device.journal import Journal
 from pinfold.device.log import Log
 from pinfold.device.memory import Memory, encode_memory
 from pinfold.device.packs import Packs
+from pinfold.device.reclaim import Reclaim
 from pinfold.device.room import RETRY_S, NoRoom
 from pinfold.device.segments import Recovered
 from pinfold.env.api import Disk, Offload
@@ -51,7 +51,7 @@ class Applier:
         lane: Offload,
         journal: Journal,
         index: Index,
-        arena: Arena,
+        reclaim: Reclaim,
         packs: Packs,
         log: Log,
         blobs: Blobs,
@@ -66,7 +66,7 @@ class Applier:
         self._lane = lane
         self._journal = journal
         self._index = index
-        self._arena = arena
+        self._reclaim = reclaim
         self._packs = packs
         self._log = log
         self._blobs = blobs
@@ -173,12 +173,13 @@ class Applier:
         journal.applied_bytes, self._sealed = sealed_bytes, sealed
         self._log.committed()
         self._packs.committed()
+        self._reclaim.committed()
         journal.release(kept_from)
         await self._plan_release(sealed)
         await self._tidy()
         await self._measure(taken_bytes)
         journal.keep_spare()
-        if self._log.purging:
+        if self._log.purging or self._extents.purging:
             journal.activity.set()
         if self._space.exhausted:
             journal.activity.set()
@@ -186,15 +187,19 @@ class Applier:
 
     async def _written(self) -> bool:
         """Write what was sealed; False, and it waits on, when there is no room for all of it."""
+        written = True
         try:
-            await self._lane(self._write)
+            await self._lane(self._blobs.write)
         except NoRoom:
-            self._space.exhausted = True
+            written = False
+        try:
+            await self._extents.apply(self._lane)
+        except NoRoom:
+            written = False
+        if not written:
             self._blobs.unseal()
-            self._extents.unseal()
-            return False
-        self._space.exhausted = False
-        return True
+        self._space.exhausted = not written
+        return written
 
     async def _commit(self) -> None:
         """Commit the index, however long it takes until there is room for it."""
@@ -208,10 +213,6 @@ class Applier:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
-
-    def _write(self) -> None:
-        self._blobs.write()
-        self._extents.apply()
 
     async def _plan_release(self, sealed: int) -> None:
         """Decide what the next pass lets go: applied segments beyond what is retained."""
@@ -234,10 +235,7 @@ class Applier:
             self._journal.append(kinds.MEMORY, (part,), len(part))
 
     async def _tidy(self) -> None:
-        """Give back slots and the files of spare segments."""
-        slots = self._extents.committed()
-        if slots:
-            await self._lane(self._arena.punch, slots)
+        """Give back the files of spare segments."""
         while (spare := self._journal.excess()) is not None:
             spare.file.close()
             await self._lane(self._disk.unlink, spare.path)

@@ -20,22 +20,20 @@ from pinfold.codec.packs import (
     record_bytes,
 )
 from pinfold.codec.records import PAGE_BYTES
-from pinfold.device.arena import BlockCorrupt
+from pinfold.device.checkextents import check_extents, stored_bytes
 from pinfold.device.checkindex import index_problems
 from pinfold.device.files import numbered_files
 from pinfold.device.index import REPAIRED_TABLES
 from pinfold.device.offline import Offline
 from pinfold.device.packs import Pack
-from pinfold.device.volume import NO_SLOT, Extent
+from pinfold.device.slots import Run
 from pinfold.env.api import Disk, File
 from pinfold.model.errors import Corrupt
 from pinfold.model.ids import BlobId, VolumeId
-from pinfold.model.limits import BLOB_CHECK_BYTES, BLOCK_BYTES, MIB
+from pinfold.model.limits import BLOB_CHECK_BYTES, MIB
 
 READ_BYTES: Final = 1 * MIB
 """Read at a time: a disk's sequential rate, whatever the blobs' sizes. Whole units of checks."""
-
-_RUN_BLOCKS: Final = READ_BYTES // BLOCK_BYTES
 
 Progress = Callable[[int, int], None]
 """Told (bytes verified, bytes in all) now and then."""
@@ -70,6 +68,8 @@ class Report:
     bad_blobs: list[BlobId] = field(default_factory=list)
     bad_blocks: list[tuple[VolumeId, int, int]] = field(default_factory=list)
     """(volume, extent, block)."""
+    nobodys: list[Run] = field(default_factory=list)
+    """Slots of the arena that are neither free nor in use."""
     leftovers: list[tuple[int, int, int]] = field(default_factory=list)
     """(pack, offset, length) of records that nothing names: a crash forgot to free them."""
     miscounted: dict[int, int] = field(default_factory=dict)
@@ -102,13 +102,18 @@ def check(disk: Disk, path: str, device: Offline, progress: Progress) -> Report:
     if device.blobs is None or device.packs is None:
         return report
     places = _places(device, report)
-    extents = [] if device.extents is None else list(device.extents.present())
     total = sum(location.length for _, location in places)
-    total += sum(extent.data_bytes for extent in extents)
+    if device.extents is not None:
+        total += stored_bytes(device.extents)
     meter = _Meter(progress, total)
     _check_packs(disk, device, places, report, meter)
     report.blobs += len(device.blobs.pending())
-    _check_extents(device, extents, report, meter)
+    if device.extents is not None and device.arena is not None:
+        found = check_extents(device.extents, device.arena, meter.add)
+        report.blocks, report.bad_blocks = found.blocks, found.bad
+        report.nobodys = found.nobodys
+        for part, what in found.problems:
+            report.add(part, what)
     named = {pack.path for pack in device.packs.all()}
     report.orphans = [
         name for _, name in numbered_files(disk, f"{path}/packs") if name not in named
@@ -284,50 +289,3 @@ def _record_at(file: File, offset: int) -> int:
     except (Corrupt, OSError):
         return 0
     return record_bytes(length, len(checks))
-
-
-def _check_extents(device: Offline, extents: list[Extent], report: Report, meter: _Meter) -> None:
-    owners: dict[int, Extent] = {}
-    for extent in extents:
-        if extent.slot != NO_SLOT:
-            other = owners.setdefault(extent.slot, extent)
-            if other is not extent:
-                report.add("index", f"slot {extent.slot} belongs to two extents")
-        for first, count in _stored_runs(extent):
-            bad = _bad_blocks(device, extent.slot, first, count)
-            report.blocks += count - len(bad)
-            for block in bad:
-                report.bad_blocks.append((extent.volume, extent.index, block))
-                where = f"volume {extent.volume.hex()}, extent {extent.index}, block {block}"
-                report.add("extent", f"{where} fails its checksum")
-        meter.add(extent.data_bytes)
-
-
-def _stored_runs(extent: Extent) -> Iterator[tuple[int, int]]:
-    """(first, count) of neighbouring blocks that the arena holds, the journal does not."""
-    for offset, length in extent.runs():
-        block, end = offset // BLOCK_BYTES, (offset + length) // BLOCK_BYTES
-        while block < end:
-            first = block
-            while block < end and block not in extent.active and block - first < _RUN_BLOCKS:
-                block += 1
-            if block > first:
-                yield first, block - first
-            else:
-                block += 1
-
-
-def _bad_blocks(device: Offline, slot: int, first: int, count: int) -> list[int]:
-    """The blocks of a run that do not verify or cannot be read."""
-    assert device.arena is not None, "extents come with an arena"
-    try:
-        device.arena.read(slot, first, count)
-    except (BlockCorrupt, OSError):
-        if count == 1:
-            return [first]
-        half = count // 2
-        return [
-            *_bad_blocks(device, slot, first, half),
-            *_bad_blocks(device, slot, first + half, count - half),
-        ]
-    return []

@@ -7,10 +7,14 @@ from pinfold.codec.names import successor
 from pinfold.codec.packs import decode_location
 from pinfold.device.applier import APPLIED, decode_applied
 from pinfold.device.blobrecords import COUNTS, decode_counts
+from pinfold.device.extentpass import life_of_key
+from pinfold.device.extentrows import decode_row, of_key
 from pinfold.device.group import Group, decode_group, rows_prefix
 from pinfold.device.index import Index
+from pinfold.device.marks import decode_mark, mark_of_key
 from pinfold.device.packs import NEXT_PACK, decode_pack
-from pinfold.device.volume import decode_extent, decode_volume
+from pinfold.device.slots import SLOTS, decode_chunk, decode_numbers
+from pinfold.device.volume import decode_volume
 from pinfold.model.errors import Corrupt
 from pinfold.model.ids import GroupId, VolumeId
 
@@ -56,10 +60,23 @@ Decode = Callable[[bytes, bytes], object]
 def _decoders(index: Index) -> list[tuple[bytes, int, Decode]]:
     """(table, length of a key, decoder of key and value) of every table but rows and numbers."""
 
+    lives: dict[int, None] = {}
+
+    def volume(key: bytes, value: bytes) -> None:
+        lives[decode_volume(VolumeId(key[1:]), value).life] = None
+
+    def dropped(key: bytes, _value: bytes) -> None:
+        lives[life_of_key(key)] = None
+
     def extent(key: bytes, value: bytes) -> None:
-        decode_extent(VolumeId(key[1:17]), int.from_bytes(key[17:], "big"), value)
-        if index.get(b"v" + key[1:17]) is None:
+        decode_row(value)
+        if of_key(key)[0] not in lives:
             raise Corrupt("an extent of no volume")
+
+    def mark(key: bytes, value: bytes) -> None:
+        decode_mark(value)
+        if mark_of_key(key)[0] not in lives:
+            raise Corrupt("a mark of no volume")
 
     def eight_bytes(_key: bytes, value: bytes) -> None:
         if len(value) != 8:
@@ -75,8 +92,12 @@ def _decoders(index: Index) -> list[tuple[bytes, int, Decode]]:
         (b"p", 5, lambda _, value: decode_pack(value)),
         (b"f", 13, eight_bytes),
         (b"g", 9, lambda key, value: decode_group(GroupId(int.from_bytes(key[1:], "big")), value)),
-        (b"v", 17, lambda _, value: decode_volume(value)),
+        (b"v", 17, volume),
+        (b"z", 9, dropped),
         (b"e", 21, extent),
+        (b"d", 13, mark),
+        (b"a", 5, lambda _, value: decode_chunk(value)),
+        (b"u", 5, lambda _, value: decode_chunk(value)),
         (b"x", 13, nothing),
     ]
 
@@ -88,6 +109,8 @@ def _numbers(index: Index) -> Iterator[str]:
                 decode_applied(value)
             elif key == COUNTS:
                 decode_counts(value)
+            elif key == SLOTS:
+                decode_numbers(value)
             elif key != NEXT_PACK:
                 yield f"an unknown key {key!r}"
         except Corrupt as error:

@@ -29,6 +29,7 @@ from pinfold.device.log import Log, drop_rows, load_groups
 from pinfold.device.logredo import LogRedo
 from pinfold.device.packs import Packs
 from pinfold.device.readers import Readers
+from pinfold.device.reclaim import Reclaim
 from pinfold.device.room import NO_ROOM
 from pinfold.device.rows import Rows
 from pinfold.device.segments import recover
@@ -232,9 +233,10 @@ class Device:
             found,
         )
         self._files.callback(self._journal.close_files)
-        arena = await lane(Arena, disk, f"{self._path}/arena")
+        arena = await lane(Arena, disk, f"{self._path}/arena", salt)
         self._files.callback(arena.close)
         self._build(lane, index, arena, log_redo, applied)
+        await lane(arena.cut, self._extents.slots.chunks)
         self._space.measured(*await lane(measure, disk, self._path), 0)
         await self._redo(waiting)
         await lane(self._packs.remove_strays)
@@ -243,6 +245,7 @@ class Device:
             self._scope.start(self._journal.run()),
             self._scope.start(self._applier.run()),
         ]
+        self._scope.start(self._reclaim.run())
         self._journal.append(kinds.BOOT, (), 0)
         await self._journal.flush()
         await self._vouch()
@@ -282,13 +285,16 @@ class Device:
         self._rows = Rows(self._log, index)
         self._blobs = Blobs(journal, index, packs, readers, space, health, self._lane("streams"))
         self._extents = Extents(journal, index, arena, readers, space, health, settings)
+        self._reclaim = Reclaim(
+            self._extents.slots, arena, readers, self._lane("reclaim"), journal, health
+        )
         self._applier = Applier(
             disk,
             self._path,
             lane,
             journal,
             index,
-            arena,
+            self._reclaim,
             packs,
             self._log,
             self._blobs,

@@ -172,7 +172,7 @@ def _build(disk: Disk, path: str, device: Offline, index: Index) -> None:
         device.blobs = Blobs(journal, index, packs, readers, space, health, _Nothing())
         device.packs = packs
         with suppress(FileNotFoundError):
-            device.arena = Arena(disk, f"{path}/arena", read_only=True)
+            device.arena = Arena(disk, f"{path}/arena", device.superblock.salt, read_only=True)
         if device.arena is None:
             device.problems.append(("arena", "the arena's files are missing"))
             return

@@ -219,9 +219,9 @@ def _give_up(remembered: Remembered, lost_vote: bytes, made: _NewIndex, result: 
         group.view, group.voted, group.base = view, lost_vote, remembered.last
         result.groups.append(group_id)
         made.put(b"g" + group_id.to_bytes(8, "big"), group.encode())
-    for volume, token in sorted(remembered.tokens.items()):
+    for life, (volume, token) in enumerate(sorted(remembered.tokens.items()), 1):
         result.volumes.append(volume)
-        made.put(b"v" + volume, encode_volume(token, lost_at=remembered.last))
+        made.put(b"v" + volume, encode_volume(token, life, lost_at=remembered.last))
 
 
 def _take_packs(

@@ -64,3 +64,5 @@ def _act(device: Device, report: Report) -> None:
     suspects = dict.fromkeys((volume, extent) for volume, extent, _ in report.bad_blocks)
     for volume, extent in suspects:
         device.extents.suspect(volume, extent)
+    for first, count in report.nobodys:
+        device.extents.slots.free(range(first, first + count))

@@ -1,18 +1,19 @@
-"""What a device remembers of volumes and their extents, and the bytes it writes about them.
+"""What a device keeps in memory of volumes, and the records it writes about them.
 
 No I/O here. A block is in one of four places, looked for in this order: `active` (written since
-the applier last looked), `applying` (on its way to the arena), the arena (its bit is set), or
-nowhere, and then it reads as zeroes.
+the applier last looked), `applying` (on its way to the arena), the arena (its extent's row has it),
+or nowhere, and then it reads as zeroes.
 """
 
-import re
 import struct
 from collections.abc import Sequence
 from typing import Final
 
 from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.device.api import ExtentOp
-from pinfold.device.arena import BLOCKS
+from pinfold.device.extentrows import ALL_BLOCKS, BLOCKS
+from pinfold.device.marks import Marks
+from pinfold.device.slots import runs_of
 from pinfold.env.api import Buffer
 from pinfold.model.ids import Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
@@ -21,184 +22,140 @@ WRITE: Final = 0
 ZERO: Final = 1
 TRIM: Final = 2
 
-NO_SLOT: Final = -1
-ALL_BLOCKS: Final = (1 << BLOCKS) - 1
-LOST_SOMEWHEN: Final = (1 << 64) - 1
-"""In place of the journal's end at a loss: later than any record there is."""
-
-ZERO_BLOCK: Final = memoryview(bytes(BLOCK_BYTES))
-
 _WRITE_HEAD: Final = struct.Struct(">16sQQQI")
 _OP_WORDS: Final = 4
-_EXTENT: Final = struct.Struct(">BiQQQ?")
-_BITMAP_BYTES: Final = BLOCKS // 8
-_VOLUME: Final = struct.Struct(">BQQ")
-_VOLUME_2: Final = struct.Struct(">BQ?")
-_VOLUME_VERSION: Final = 3
-_VOLUME_1_BYTES: Final = 8
+# version, token, life, lost at
+_VOLUME: Final = struct.Struct(">BQQQ")
+_VOLUME_VERSION: Final = 4
 _TOKEN: Final = struct.Struct(">16sQ")
 _STABLE: Final = struct.Struct(">16sQQ")
 
 
-class Extent:
-    """One 4 MiB slice of a volume."""
+class Unapplied:
+    """What was written to one extent and is not in the arena yet.
 
-    __slots__ = (
-        "active",
-        "applying",
-        "bitmap",
-        "changed",
-        "dirty",
-        "epoch",
-        "fresh",
-        "index",
-        "promised",
-        "sequence",
-        "slot",
-        "token",
-        "version",
-        "volume",
-    )
+    Blocks with bytes, and sets of blocks (bit n: block n) for everything else, so that a range of
+    zeroes costs the same whatever its length.
+    """
 
-    def __init__(self, volume: VolumeId, index: int) -> None:
-        self.volume = volume
-        self.index = index
-        self.slot = NO_SLOT
-        self.fresh = False
-        """The slot was given since the last commit: what it held before is not ours."""
-        self.promised = False
-        """Room for a slot was counted."""
-        self.bitmap = 0
-        """Bit n: block n holds data."""
+    __slots__ = ("blocks", "epoch", "promised", "trimmed", "written", "zeroed")
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Buffer] = {}
+        self.written = 0
+        """The blocks in `blocks`."""
+        self.zeroed = 0
+        """Blocks to hold zeroes."""
+        self.trimmed = 0
+        """Blocks to hold nothing."""
         self.epoch = 0
-        self.token = 0
-        self.sequence = 0
-        self.dirty = False
-        self.changed = False
-        """Differs from its record in the index."""
-        self.version = 0
-        """Changes whenever the place of any block in the arena does."""
-        self.active: dict[int, Buffer | None] = {}
-        self.applying: dict[int, Buffer | None] = {}
-
-    def mark(self, token: int, epoch: int, sequence: int) -> None:
-        """Written under these."""
-        self.token = token
-        self.epoch = max(self.epoch, epoch)
-        self.sequence = sequence
-        self.dirty = True
+        self.promised = 0
+        """Sub-blocks (`subs_of`) for which room for a slot was counted."""
 
     def take(self, op: ExtentOp, payload: memoryview, position: int) -> int:
         """Apply a block-aligned op to memory; where its payload ends."""
         first, count = op.offset // BLOCK_BYTES, op.length // BLOCK_BYTES
-        mask = ((1 << count) - 1) << first
-        active = self.active
+        mask = ALL_BLOCKS if count == BLOCKS else ((1 << count) - 1) << first
         if op.kind == WRITE:
+            blocks = self.blocks
             for block in range(first, first + count):
-                active[block] = payload[position : position + BLOCK_BYTES]
+                blocks[block] = payload[position : position + BLOCK_BYTES]
                 position += BLOCK_BYTES
-            self.bitmap |= mask
-        elif op.kind == ZERO:
-            active.update(dict.fromkeys(range(first, first + count), ZERO_BLOCK))
-            self.bitmap |= mask
+            self.written |= mask
+            if self.zeroed or self.trimmed:
+                self.zeroed &= ~mask
+                self.trimmed &= ~mask
+            return position
+        if gone := self.written & mask:
+            for first, count in runs_of(gone, 0):
+                for block in range(first, first + count):
+                    del self.blocks[block]
+            self.written ^= gone
+        if op.kind == ZERO:
+            self.zeroed |= mask
+            self.trimmed &= ~mask
         else:
-            active.update(dict.fromkeys(range(first, first + count)))
-            self.bitmap &= ~mask
+            self.trimmed |= mask
+            self.zeroed &= ~mask
         return position
 
-    def runs(self) -> list[tuple[int, int]]:
-        """(offset, length) of the data, in order."""
-        bits = format(self.bitmap, "b")[::-1]
-        return [
-            (found.start() * BLOCK_BYTES, (found.end() - found.start()) * BLOCK_BYTES)
-            for found in re.finditer("1+", bits)
-        ]
+    def over(self, data: int) -> int:
+        """The blocks that hold data once this is applied, where `data` held some before."""
+        return data & ~self.trimmed | self.written | self.zeroed
 
-    @property
-    def data_bytes(self) -> int:
-        """Bytes allocated."""
-        return self.bitmap.bit_count() * BLOCK_BYTES
-
-    def encode(self) -> bytes:
-        """The extent's record in the index."""
-        return _EXTENT.pack(
-            1, self.slot, self.epoch, self.token, self.sequence, self.dirty
-        ) + self.bitmap.to_bytes(_BITMAP_BYTES, "big")
+    def above(self, older: "Unapplied") -> "Unapplied":
+        """Both as one, where this is the newer."""
+        both = Unapplied()
+        hidden = self.zeroed | self.trimmed
+        both.blocks = {
+            block: buffer for block, buffer in older.blocks.items() if not hidden >> block & 1
+        }
+        both.blocks.update(self.blocks)
+        both.written = older.written & ~hidden | self.written
+        both.zeroed = older.zeroed & ~(self.trimmed | self.written) | self.zeroed
+        both.trimmed = older.trimmed & ~(self.zeroed | self.written) | self.trimmed
+        both.epoch = max(older.epoch, self.epoch)
+        both.promised = older.promised | self.promised
+        return both
 
 
 class Volume:
-    """One volume's extents on this device, and the highest token it has seen."""
+    """One life of a volume on this device: from its first claim, or its last drop, to the next."""
 
-    __slots__ = ("extents", "id", "lost_at", "token")
+    __slots__ = (
+        "active",
+        "applying",
+        "dropped",
+        "id",
+        "life",
+        "lost_at",
+        "marks",
+        "token",
+        "told",
+    )
 
-    def __init__(self, volume: VolumeId, token: Token, *, lost_at: int = 0) -> None:
+    def __init__(self, volume: VolumeId, token: Token, life: int, *, lost_at: int = 0) -> None:
         self.id = volume
         self.token = token
+        """The highest seen, also by earlier lives."""
+        self.life = life
+        """The journal sequence that began it: no other life on this device has the same."""
         self.lost_at = lost_at
         """Where the journal ended when extents that had been here were lost; 0 for nothing lost.
         What records up to there say of an earlier loss being made good is true no more."""
-        self.extents: dict[int, Extent] = {}
+        self.told = True
+        """Whether the present holder's claim was told of all that is lost."""
+        self.active: dict[int, Unapplied] = {}
+        """By extent: written since the applier last looked."""
+        self.applying: dict[int, Unapplied] = {}
+        """On its way to the arena."""
+        self.marks = Marks(life)
+        self.dropped = False
 
     @property
     def lost(self) -> bool:
         """Extents were here and are gone: see `Claim.lost`."""
         return self.lost_at > 0
 
-    def extent(self, index: int) -> Extent:
-        """The extent, made if it is new."""
-        extent = self.extents.get(index)
-        if extent is None:
-            extent = self.extents[index] = Extent(self.id, index)
-        return extent
-
-    def stable(self, token: int, sequence: int) -> list[Extent]:
-        """Clear the marks of writes under `token` up to `sequence`; the extents that changed."""
-        cleared = []
-        for extent in self.extents.values():
-            if extent.dirty and extent.token == token and extent.sequence <= sequence:
-                extent.dirty = False
-                cleared.append(extent)
-        return cleared
+    def data(self, extent: int, stored: int) -> int:
+        """The blocks of an extent that hold data, when the arena has the `stored` ones."""
+        for unapplied in (self.applying.get(extent), self.active.get(extent)):
+            if unapplied is not None:
+                stored = unapplied.over(stored)
+        return stored
 
 
-@decodes("the index's record of an extent")
-def decode_extent(volume: VolumeId, index: int, record: bytes) -> Extent:
-    """An extent as the index remembers it. Corrupt for an unknown version."""
-    version, slot, epoch, token, sequence, dirty = _EXTENT.unpack_from(record)
-    require_version("index: the record of an extent", version, 1)
-    require(
-        len(record) == _EXTENT.size + _BITMAP_BYTES and slot >= NO_SLOT,
-        "index: the record of an extent makes no sense",
-    )
-    extent = Extent(volume, index)
-    extent.slot, extent.epoch, extent.token = slot, epoch, token
-    extent.sequence, extent.dirty = sequence, dirty
-    extent.bitmap = int.from_bytes(record[_EXTENT.size :], "big")
-    extent.promised = slot != NO_SLOT
-    return extent
-
-
-def encode_volume(token: int, *, lost_at: int) -> bytes:
+def encode_volume(token: int, life: int, *, lost_at: int) -> bytes:
     """A volume's record in the index."""
-    return _VOLUME.pack(_VOLUME_VERSION, token, lost_at)
+    return _VOLUME.pack(_VOLUME_VERSION, token, life, lost_at)
 
 
 @decodes("the index's record of a volume")
-def decode_volume(record: bytes) -> tuple[Token, int]:
-    """(highest token seen, `Volume.lost_at`); the inverse of `encode_volume`.
-
-    Version 1 was the token alone, and eight bytes long; version 2 did not say when extents were
-    lost, so that nothing in the journal makes them good.
-    """
-    if len(record) == _VOLUME_1_BYTES:
-        return Token(int.from_bytes(record, "big")), 0
-    version = record[0]
-    require_version("index: the record of a volume", version, _VOLUME_VERSION, oldest=2)
-    if version == 2:
-        _, token, lost = _VOLUME_2.unpack(record)
-        return Token(token), LOST_SOMEWHEN if lost else 0
-    _, token, lost_at = _VOLUME.unpack(record)
-    return Token(token), lost_at
+def decode_volume(volume: VolumeId, record: bytes) -> Volume:
+    """A volume as the index remembers it, but for its marks. Corrupt for an unknown version."""
+    version, token, life, lost_at = _VOLUME.unpack(record)
+    require_version("index: the record of a volume", version, _VOLUME_VERSION, oldest=4)
+    return Volume(volume, Token(token), life, lost_at=lost_at)
 
 
 def encode_write(

@@ -35,6 +35,9 @@ EXTENT_BYTES: Final = 4 * MIB
 BLOCK_BYTES: Final = 4 * KIB
 """Unit of a volume's checksums; smaller writes read, patch and write a whole block."""
 
+SLOT_BYTES: Final = 64 * KIB
+"""Unit of space for volumes on a device: the part of an extent that lies in one piece."""
+
 OBJECT_BYTES: Final = 5 * 1024 * GIB
 """Largest object, S3's own limit (5 TiB)."""
 
