@@ -9,10 +9,13 @@ from structlog.typing import FilteringBoundLogger
 
 from pinfold.cluster.groups.state import Limits
 from pinfold.cluster.map import MapStore
+from pinfold.device import api
+from pinfold.device.device import Device
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import Invalid
-from pinfold.model.ids import Boot, NodeName
+from pinfold.model.ids import Boot, DeviceUuid, NodeName
+from pinfold.model.settings import DeviceSettings
 from pinfold.node.layout import Layout
 from pinfold.node.secrets import Secrets
 from pinfold.node.settings import NodeSettings
@@ -26,6 +29,20 @@ class Endpoint:
 
     host: str
     port: int
+
+
+class OpenDevice(Protocol):
+    """See `device.device.Device.open`."""
+
+    async def __call__(  # noqa: D102
+        self,
+        env: Env,
+        path: str,
+        settings: DeviceSettings,
+        *,
+        cluster_id: bytes,
+        uuid: DeviceUuid | None = None,
+    ) -> api.Device: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +67,8 @@ class NodeContext:
     """For front ends; storage nodes have only their rpc address."""
     group_limits: Limits = field(default_factory=Limits)
     """What bounds the replicas of row groups; nobody has had to tune it on a real node."""
+    open_device: OpenDevice = Device.open
+    """Opens a device of this node; the simulator audits what it opens."""
 
 
 def endpoint_of(context: NodeContext) -> Endpoint:

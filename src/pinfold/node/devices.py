@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from pinfold.device.api import Device
 from pinfold.device.device import Device as OpenDevice
 from pinfold.env.api import Env
 from pinfold.model.errors import Conflict, Corrupt, NotFound, PinfoldError
@@ -35,14 +36,12 @@ def _kind_of(error: PinfoldError | OSError) -> RefusalKind:
 class DeviceTable:
     """The devices that a process serves, and those of its node that it could not open."""
 
-    def __init__(
-        self, devices: dict[DeviceId, OpenDevice], refused: dict[DeviceId, "Refusal"]
-    ) -> None:
+    def __init__(self, devices: dict[DeviceId, Device], refused: dict[DeviceId, "Refusal"]) -> None:
         self._devices = devices
         self._refused = refused
 
     @property
-    def devices(self) -> Mapping[DeviceId, OpenDevice]:
+    def devices(self) -> Mapping[DeviceId, Device]:
         """Open devices by their number."""
         return self._devices
 
@@ -55,12 +54,12 @@ class DeviceTable:
     async def open(cls, context: NodeContext) -> "DeviceTable":
         """Open and recover all devices the map puts on this node. One that fails is refused."""
         cluster = context.map.get()
-        devices: dict[DeviceId, OpenDevice] = {}
+        devices: dict[DeviceId, Device] = {}
         refused: dict[DeviceId, Refusal] = {}
         for entry in cluster.devices_of(context.name):
             identity = DeviceId(entry.id)
             try:
-                devices[identity] = await OpenDevice.open(
+                devices[identity] = await context.open_device(
                     context.env,
                     str(context.layout.device(entry.path)),
                     context.settings.device,

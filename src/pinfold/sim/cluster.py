@@ -25,7 +25,9 @@ from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import DeviceUuid, NodeName
 from pinfold.node.formation import first_rings
 from pinfold.sim.account import Account
+from pinfold.sim.audit.auditor import Auditor
 from pinfold.sim.checkers.history import Recorder
+from pinfold.sim.events import Events
 from pinfold.sim.loop import NodeCrashed
 from pinfold.sim.map import SharedMap
 from pinfold.sim.plan import DISK_BYTES, Plan
@@ -71,7 +73,14 @@ class SimCluster:
         self.lives: dict[str, int] = {}
         """How often each node was started."""
         self._map: SharedMap | None = None
-        self._recipe = Recipe(settings=plan.settings, limits=plan.limits)
+        self.events = Events()
+        self.auditor = Auditor(account, self.events)
+        self._recipe = Recipe(
+            settings=plan.settings,
+            limits=plan.limits,
+            auditor=self.auditor,
+            events=self.events,
+        )
         self._asked: dict[str, dict[asyncio.Future[Any], None]] = {}
         for name in (*plan.storage, *plan.front):
             node = world.node(name)
@@ -190,6 +199,7 @@ class SimCluster:
         else:
             for device in self.map.devices_of(NodeName(name)) if self._map else ():
                 self.recorder.died(str(device.id), power=power)
+                self.auditor.of(device.uuid).extents.power_lost |= power
         node.crash(silent=silent, power=power)
         for future in self._asked.pop(name, {}):
             if not future.done():

@@ -5,6 +5,7 @@ ends' wire protocols. Gateways offer the use cases that these would call.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,8 @@ from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.s3.call import Store
 from pinfold.s3.service import S3Service
+from pinfold.sim.audit.auditor import Auditor
+from pinfold.sim.events import Events
 from pinfold.sim.guests import Guests
 from pinfold.sim.map import SimMapStore
 from pinfold.volumes.sessions import Sessions
@@ -46,6 +49,10 @@ class Recipe:
 
     settings: NodeSettings
     limits: Limits
+    auditor: Auditor
+    """Beside the world; see `audit`."""
+    events: Events
+    """Told what happens inside of the cluster."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,6 +153,7 @@ def _context(env: Env, name: NodeName, map_store: SimMapStore, recipe: Recipe) -
         log=log,
         listen=None,
         group_limits=recipe.limits,
+        open_device=partial(recipe.auditor.open, name),
     )
 
 

@@ -87,6 +87,7 @@ async def rot(stage: Stage) -> None:
     offset = number * PAGE + stage.rng.randrange(PAGE)
     node.disk.rot(name, offset, bit=stage.rng.randrange(8))
     stage.hurt = True
+    stage.cluster.auditor.of(stage.victim.uuid).rotten()
     stage.account.tell(node.name, f"has a rotten bit in {name} at {offset}")
 
 
@@ -116,6 +117,7 @@ async def rot_named(stage: Stage) -> None:
     offset = start + stage.rng.randrange(length)
     node.disk.rot(name, offset, bit=stage.rng.randrange(8))
     stage.hurt = True
+    stage.cluster.auditor.of(stage.victim.uuid).rotten()
     stage.account.count("blob rotten")
     stage.account.tell(node.name, f"has a rotten blob in {name} at {offset}")
 
@@ -136,6 +138,7 @@ async def rot_rows(stage: Stage) -> None:
     node.crash()
     node.disk.faults = faults
     stage.hurt = stage.hurt or bool(hit)
+    stage.cluster.auditor.of(stage.victim.uuid).rotten_rows([key for key, _ in hit])
     stage.account.tell(node.name, f"has rotten rows at {path}: {[key.hex() for key, _ in hit]}")
     await stage.back_after(node.name, 0.05, 1.0)
 
@@ -186,6 +189,7 @@ async def lose_index(stage: Stage) -> None:
     node.crash()
     node.disk.faults = faults
     stage.hurt = True
+    stage.cluster.auditor.of(stage.victim.uuid).rebuilt(whole=rebuilt.whole)
     lost = "nothing" if rebuilt.whole else f"{rebuilt.groups} and {len(rebuilt.volumes)} volumes"
     stage.account.tell(node.name, f"has a new index at {path}, and lost {lost}")
     await stage.back_after(node.name, 0.05, 2.0)

@@ -1,0 +1,166 @@
+"""The auditor: what a device acknowledged before a crash, it shows afterwards, or it is accused."""
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+
+import xxhash
+
+from pinfold.device.api import Device, Entry, ExtentOp
+from pinfold.device.device import Device as OpenDevice
+from pinfold.env.api import Env
+from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from pinfold.model.settings import DeviceSettings
+from pinfold.sim.account import Account
+from pinfold.sim.audit.auditor import Auditor
+from pinfold.sim.events import Event, Events
+from pinfold.sim.world import World
+
+CLUSTER, GROUP, BLOB, VOLUME = b"c" * 16, GroupId(3), BlobId(b"b" * 16), VolumeId(b"v" * 16)
+SETTINGS = DeviceSettings(index_engine="ordered", segment_bytes=320 << 10)
+BLOCK = 4096
+
+
+class Bench:
+    """One device, opened through an auditor as often as needed."""
+
+    def __init__(self, world: World) -> None:
+        self.node = world.node("n")
+        self.account = Account(lambda: world.loop.now)
+        self.events = Events()
+        self.auditor = Auditor(self.account, self.events)
+        self.uuid = b""
+
+    async def format(self) -> None:
+        async def make(env: Env) -> None:
+            self.uuid = await OpenDevice.format(env, "/d", CLUSTER, SETTINGS)
+
+        await self.node.start(make)
+        self.node.crash()
+
+    async def life(self, work: Callable[[Device], Awaitable[None]], *, power: bool = True) -> None:
+        async def live(env: Env) -> None:
+            await work(await self.auditor.open("n", env, "/d", SETTINGS, cluster_id=CLUSTER))
+
+        await self.node.start(live)
+        self.auditor.of(self.uuid).extents.power_lost |= power
+        self.node.crash(power=power)
+
+    @property
+    def accused(self) -> str:
+        return "\n".join(str(violation) for violation in self.account.violations)
+
+
+def play(story: Callable[[Bench], Awaitable[None]]) -> None:
+    async def run(bench: Bench) -> None:
+        await bench.format()
+        await story(bench)
+
+    with World(7) as world:
+        world.run(run(Bench(world)))
+
+
+async def begin(device: Device) -> None:
+    await device.log.create(GROUP)
+    await device.extents.claim(VOLUME, Token(4))
+
+
+async def promise(device: Device) -> None:
+    payload = b"blob" * 100
+    done = [
+        device.log.append(GROUP, [Entry(1, 5, b"first"), Entry(2, 5, b"second")]),
+        device.blobs.put(BLOB, memoryview(payload), [xxhash.xxh3_64_intdigest(payload)]),
+        device.extents.claim(VOLUME, Token(9)),
+    ]
+    for future in done:
+        await future
+    await device.log.set_view(GROUP, 7, b"vote")
+    op = ExtentOp(0, 2, BLOCK, BLOCK)
+    await device.extents.write(VOLUME, Token(9), 1, 1, [op], memoryview(b"x" * BLOCK))
+    await device.extents.flush(VOLUME, Token(9))
+
+
+async def rest(_device: Device) -> None:
+    await asyncio.sleep(0)
+
+
+def test_a_device_that_keeps_its_word_is_not_accused() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.life(begin)
+        await bench.life(promise)
+        await bench.life(rest, power=False)
+        await bench.life(rest)
+        assert not bench.account.violations
+
+    play(story)
+
+
+def test_a_device_that_is_as_it_was_earlier_is_accused_of_all_it_forgot() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.life(begin)
+        earlier = copy.deepcopy(bench.node.disk.pull("/d"))
+        bench.node.disk.plug("/d", copy.deepcopy(earlier))
+        await bench.life(promise)
+        bench.node.disk.plug("/d", earlier)
+        await bench.life(rest)
+        for what in ("view 7 was acknowledged", "op 1 of view 5", BLOB.hex(), "token 9"):
+            assert what in bench.accused
+
+    play(story)
+
+
+def test_marks_and_bytes_are_compared_where_the_token_is_known() -> None:
+    async def story(bench: Bench) -> None:
+        async def claim(device: Device) -> None:
+            await device.extents.claim(VOLUME, Token(9))
+
+        await bench.life(claim)
+        earlier = copy.deepcopy(bench.node.disk.pull("/d"))
+        bench.node.disk.plug("/d", copy.deepcopy(earlier))
+
+        async def write(device: Device) -> None:
+            op = ExtentOp(0, 0, 0, BLOCK)
+            await device.extents.write(VOLUME, Token(9), 3, 1, [op], memoryview(b"y" * BLOCK))
+            await device.extents.flush(VOLUME, Token(9))
+
+        await bench.life(write)
+        bench.node.disk.plug("/d", earlier)
+        await bench.life(rest)
+        assert "was flushed, None is left" in bench.accused
+        assert "nothing that was written there" in bench.accused
+
+    play(story)
+
+
+def test_a_write_that_was_answered_survives_a_kill_but_not_a_power_cut() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.life(begin)
+
+        async def write(device: Device) -> None:
+            op = ExtentOp(0, 0, 0, BLOCK)
+            await device.extents.write(VOLUME, Token(4), 1, 1, [op], memoryview(b"z" * BLOCK))
+
+        kept = copy.deepcopy(bench.node.disk.pull("/d"))
+        bench.node.disk.plug("/d", copy.deepcopy(kept))
+        await bench.life(write)
+        bench.node.disk.plug("/d", copy.deepcopy(kept))
+        await bench.life(rest)
+        assert not bench.account.violations, "power was lost"
+        await bench.life(write, power=False)
+        bench.node.disk.plug("/d", kept)
+        await bench.life(rest)
+        assert "nothing that was written there" in bench.accused
+
+    play(story)
+
+
+def test_whoever_waits_for_the_nth_event_is_told_of_it() -> None:
+    async def run() -> None:
+        events = Events()
+        waiting = asyncio.create_task(events.wait(lambda event: event.name == "flush", nth=2))
+        await asyncio.sleep(0)
+        for name, node in (("flush", "a"), ("append", "b"), ("flush", "c"), ("flush", "d")):
+            events.tell(name, node)
+        assert await waiting == Event("flush", "c")
+
+    asyncio.run(run())
