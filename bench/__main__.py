@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-PARTS = ("ring", "device", "rpc", "rows", "s3", "nbd")
+PARTS = ("ring", "device", "rpc", "rows", "copies", "s3", "nbd")
 
 
 def main() -> None:

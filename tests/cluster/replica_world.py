@@ -74,6 +74,9 @@ class GroupLog:
         self._member.world.copied_parts += last and bool(part.buckets)
         self._memory.write(GROUP, "install", base, list(rows), first, last, digest, part, done=done)
 
+    def get(self, key: bytes) -> bytes | None:
+        return self._memory.get(GROUP, key)
+
     def rows(self, start: bytes, max_bytes: int, buckets: bytes = b""):
         page, within = [], chosen(buckets, GROUP)
         for key, value in self._memory.scan(GROUP, start, None):
@@ -108,6 +111,7 @@ class Member:
         self.boot += 1
         self.waiting: dict[int, tuple[int, int]] = {}
         self.reads: list[tuple[int, int, set[DeviceId]]] = []
+        self.turn_due = False
         world = self.world
         birth = Birth(
             number=next(world.births),
@@ -130,6 +134,13 @@ class Member:
         self.reads.clear()
         if self.replica.role == "starting":
             self.world.check_leader(self)
+
+    def go_on(self) -> None:
+        self.turn_due = True
+
+    def take_turn(self) -> None:
+        self.turn_due = False
+        self.replica.go_on()
 
     def committed(self, op: int) -> None:
         self.world.on_committed(self, op)
@@ -368,6 +379,8 @@ class World:
         elif roll < 0.98:
             member.replica.tick()
             member.replica.pursue(self.wish)
+            if member.turn_due:
+                member.take_turn()
         elif roll < 0.985:
             self.suspect(member, lambda device: self.all[device].up)
         elif roll < 0.988:
@@ -402,6 +415,10 @@ class World:
         for _ in range(20_000):
             if self.network:
                 self.deliver()
+                continue
+            due = [one for one in self.up() if one.turn_due]
+            if due:
+                due[0].take_turn()
                 continue
             waiting = [one for one in self.up() if one.memory.pending]
             if not waiting:

@@ -138,7 +138,9 @@ EXAMPLES = [
     Vote(3, Standing.MEMBER, 2, 7, 4, 99),
     Fetch(3, 7, 2, 5),
     Fetched(3, 5, False, [Entry(6, 1, b"six")]),
-    CopyPage(3, 9, 0, 5, 1, 6, 4, b"d", b"s", b"e", b"b" * 32, True, [(b"k", b"v"), (b"l", b"")]),
+    CopyPage(
+        3, 9, 0, 5, 1, 6, 4, b"d", b"s", b"e", b"b" * 32, True, True, [(b"k", b"v"), (b"l", None)]
+    ),
     CopyAck(3, 9, 0),
     Outside(3, 4),
     OfferCopy(3, 9, 4),

@@ -65,7 +65,7 @@ MESSAGES = [
     Outside(4, 1),
     Fetch(4, 0, 0, 0),
     Fetched(4, 0, False, ENTRIES),
-    CopyPage(4, 1, 0, 1, 1, 1, 1, b"", b"", b"", b"", True, [(b"k", b"v")]),
+    CopyPage(4, 1, 0, 1, 1, 1, 1, b"", b"", b"", b"", True, False, [(b"k", b"v")]),
 ]
 
 

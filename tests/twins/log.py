@@ -69,7 +69,7 @@ class _Group:
     def install(
         self,
         base: tuple[int, int],
-        rows: Sequence[tuple[bytes, bytes]],
+        rows: Sequence[tuple[bytes, bytes | None]],
         first: bool,
         last: bool,
         digest: bytes,
@@ -85,10 +85,15 @@ class _Group:
             self.first_op, self.last_op, self.last_view = 1, 0, 0
             self.applied_op, self.applied_view = 0, 0
         assert self.incomplete
-        for key in list(self.rows.irange(part.start, part.end or None, (True, False))):
-            if part.buckets and within(key):
-                del self.rows[key]
-        self.rows.update(rows)
+        if part.buckets and not part.named:
+            for key in list(self.rows.irange(part.start, part.end or None, (True, False))):
+                if within(key):
+                    del self.rows[key]
+        for key, value in rows:
+            if value is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = value
         if last:
             self.incomplete = False
             self.first_op = base[0] + 1

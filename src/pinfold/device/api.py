@@ -44,12 +44,14 @@ class LogState(NamedTuple):
 class Part(NamedTuple):
     """What a page of a copy stands for: these buckets' rows with start <= key < end, and no other.
 
-    `end` is empty on the last page, `buckets` (`codec.digests.differing`) when all are copied.
+    `end` is empty on the last page, `buckets` (`codec.digests.differing`) when all are copied. A
+    `named` page comes behind all of these and stands for the keys it names alone (None: deleted).
     """
 
     start: bytes = b""
     end: bytes = b""
     buckets: bytes = b""
+    named: bool = False
 
 
 EVERYTHING: Final = Part()
@@ -132,7 +134,7 @@ class LogStore(Protocol):
         group: GroupId,
         applied_op: int,
         applied_view: int,
-        rows: Sequence[tuple[bytes, bytes]],
+        rows: Sequence[tuple[bytes, bytes | None]],
         *,
         first: bool,
         last: bool,

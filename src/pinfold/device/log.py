@@ -78,6 +78,8 @@ class Log:
         self._order: deque[tuple[Group, int]] = deque()
         """Entries held, oldest first, and until the next `_sweep` some that are gone."""
         self._sweep_at = _SWEEP_MIN
+        self._installed_bytes = 0
+        """Of pages that the next transaction will bring."""
         self._tail_bytes = 0
         self.purging = True
         """Rows of replaced generations remain: the applier should come again soon."""
@@ -216,24 +218,25 @@ class Log:
         group: GroupId,
         applied_op: int,
         applied_view: int,
-        rows: Sequence[tuple[bytes, bytes]],
+        rows: Sequence[tuple[bytes, bytes | None]],
         *,
         first: bool,
         last: bool,
         digest: bytes = b"",
         part: Part = EVERYTHING,
     ) -> asyncio.Future[None]:
-        """See `LogStore.install`. Each page's future waits for the index: that is the pace.
+        """See `LogStore.install`. Pages wait for the index, many for one transaction.
 
         Raises Full, and nothing has changed.
         """
         self._health.check()
         known = self.group(group)
-        self._space.take_copy(sum(len(key) + len(value) for key, value in rows))
+        size = sum(len(key) + len(value or b"") for key, value in rows)
+        self._space.take_copy(size)
         if first:
             self._start_install(known, keep_rows=bool(part.buckets))
         assert known.installing, "the first page comes first"
-        if part.buckets:
+        if part.buckets and not part.named:
             self._clear_part(known, part)
         for key, value in rows:
             self._index.put(known.rows_prefix + key, value)
@@ -247,6 +250,9 @@ class Log:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._installs[group] = done
         self._committing.append(done)
+        self._installed_bytes += size
+        if self._installed_bytes >= self._settings.apply_bytes // 2:  # more come meanwhile
+            self._journal.urgent.set()
         return done
 
     def settle(self) -> None:
@@ -258,6 +264,7 @@ class Log:
         self._changed.clear()
         self._purge()
         self._waiting, self._committing = self._committing, []
+        self._installed_bytes = 0
 
     def committed(self) -> None:
         """What `settle` put is durable."""

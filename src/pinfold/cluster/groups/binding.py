@@ -140,6 +140,10 @@ class BoundGroup:
                 ready=self._surroundings.ready,
             )
 
+    def go_on(self) -> None:
+        """See `Ports`."""
+        asyncio.get_running_loop().call_soon(self.act, self.replica.go_on)
+
     def committed(self, op: int) -> None:
         """See `Ports`."""
         if self.serving is not None:
@@ -203,7 +207,7 @@ class BoundGroup:
         self,
         page: tuple[int, int],
         base: tuple[int, int],
-        rows: Sequence[tuple[bytes, bytes]],
+        rows: Sequence[Write],
         *,
         first: bool,
         last: bool,

@@ -33,8 +33,6 @@ class _CopyIn:
     """A copy on its way in."""
 
     copy_id: int
-    digest: bytes
-    """Of the rows that it began with; empty when they were of no use."""
     pages: int = 0
     durable_pages: int = 0
     base_op: int = 0
@@ -142,11 +140,12 @@ class Following:
             if page.buckets and page.copy_id != self._told_digest:  # compared in another life
                 self._ask_for_copy(page.copy_id)
                 return
+            if not covers(page.buckets, page.digest, self._digest()):
+                # Chosen for what this log told in another life of it, which came late.
+                state.send(self._primary, NeedCopy(state.view, page.copy_id, b""))
+                return
             copy = self._begin_copy(page)
-        if page.is_last and not covers(page.buckets, page.digest, copy.digest):
-            # Chosen for what this log told in another life of it, which came late.
-            state.send(self._primary, NeedCopy(state.view, page.copy_id, b""))
-        elif page.page < copy.durable_pages:
+        if page.page < copy.durable_pages:
             state.send(self._primary, CopyAck(state.view, page.copy_id, page.page))
         elif page.page == copy.pages:
             state.log.install(  # may raise; the page will come again then
@@ -156,10 +155,11 @@ class Following:
                 first=page.page == 0,
                 last=page.is_last,
                 digest=page.digest,
-                part=Part(page.start, page.end, page.buckets),
+                part=Part(page.start, page.end, page.buckets, page.named),
             )
             copy.pages += 1
             if page.is_last:
+                copy.base_op, copy.base_view = page.base_op, page.base_view
                 copy.through_op, copy.complete_at = page.through_op, copy.pages
 
     def on_offer(self, offer: OfferCopy) -> None:
@@ -204,7 +204,6 @@ class Following:
         """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
         state = self._state
         state.taken = max(state.taken, page.number)
-        digest = self._digest()
         whole = state.standing is Standing.MEMBER and not self._holds(page.base_op, page.base_view)
         new = state.standing.new or whole  # what it gives up is needed by nobody: see `election`
         state.set_view(state.view, Standing.NEW_COPYING if new else Standing.COPYING)
@@ -212,7 +211,7 @@ class Following:
         self._matched_op = 0
         self._told_commit_op = page.base_op  # what was known may be of an older generation's log
         self._acked_op = -1
-        self._copy = _CopyIn(page.copy_id, digest, base_op=page.base_op, base_view=page.base_view)
+        self._copy = _CopyIn(page.copy_id)
         return self._copy
 
     def _digest(self) -> bytes:

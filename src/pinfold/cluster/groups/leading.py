@@ -73,6 +73,7 @@ class Leadership:
         self._leaving: dict[DeviceId, int] = {}
         """Members taken out, and how many ticks they are still told so."""
         self._follow()
+        state.watch = self._note
         self.serving = False
         self.settled = True
 
@@ -177,7 +178,7 @@ class Leadership:
         follower = self.followers[sender]
         follower.silent_ticks = 0
         if follower.copy is not None:
-            if ack.op < follower.copy.base_op:
+            if ack.op < follower.copy.first_op:
                 return
             follower.copy = None  # it has what the copy would bring
         if ack.birth and follower.birth not in (0, ack.birth):
@@ -221,21 +222,21 @@ class Leadership:
         elif copy.copy_id == need.copy_id:
             if copy.offered:
                 copy.choose(need.digest)
-                copy.send_page()
+                self._go_on_with(copy)
             elif not need.digest or need.digest != copy.told:
                 self._begin_copy(follower)  # it has restarted: what it told holds no more
-            elif copy.page == 0:
-                copy.send_page()
+            elif not copy.begun:
+                copy.repeat()
 
     def on_copy_ack(self, sender: DeviceId, ack: CopyAck) -> None:
         """See `CopyAck`."""
         follower = self.followers[sender]
         copy = follower.copy
-        if copy is None or (copy.copy_id, copy.page) != (ack.copy_id, ack.page):
+        if copy is None or copy.copy_id != ack.copy_id or not copy.acknowledged(ack.page):
             return
         follower.silent_ticks = 0
-        if copy.advance():
-            copy.send_page()
+        if not copy.done:
+            self._go_on_with(copy)
             return
         follower.copy = None
         follower.probing = False
@@ -321,7 +322,7 @@ class Leadership:
                 follower.next_op = follower.match_op + 1
             self._probe(follower, 0)
         elif follower.silent_ticks <= _COPY_PATIENCE_TICKS or not self._state.overgrown:
-            copy.send_page()
+            copy.repeat()
         else:
             follower.copy = None
 
@@ -332,7 +333,27 @@ class Leadership:
         follower.match_op = follower.counted_op = follower.applied_op = 0
         copy_id = state.view << 8 | self._copies & 0xFF
         follower.copy = CopyOut(state, follower.device, copy_id)
-        follower.copy.send_page()
+        follower.copy.go_on()
+
+    def go_on(self) -> None:
+        """Send a further page of every copy that has room for one on its way."""
+        more = False
+        for follower in self._peers:
+            copy = follower.copy
+            if copy is not None and not copy.offered and copy.go_on():
+                more = True
+        if more:
+            self._state.ports.go_on()
+
+    def _go_on_with(self, copy: CopyOut) -> None:
+        if copy.go_on():
+            self._state.ports.go_on()
+
+    def _note(self, writes: Sequence[Write]) -> None:
+        """An entry has been applied: copies under way are to bring it."""
+        for follower in self._peers:
+            if follower.copy is not None and not follower.copy.note(writes):
+                follower.copy = None
 
     def _trim(self, at_least: int) -> None:
         """Give up entries that every member has applied, or all applied ones of a long log."""
@@ -340,7 +361,8 @@ class Leadership:
         low_op = state.applied_op
         for follower in self._peers:
             if follower.copy is not None:
-                low_op = min(low_op, follower.copy.base_op)
+                if follower.copy.keeps_log:
+                    low_op = min(low_op, follower.copy.base_op)
             elif not state.overgrown:
                 low_op = min(low_op, follower.applied_op)
         if low_op + 1 - state.first_op >= at_least:

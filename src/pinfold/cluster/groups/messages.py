@@ -201,8 +201,9 @@ class Fetched(NamedTuple):
 class CopyPage(NamedTuple):
     """The primary: a page of rows. The first page drops what the member has.
 
-    The pages were read at different instants from base_op to through_op. Entries put and delete
-    whole rows, so replaying them from base_op + 1 makes the copy exact at through_op.
+    The pages were read at different instants. All that was written up to base_op is in them, those
+    before included, and what was written up to through_op may be: replaying the entries from
+    base_op + 1 makes the copy exact at through_op. See `copying` for how the base moves on.
     """
 
     view: int
@@ -213,13 +214,15 @@ class CopyPage(NamedTuple):
     through_op: int
     number: int
     digest: bytes
-    """Of the rows at base_op, on the last page; empty when it is not known."""
+    """Of the rows at base_op, on the first and the last page; empty when it is not known."""
     start: bytes
     end: bytes
     buckets: bytes
     """See `device.api.Part`."""
     is_last: bool
-    rows: Sequence[tuple[bytes, bytes]]
+    named: bool
+    """It stands for the keys it names and no other; None: deleted."""
+    rows: Sequence[tuple[bytes, bytes | None]]
 
 
 class CopyAck(NamedTuple):

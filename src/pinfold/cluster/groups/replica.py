@@ -242,6 +242,11 @@ class Replica:
         assert role.serving, "not before its first entry is committed"
         return role.propose(body, writes)
 
+    def go_on(self) -> None:
+        """A turn for copies."""
+        if type(self._role) is Leadership:
+            self._role.go_on()
+
     def on_commit_news(self, view: int, commit_op: int, number: int) -> None:
         """The primary of `view` has committed up to here."""
         if self._overruled(owner(view), number):

@@ -5,7 +5,7 @@ replaced; nothing is said to anyone about entries or views that are not durable.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -48,6 +48,11 @@ class Limits:
     """Entries trimmed at a time: a device call for each would cost more than it frees."""
     page_bytes: int = 1 * MIB
     """Rows in one page of a copy: a few milliseconds of work at either end."""
+    copy_pages: int = 16
+    """Pages on their way to one member; a primary holds them until they are durable there."""
+    copy_keys: int = 1 << 19
+    """Keys changed during a round of a copy, some 130 bytes each: two minutes of 4,000 changes a
+    second. With more the copy begins anew."""
     results_max: int = RESULTS_MAX
     """Results that a group remembers; with more, changes are Busy. See `results`."""
     waiting_bytes: int = 128 * MIB
@@ -55,6 +60,13 @@ class Limits:
     name_within_ms: int = 24 * 3600 * 1000
     """A blob older than this is not named for the first time: what was never named until then
     never will be, so that the orphan collector may take it."""
+
+    @property
+    def replayed_bytes(self) -> int:
+        """Written behind the base of a copy at most, for the log to bring: so little that the log
+        still has it when the copy is there and the member has caught up.
+        """
+        return self.retained_bytes // 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +116,7 @@ class ReplicaLog(Protocol):
         self,
         page: tuple[int, int],
         base: tuple[int, int],
-        rows: Sequence[tuple[bytes, bytes]],
+        rows: Sequence[Write],
         *,
         first: bool,
         last: bool,
@@ -115,6 +127,10 @@ class ReplicaLog(Protocol):
 
         `page` is (copy id, page number). Raises Full, and nothing has changed, or Unavailable.
         """
+        ...
+
+    def get(self, key: bytes) -> bytes | None:
+        """An applied row. Busy where rows are rotten."""
         ...
 
     def rows(
@@ -136,6 +152,10 @@ class Ports(Protocol):
 
     def role_changed(self) -> None:
         """The member leads, serves or follows otherwise than before."""
+        ...
+
+    def go_on(self) -> None:
+        """Call `Replica.go_on` in a later turn of the event loop."""
         ...
 
     def committed(self, op: int) -> None:
@@ -178,6 +198,8 @@ class MemberState:
         """While a copy is replayed: from here on it is exact."""
         self.passed_on = 0
         """How often this member was elected, could not lead, and left it to another."""
+        self.watch: Callable[[Sequence[Write]], None] | None = None
+        """Told of every entry applied, as long as this member leads."""
         self._writes: dict[int, Sequence[Write]] = {}
         self._sizes: deque[tuple[int, int]] = deque()
         self._retained_bytes = 0
@@ -338,20 +360,25 @@ class MemberState:
             op = self.applied_op + 1
             writes = self._writes.pop(op, None)
             if writes is not None:
-                self.log.apply(op, writes)
-                self.applied_op = op
+                self._apply(op, writes)
                 continue
             for entry in self.log.tail(op, 1 if op == limit else _APPLY_BYTES):
                 if entry.op > limit:
                     break
-                self.log.apply(entry.op, decode_body(entry.body))
-                self.applied_op = entry.op
+                self._apply(entry.op, decode_body(entry.body))
         while len(self._configurations) > 1 and self._configurations[1][0] <= self.applied_op:
             del self._configurations[0]
 
+    def _apply(self, op: int, writes: Sequence[Write]) -> None:
+        self.log.apply(op, writes)
+        self.applied_op = op
+        if self.watch is not None:
+            self.watch(writes)
+
     def forget_proposals(self) -> None:
-        """Drop the decoded writes of entries that another primary may replace."""
+        """This member leads no longer: drop the writes of entries that another may replace."""
         self._writes.clear()
+        self.watch = None
 
     def trim(self, before_op: int) -> None:
         """Give up entries below `before_op`, as far as they are applied here."""

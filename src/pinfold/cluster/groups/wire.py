@@ -70,7 +70,7 @@ _FORMS: Final[tuple[Form[list[Any]], ...]] = tuple(
         (Number, Number, bool, _OPS),
         (
             *(Number, Number, Number, Number, Number, Number, Number),
-            *(_Digest, bytes, bytes, bytes, bool, Number),
+            *(_Digest, bytes, bytes, bytes, bool, bool, Number),
         ),
         (Number, Number, Number),
         (Number, _Signed),
@@ -82,7 +82,7 @@ contents."""
 
 _HEADS: Final = Form(list[list[Any]])
 
-_rows_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+_rows_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes | None]])
 
 Arrived = tuple[GroupId, DeviceId, DeviceId, Message]
 """(group, to, from, message)."""
