@@ -183,3 +183,32 @@ def test_a_watcher_hears_of_an_own_update_once(path: Path) -> None:
         assert versions == [FIRST.version + 1, FIRST.version + 2]
 
     run(path, watch)
+
+
+def test_a_map_read_as_of_before_a_change_is_not_taken_for_the_changed_one(path):
+    """LMDB shows the number of a transaction before every reader gets what it left."""
+
+    async def use(store: EmbeddedMap) -> None:
+        real = store._store
+        stale = [real.begin()]
+
+        class Late:
+            info = real.info
+            close = real.close
+
+            def begin(self, **options):
+                return stale.pop() if stale else real.begin(**options)
+
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", OTHER_PROCESS, str(path), "1"
+        )
+        assert await other.wait() == 0
+        store._store = Late()
+        seen = asyncio.Event()
+        store.watch(lambda _map: seen.set())
+        async with asyncio.timeout(10):
+            await seen.wait()
+        assert not stale
+        assert store.get().node(N1).boot == 1
+
+    assert run(path, use) == []

@@ -25,7 +25,7 @@ from pinfold.cluster.bodies import Form, Id, Number, Short, taken
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.service import GroupService
-from pinfold.cluster.placement import Placement
+from pinfold.cluster.placement import Placement, known_node
 from pinfold.device.api import Device
 from pinfold.env.api import Clock
 from pinfold.model.errors import PinfoldError
@@ -122,7 +122,7 @@ class Replicator:
         sources = [
             (source, node)
             for source in job.sources
-            if (node := _node_of(placement, source)) is not None
+            if (node := known_node(placement, source)) is not None
         ]
         answer = await self._peers.call(
             placement.node_of(job.target),
@@ -134,7 +134,7 @@ class Replicator:
 
     def gave_up(self, job: Repair) -> None:
         """See `Worker`."""
-        node = _node_of(self._placement(), job.target)
+        node = known_node(self._placement(), job.target)
         if node is None or job.quarantined:
             return
         if job.named_by is not None:
@@ -165,7 +165,7 @@ class Replicator:
         blob, length, holders, missing = taken(HINT, request.body, _HINT)
         placement = self._placement()
         for target in missing:
-            node = _node_of(placement, DeviceId(target))
+            node = known_node(placement, DeviceId(target))
             if node is None or not self._peers.connected(node):
                 continue
             repair = Repair(
@@ -234,7 +234,7 @@ class Replicator:
         found: dict[DeviceId, frozenset[bytes]] = {}
         unknown: dict[DeviceId, NodeName] = {}
         for device, blobs in placed(with_primaries).items():
-            node = _node_of(placement, device)
+            node = known_node(placement, device)
             if node is None or (step.only is not None and node not in step.only):
                 continue
             try:
@@ -244,7 +244,7 @@ class Replicator:
         repairs = missing_copies(with_primaries, found, unknown)
         failed = set(unknown.values())
         if len(repairs) > room == self._settings.worker.queue_max:
-            beyond = (_node_of(placement, repair.target) for repair in repairs[room:])
+            beyond = (known_node(placement, repair.target) for repair in repairs[room:])
             failed.update(node for node in beyond if node is not None)
         elif len(repairs) > room:
             return repairs[:room]
@@ -313,10 +313,3 @@ def _named(group: GroupId, key: bytes, row: Row) -> list[Named]:
         )
         for ref in row.blobs
     ]
-
-
-def _node_of(placement: Placement, device: DeviceId) -> NodeName | None:
-    try:
-        return placement.node_of(device)
-    except PinfoldError:
-        return None

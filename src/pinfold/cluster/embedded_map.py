@@ -2,7 +2,8 @@
 
 LMDB serialises writers over processes and survives their death, so compare-and-set is one write
 transaction. Readers learn of changes by looking at the number of the last transaction (1 µs, no
-system call) ten times a second.
+system call) ten times a second. What they read may be of an older one than that: only the number of
+the very transaction that was read says what has been seen.
 """
 
 import asyncio
@@ -54,8 +55,7 @@ class EmbeddedMap:
         self._scope: TaskScope | None = None
         self._store = _open(env, path)
         try:
-            self._seen = self._last_transaction()
-            self._map = self._read()
+            self._map, self._seen = self._read()
         except PinfoldError:
             self._store.close()
             raise
@@ -98,14 +98,12 @@ class EmbeddedMap:
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                last = self._last_transaction()
-                if last == self._seen:
+                if self._last_transaction() == self._seen:
                     continue
-                fresh = self._read()
+                fresh, self._seen = self._read()
             except PinfoldError as error:
                 self._on_error(error)
                 continue
-            self._seen = last
             self._adopt(fresh)
 
     def _adopt(self, fresh: ClusterMap) -> None:
@@ -119,12 +117,13 @@ class EmbeddedMap:
         with _translated(self._path):
             return int(self._store.info()["last_txnid"])
 
-    def _read(self) -> ClusterMap:
+    def _read(self) -> tuple[ClusterMap, int]:
+        """The map, and the transaction that left it so."""
         with _translated(self._path), self._store.begin() as transaction:
-            record = transaction.get(_KEY)
+            record, number = transaction.get(_KEY), int(transaction.id())
         if record is None:
             raise NotFound(f"{self._path} holds no cluster map")
-        return decode_map(record)
+        return decode_map(record), number
 
 
 def _open(env: Env, path: str) -> lmdb.Environment:

@@ -28,6 +28,14 @@ class Placement(Protocol):
         ...
 
 
+def known_node(placement: Placement, device: DeviceId) -> NodeName | None:
+    """The node that serves a device; None when it has left the cluster."""
+    try:
+        return placement.node_of(device)
+    except Unavailable:
+        return None
+
+
 class RingPlacement:
     """A ring and the nodes that serve its devices."""
 

@@ -86,6 +86,7 @@ class World:
         self.stores = [Store(self.net, device) for device in range(devices)]
         nodes = {DeviceId(number): NodeName(f"n{number}") for number in range(devices)}
         placement = RingPlacement(FixedRing(devices), nodes)  # type: ignore[arg-type]
+        self.nodes = nodes
         clock = SimpleNamespace(monotonic=asyncio.get_running_loop().time, wall=lambda: 1e9)
         env = SimpleNamespace(clock=clock, rng=random.Random(1))
         self.failures: list[BaseException] = []
@@ -272,5 +273,44 @@ def test_copies_behind_a_slow_device_do_not_pile_up_in_memory():
         assert len(world.net.told) == 3  # and are made up for
         for ref in refs:
             assert ref.devices == (0, 1)
+
+    run(test)
+
+
+@pytest.mark.parametrize("length", [4096, 1 << 20])
+def test_a_device_that_has_left_the_cluster_keeps_nobody_from_the_others(length):
+    """The ring names it still, and so do rows: puts, reads and discards go on without it."""
+    payload = bytes(length)
+
+    async def test(world: World) -> None:
+        before = await world.client.put([payload])
+        await asyncio.sleep(0.05)
+        for gone in before.devices[:1]:
+            del world.nodes[DeviceId(gone)]
+        after = await world.client.put([payload])
+        assert len(after.devices) == 2
+        for ref in (before, after):
+            assert b"".join(await world.client.read(ref, 0, length)) == payload
+            await world.client.discard([ref])
+        left = {
+            blob
+            for number, store in enumerate(world.stores)
+            for blob in store.blobs
+            if DeviceId(number) in world.nodes
+        }
+        assert not left
+
+    run(test, devices=4)
+
+
+def test_nobody_says_that_a_blob_is_nowhere_without_having_asked_everywhere():
+    async def test(world: World) -> None:
+        ref = await world.client.put([b"x" * 100])
+        await asyncio.sleep(0.05)
+        del world.nodes[DeviceId(0)]
+        for store in world.stores[1:]:
+            store.blobs.clear()
+        with pytest.raises(Unavailable):
+            await world.client.read(ref, 0, 100)
 
     run(test)

@@ -7,11 +7,12 @@ when it is slow or fails, the next is asked, until one returns bytes that verify
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from pinfold.cluster.api import BlobRef
 from pinfold.cluster.blobs.tally import Verdict, WriteTally
-from pinfold.cluster.placement import Placement
+from pinfold.cluster.placement import Placement, known_node
 from pinfold.cluster.slowness import ROWS, SlowWatch
 from pinfold.codec.checks import payload_checks
 from pinfold.env.api import Buffer, Env
@@ -80,7 +81,10 @@ class BlobClient:
         return await _Read(self, ref, offset, length).start()
 
     async def discard(self, refs: Sequence[BlobRef]) -> None:
-        """See `cluster.api.Blobs`. Devices that do not answer keep their copy for the collector."""
+        """See `cluster.api.Blobs`. Devices that do not answer keep their copy for the collector.
+
+        Those that have left the cluster are asked nothing: what they hold is out of it.
+        """
         by_device: dict[DeviceId, list[bytes]] = {}
         placement = self._placement()
         for ref in refs:
@@ -89,10 +93,9 @@ class BlobClient:
         deadline = self._env.clock.monotonic() + self._settings.put_timeout_s
         failed: PinfoldError | None = None
         calls = [
-            self._peers.call(
-                placement.node_of(device), "blob.delete", (device, blobs), deadline=deadline
-            )
+            self._peers.call(node, "blob.delete", (device, blobs), deadline=deadline)
             for device, blobs in by_device.items()
+            if (node := known_node(placement, device)) is not None
         ]
         for call in calls:
             try:
@@ -140,7 +143,7 @@ class _Put:
         self._blob = blob
         self._payload = payload
         self.length = length
-        self._streams: dict[asyncio.Task[None], None] = {}
+        self._streams: dict[asyncio.Task[None], DeviceId] = {}
         """They hold the payload; calls give it to the rpc layer's queue, which has a limit."""
         self._checks = checks
         self._deadline = deadline
@@ -149,7 +152,10 @@ class _Put:
         primaries = self._placement.primaries(blob)
         self._primaries = primaries
         self._tally = WriteTally.start(
-            client._settings.quorum(len(primaries)), primaries, self._placement.handoffs(blob)
+            client._settings.quorum(len(primaries)),
+            primaries,
+            self._placement.handoffs(blob),
+            partial(known_node, self._placement),
         )
         self._result: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
         self._last_error: PinfoldError | None = None
@@ -161,14 +167,15 @@ class _Put:
         return self._result
 
     def _send(self, device: DeviceId) -> None:
-        node = self._placement.node_of(device)
-        if not self._peers.connected(node):
-            self._failed(Unavailable(f"no session to {node}"))
+        node = known_node(self._placement, device)
+        if node is None or not self._peers.connected(node):
+            where = f"device {device}, which has left the cluster" if node is None else node
+            self._failed(device, Unavailable(f"no session to {where}"))
             return
         body = (device, self._blob, self.length, self._checks)
         if self.length > JOURNAL_BLOB_BYTES:
             task = self._scope.start(self._stream(device, node, body), name="blob copy")
-            self._streams[task] = None
+            self._streams[task] = device
             task.add_done_callback(self._stream_ended)
             return
         call = self._peers.call(node, "blob.put", body, self._payload, deadline=self._deadline)
@@ -185,7 +192,7 @@ class _Put:
                 stream.abort()
                 raise
         except PinfoldError as error:
-            self._failed(error)
+            self._failed(device, error)
         else:
             self._acknowledged(device)
 
@@ -197,21 +204,22 @@ class _Put:
     def give_up(self) -> int:
         """Stop the copies that are still under way; how many there were."""
         count = len(self._streams)
-        for task in self._streams:
+        for task, device in self._streams.items():
             task.cancel()
-        self._tally.waiting -= count
+            if device in self._tally.waiting:  # not the one that has just acknowledged
+                self._tally.waiting.remove(device)
         self._hint_when_over()
         return count
 
     def _answered(self, device: DeviceId, answer: "asyncio.Future[Answer]") -> None:
         if answer.cancelled():
-            self._failed(Unavailable("the call was cancelled"))
+            self._failed(device, Unavailable("the call was cancelled"))
             return
         error = answer.exception()
         if error is None:
             self._acknowledged(device)
         elif isinstance(error, PinfoldError):
-            self._failed(error)
+            self._failed(device, error)
         elif not self._result.done():
             self._result.set_exception(error)
 
@@ -223,10 +231,10 @@ class _Put:
                 self._client._fell_behind(self)
         self._hint_when_over()
 
-    def _failed(self, error: PinfoldError) -> None:
+    def _failed(self, device: DeviceId, error: PinfoldError) -> None:
         if self._last_error is None or isinstance(error, Full | Busy):
             self._last_error = error
-        verdict, handoff = self._tally.on_failure()
+        verdict, handoff = self._tally.on_failure(device)
         if handoff is not None:
             self._send(handoff)
         elif verdict is Verdict.LOST and not self._result.done():
@@ -264,16 +272,17 @@ class _Read:
         self._length = length
         self._loop = asyncio.get_running_loop()
         self._result: asyncio.Future[list[Buffer]] = self._loop.create_future()
+        self._error: PinfoldError = NotFound("no device holds the blob")
         self._candidates = self._order()
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._error: PinfoldError = NotFound("no device holds the blob")
 
-    def _order(self) -> Iterator[DeviceId]:
+    def _order(self) -> Iterator[tuple[DeviceId, NodeName]]:
         """Acknowledged primaries first (turned by the id, to spread load), then the others.
 
         Handoffs come last: they are asked only while the copies they stand in for are missing.
-        Behind all that can be reached come the slow devices, then those that cannot.
+        Behind all that can be reached come the slow devices, then those that cannot. One that has
+        left the cluster is not asked, and so not known to lack the blob.
         """
         primaries = self._placement.primaries(self._ref.id)
         holders = [device for device in self._ref.devices if device in primaries]
@@ -281,10 +290,15 @@ class _Read:
         order = dict.fromkeys(
             (*holders[turn:], *holders[:turn], *primaries, *map(DeviceId, self._ref.devices))
         )
-        return iter(sorted(map(DeviceId, order), key=self._reluctance))
+        nodes = {DeviceId(one): known_node(self._placement, DeviceId(one)) for one in order}
+        known = [(device, node) for device, node in nodes.items() if node is not None]
+        if len(known) < len(nodes):
+            self._error = Unavailable("a device that may hold the blob has left the cluster")
+        return iter(sorted(known, key=self._reluctance))
 
-    def _reluctance(self, device: DeviceId) -> int:
-        if not self._peers.connected(self._placement.node_of(device)):
+    def _reluctance(self, candidate: tuple[DeviceId, NodeName]) -> int:
+        device, node = candidate
+        if not self._peers.connected(node):
             return 2
         return 1 if self._watch.slow(device) else 0
 
@@ -298,14 +312,15 @@ class _Read:
             self._timer = None
         if self._result.done():
             return
-        device = next(self._candidates, None)
-        if device is None:
+        candidate = next(self._candidates, None)
+        if candidate is None:
             if self._waiting == 0:
                 self._result.set_exception(self._error)
             return
         self._waiting += 1
+        device, node = candidate
         call = self._peers.call(
-            self._placement.node_of(device),
+            node,
             "blob.read",
             (device, self._ref.id, self._offset, self._length),
             deadline=self._deadline,

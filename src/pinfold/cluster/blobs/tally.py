@@ -5,11 +5,11 @@ that its primary cannot take goes to the next device of the ring, so that a writ
 long as any W devices live.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pinfold.model.ids import DeviceId
+from pinfold.model.ids import DeviceId, NodeName
 
 
 class Verdict(Enum):
@@ -26,46 +26,71 @@ class Verdict(Enum):
 class WriteTally:
     """One write's state.
 
-    Invariants: one decision at most, and never DONE without `quorum` durable acknowledgements
-    from different devices.
+    Invariants: one decision at most, and never DONE without `quorum` durable acknowledgements from
+    different devices, nor, where the ring gives each copy a node of its own, from fewer nodes.
     """
 
     quorum: int
+    node_of: Callable[[DeviceId], NodeName | None]
+    """None for a device that has left the cluster."""
+    spread: int
+    """Nodes that have to hold the blob."""
     handoffs: Iterator[DeviceId]
-    waiting: int
+    waiting: list[DeviceId]
     """Sends not answered yet."""
     acknowledged: list[DeviceId] = field(default_factory=list)
     decided: bool = False
+    _passed: list[DeviceId] = field(default_factory=list)
+    """Handoffs on nodes that were asked already: for when there are no others."""
 
     @classmethod
     def start(
-        cls, quorum: int, primaries: Sequence[DeviceId], handoffs: Iterator[DeviceId]
+        cls,
+        quorum: int,
+        primaries: Sequence[DeviceId],
+        handoffs: Iterator[DeviceId],
+        node_of: Callable[[DeviceId], NodeName | None],
     ) -> "WriteTally":
         """The caller sends to every primary at once."""
         assert 0 < quorum <= len(primaries), "a quorum within the copies"
-        return cls(quorum=quorum, handoffs=handoffs, waiting=len(primaries))
+        nodes = [node for device in primaries if (node := node_of(device)) is not None]
+        spread = quorum if quorum <= len(nodes) == len(set(nodes)) else 1
+        return cls(quorum, node_of, spread, handoffs, list(primaries))
 
     def on_ack(self, device: DeviceId) -> Verdict:
         """A device holds the blob durably."""
         assert device not in self.acknowledged, "a device counts once"
-        self.waiting -= 1
+        self.waiting.remove(device)
         self.acknowledged.append(device)
-        if not self.decided and len(self.acknowledged) >= self.quorum:
+        if not self.decided and self._enough(self.acknowledged):
             self.decided = True
             return Verdict.DONE
         return Verdict.WAIT
 
-    def on_failure(self) -> tuple[Verdict, DeviceId | None]:
+    def on_failure(self, device: DeviceId) -> tuple[Verdict, DeviceId | None]:
         """A device failed: (verdict, the handoff to send to instead, if any).
 
         A handoff is named also after DONE, so that a missing copy is made up for at once.
         """
-        self.waiting -= 1
-        handoff = next(self.handoffs, None)
+        self.waiting.remove(device)
+        handoff = self._next_handoff()
         if handoff is not None:
-            self.waiting += 1
+            self.waiting.append(handoff)
             return Verdict.WAIT, handoff
-        if not self.decided and len(self.acknowledged) + self.waiting < self.quorum:
+        if not self.decided and not self._enough([*self.acknowledged, *self.waiting]):
             self.decided = True
             return Verdict.LOST, None
         return Verdict.WAIT, None
+
+    def _enough(self, devices: Sequence[DeviceId]) -> bool:
+        nodes = {self.node_of(device) for device in devices}
+        return len(devices) >= self.quorum and len(nodes) >= self.spread
+
+    def _next_handoff(self) -> DeviceId | None:
+        """The next one in order; those on nodes that are asked already, or have it, come last."""
+        asked = {self.node_of(device) for device in (*self.acknowledged, *self.waiting)}
+        for handoff in self.handoffs:
+            if self.node_of(handoff) not in asked:
+                return handoff
+            self._passed.append(handoff)
+        return self._passed.pop(0) if self._passed else None
