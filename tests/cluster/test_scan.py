@@ -1,5 +1,6 @@
 """Pages of rows against a naive listing, and their bounds."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sortedcontainers import SortedDict
@@ -13,7 +14,14 @@ PREFIX = b"o\x00\x01s"
 """Not a name: what a terminator inside it means must not matter."""
 
 name = st.text("ab/\x00", max_size=6).map(str.encode)
-kind = st.sampled_from([b"\x10", b"\x30", b"\x40"])
+kind = st.one_of(
+    st.sampled_from([b"\x10", b"\x30", b"\x40"]),
+    st.builds(
+        lambda kind, number: kind + b"%02d" % number,
+        st.sampled_from([b"\x30", b"\x40"]),
+        st.integers(0, 30),
+    ),
+)
 
 
 class Source:
@@ -100,3 +108,33 @@ def test_a_page_steps_over_what_it_has_rolled_up():
     items, following = scan_page(source, b"", None, 10, collapse=Collapse(0, b"/"))
     assert (items, following) == ([(b"dir/", None)], None)
     assert source.looked_at == 1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_rows_of_kinds_that_do_not_count_are_jumped_over(reverse):
+    """Ten thousand parts of one upload cost a listing of objects a few rows and one look-up."""
+    names_ = [b"a", b"b", b"c"]
+    keys = [PREFIX + names.encode(one) + b"\x10" for one in names_]
+    keys += [PREFIX + names.encode(b"b") + b"\x40%05d" % part for part in range(10_000)]
+    source = Source(keys)
+    collapse = Collapse(len(PREFIX), b"")
+    items, following = scan_page(
+        source, PREFIX, names.successor(PREFIX), 10,
+        collapse=collapse, kinds=b"\x10\x30", reverse=reverse,
+    )  # fmt: skip
+    assert [key for key, _ in items] == sorted(keys[:3], reverse=reverse)
+    assert following is None
+    assert source.looked_at < 20
+
+
+def test_a_page_that_is_late_ends_early_and_the_next_goes_on():
+    source = Source(PREFIX + names.encode(b"%03d" % one) + b"\x10" for one in range(100))
+    shown, start, pages = [], PREFIX, 0
+    while start is not None:
+        items, start = scan_page(
+            source, start, names.successor(PREFIX), 1000, late=lambda: source.looked_at > 0
+        )
+        shown += [key for key, _ in items]
+        pages += 1
+    assert shown == list(source.rows)
+    assert 5 < pages < 8

@@ -24,7 +24,7 @@ from pinfold.cluster.groups.membership import Membership
 from pinfold.cluster.groups.messages import Message
 from pinfold.cluster.groups.room import Room
 from pinfold.cluster.groups.scan import scan_page
-from pinfold.cluster.groups.serving import Serving, WaitingBytes
+from pinfold.cluster.groups.serving import TURN_S, Serving, WaitingBytes
 from pinfold.cluster.groups.state import Birth, Limits
 from pinfold.cluster.groups.status import GroupStatus, describe
 from pinfold.cluster.groups.tempo import Tempo
@@ -449,6 +449,7 @@ class GroupService:
         def look() -> Reply:
             if asked.checks:
                 demand(asked.checks, bound.get)
+            late_at = self.clock.monotonic() + TURN_S
             items, next_start = scan_page(
                 bound.scan,
                 asked.start,
@@ -458,6 +459,7 @@ class GroupService:
                 kinds=asked.kinds,
                 reverse=asked.reverse,
                 payloads=asked.payloads,
+                late=lambda: self.clock.monotonic() >= late_at,
             )
             return Reply(next_start, (msgspec.msgpack.encode(items),))
 
