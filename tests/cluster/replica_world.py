@@ -135,6 +135,9 @@ class Member:
         if self.replica.role == "starting":
             self.world.check_leader(self)
 
+    def copy_room(self) -> bool:
+        return self.replica.pages_out < self.world.limits.copy_pages_here
+
     def go_on(self) -> None:
         self.turn_due = True
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pinfold.cluster.groups.configuration import GENERATION_SHIFT
-from pinfold.cluster.groups.entries import EMPTY_BODY, encode_body
+from pinfold.cluster.groups.entries import EMPTY_BODY
 from pinfold.cluster.groups.messages import (
     Ack,
     CopyPage,
@@ -473,90 +473,3 @@ def test_members_that_copy_all_the_time_agree(block):
     worlds = [always_copying(block * 1000 + n) for n in range(81)]
     assert sum(world.copies for world in worlds) > 80
     assert sum(world.acknowledged for world in worlds) > 500
-
-
-def test_a_copy_catches_up_with_whoever_writes_all_the_time_and_keeps_no_log_for_that():
-    """Each round brings what was written during the one before, and takes less time."""
-    limits = Limits(
-        batch_bytes=600, window_entries=64, retained_bytes=2000, trim_entries=1,
-        page_bytes=400, copy_pages=4,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, _ = (one for one in world.all.values() if one is not primary)
-    behind.crash()
-    values = iter(range(10**6))
-
-    def write(rows):
-        writes = [(b"row%04d" % world.rng.randrange(400), b"%040d" % next(values)) for _ in rows]
-        writes = list(dict(writes).items())
-        primary.replica.propose(encode_body(writes), writes)
-
-    for _ in range(400):
-        write(range(2))
-        world.settle()
-    behind.start()
-    state, kept, pages = primary.replica.state, [], []
-    post = world.post
-
-    def look(sender, to, message):
-        if isinstance(message, CopyPage):
-            pages.append(message)
-        post(sender, to, message)
-
-    world.post = look
-    for _ in range(400):
-        primary.replica.tick()
-        for _ in range(8):
-            write(range(2))  # an eighth of what pages move
-            for _ in range(12):
-                if world.network:
-                    world.deliver()
-                elif primary.turn_due:
-                    primary.take_turn()
-            for one in world.up():
-                one.memory.flush()
-        kept.append(state._retained_bytes)
-        if behind.replica.state.proved and behind.replica.state.last_op > state.last_op - 20:
-            break
-    else:
-        raise AssertionError("it never catches up")
-    assert world.copies == 1
-    assert {page.named for page in pages} == {False, True}
-    assert len({page.base_op for page in pages}) > 1, "rounds"
-    assert max(kept) < 4000, "the bound, and what is on its way"
-    world.heal()
-    world.check_agreement()
-
-
-def test_a_copy_that_may_not_remember_all_changes_begins_anew():
-    limits = Limits(
-        batch_bytes=600, window_entries=64, retained_bytes=1, trim_entries=1,
-        page_bytes=64, copy_pages=1, copy_keys=8,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, _ = (one for one in world.all.values() if one is not primary)
-    behind.crash()
-    for number in range(40):
-        writes = [(b"row%04d" % number, b"x" * 40)]
-        primary.replica.propose(encode_body(writes), writes)
-        world.settle()
-    behind.start()
-    copying(world, primary, behind)
-    first = primary.replica.leadership.followers[behind.device].copy
-    assert first is not None
-    for number in range(9):
-        writes = [(b"new%04d" % number, b"x")]
-        primary.replica.propose(encode_body(writes), writes)
-        for _ in range(50):
-            if world.network:
-                world.deliver()
-            for one in world.up():
-                if one is not behind:
-                    one.memory.flush()
-    assert primary.replica.leadership.followers[behind.device].copy is not first
-    world.heal()
-    world.check_agreement()

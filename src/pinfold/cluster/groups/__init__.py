@@ -16,7 +16,8 @@ From the bottom up:
   `following`, `election` (the primary-elect collects votes and the best log) and `leading`.
   `copying` brings a member that is behind the log back. `replica` holds them together.
   All of this is synchronous and knows neither clock nor network.
-- `ledger` evaluates changes in log order; `scan` makes pages of rows; `entries` is the format.
+- `ledger` evaluates changes in log order and `results` remembers what became of them; `walltime` is
+  the time that their stamps tell; `scan` makes pages of rows; `entries` is the format.
 - `serving` queues the changes of one led group and answers them once committed; `confirm` proves
   that reads are not stale; `liveness` says which nodes are believed alive.
 - `binding` (a device) and `service` (a node) tie these to the device's stores and to rpc; `frees`

@@ -51,6 +51,10 @@ class Surroundings(Protocol):
         """Call `serving.pump` when the tick has collected its work."""
         ...
 
+    def copy_room(self) -> bool:
+        """Whether this node may have one more page of a copy on its way."""
+        ...
+
     def device_failed(self, device: DeviceId, error: PinfoldError) -> None:
         """A durable call has failed: the device takes no further part."""
         ...
@@ -139,6 +143,10 @@ class BoundGroup:
                 confirm=self._confirm,
                 ready=self._surroundings.ready,
             )
+
+    def copy_room(self) -> bool:
+        """See `Ports`."""
+        return self._surroundings.copy_room()
 
     def go_on(self) -> None:
         """See `Ports`."""

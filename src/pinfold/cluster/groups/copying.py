@@ -79,6 +79,11 @@ class CopyOut:
         """Whether the member has made a page durable."""
         return self._pages > len(self._sent)
 
+    @property
+    def pages_out(self) -> int:
+        """Pages on their way."""
+        return len(self._sent)
+
     def note(self, writes: Sequence[Write]) -> bool:
         """An entry has been applied; False when more has changed than a copy may remember."""
         if not self._complete:
@@ -104,6 +109,8 @@ class CopyOut:
             return False
         window = self._state.limits.copy_pages if self.begun else 1
         if self._complete or len(self._sent) >= window:
+            return False
+        if self._sent and not self._state.ports.copy_room():
             return False
         page = self._read_page()
         self._sent.append(page)

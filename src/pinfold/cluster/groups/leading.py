@@ -335,6 +335,11 @@ class Leadership:
         follower.copy = CopyOut(state, follower.device, copy_id)
         follower.copy.go_on()
 
+    @property
+    def pages_out(self) -> int:
+        """Pages of copies that are on their way."""
+        return sum(one.copy.pages_out for one in self._peers if one.copy is not None)
+
     def go_on(self) -> None:
         """Send a further page of every copy that has room for one on its way."""
         more = False

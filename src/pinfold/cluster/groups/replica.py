@@ -242,6 +242,12 @@ class Replica:
         assert role.serving, "not before its first entry is committed"
         return role.propose(body, writes)
 
+    @property
+    def pages_out(self) -> int:
+        """Pages of copies that are on their way to members."""
+        role = self._role
+        return role.pages_out if type(role) is Leadership else 0
+
     def go_on(self) -> None:
         """A turn for copies."""
         if type(self._role) is Leadership:

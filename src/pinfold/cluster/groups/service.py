@@ -228,6 +228,11 @@ class GroupService:
         self._ready.append(serving)
         self._schedule_run()
 
+    def copy_room(self) -> bool:
+        """See `Surroundings`."""
+        out = sum(bound.replica.pages_out for bound in self._groups.values())
+        return out < self._limits.copy_pages_here
+
     def device_failed(self, device: DeviceId, error: PinfoldError) -> None:
         """See `Surroundings`."""
         if device in self._failed_devices or self._closed:

@@ -50,6 +50,9 @@ class Limits:
     """Rows in one page of a copy: a few milliseconds of work at either end."""
     copy_pages: int = 16
     """Pages on their way to one member; a primary holds them until they are durable there."""
+    copy_pages_here: int = 32
+    """The same for all copies of all the groups that a node leads: a node that returns needs one of
+    every group at once. Each may have one page on its way whatever the others have."""
     copy_keys: int = 1 << 19
     """Keys changed during a round of a copy, some 130 bytes each: two minutes of 4,000 changes a
     second. With more the copy begins anew."""
@@ -152,6 +155,10 @@ class Ports(Protocol):
 
     def role_changed(self) -> None:
         """The member leads, serves or follows otherwise than before."""
+        ...
+
+    def copy_room(self) -> bool:
+        """Whether this node may have one more page of a copy on its way."""
         ...
 
     def go_on(self) -> None:

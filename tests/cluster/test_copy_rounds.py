@@ -1,0 +1,129 @@
+"""How a copy of the rows gets done while they change: in rounds, within bounds."""
+
+from pinfold.cluster.groups.entries import encode_body
+from pinfold.cluster.groups.messages import CopyPage
+from pinfold.cluster.groups.state import Limits
+from tests.cluster.replica_world import World
+from tests.cluster.test_copying_members import copying
+from tests.cluster.test_replica import serving
+
+
+def test_a_copy_catches_up_with_whoever_writes_all_the_time_and_keeps_no_log_for_that():
+    """Each round brings what was written during the one before, and takes less time."""
+    limits = Limits(
+        batch_bytes=600, window_entries=64, retained_bytes=2000, trim_entries=1,
+        page_bytes=400, copy_pages=4,
+    )  # fmt: skip
+    world = World(0, limits=limits)
+    world.heal(12)
+    (primary,) = serving(world)
+    behind, _ = (one for one in world.all.values() if one is not primary)
+    behind.crash()
+    values = iter(range(10**6))
+
+    def write(rows):
+        writes = [(b"row%04d" % world.rng.randrange(400), b"%040d" % next(values)) for _ in rows]
+        writes = list(dict(writes).items())
+        primary.replica.propose(encode_body(writes), writes)
+
+    for _ in range(400):
+        write(range(2))
+        world.settle()
+    behind.start()
+    state, kept, pages = primary.replica.state, [], []
+    post = world.post
+
+    def look(sender, to, message):
+        if isinstance(message, CopyPage):
+            pages.append(message)
+        post(sender, to, message)
+
+    world.post = look
+    for _ in range(400):
+        primary.replica.tick()
+        for _ in range(8):
+            write(range(2))  # an eighth of what pages move
+            for _ in range(12):
+                if world.network:
+                    world.deliver()
+                elif primary.turn_due:
+                    primary.take_turn()
+            for one in world.up():
+                one.memory.flush()
+        kept.append(state._retained_bytes)
+        if behind.replica.state.proved and behind.replica.state.last_op > state.last_op - 20:
+            break
+    else:
+        raise AssertionError("it never catches up")
+    assert world.copies == 1
+    assert {page.named for page in pages} == {False, True}
+    assert len({page.base_op for page in pages}) > 1, "rounds"
+    assert max(kept) < 4000, "the bound, and what is on its way"
+    world.heal()
+    world.check_agreement()
+
+
+def test_a_copy_that_may_not_remember_all_changes_begins_anew():
+    limits = Limits(
+        batch_bytes=600, window_entries=64, retained_bytes=1, trim_entries=1,
+        page_bytes=64, copy_pages=1, copy_keys=8,
+    )  # fmt: skip
+    world = World(0, limits=limits)
+    world.heal(12)
+    (primary,) = serving(world)
+    behind, _ = (one for one in world.all.values() if one is not primary)
+    behind.crash()
+    for number in range(40):
+        writes = [(b"row%04d" % number, b"x" * 40)]
+        primary.replica.propose(encode_body(writes), writes)
+        world.settle()
+    behind.start()
+    copying(world, primary, behind)
+    first = primary.replica.leadership.followers[behind.device].copy
+    assert first is not None
+    for number in range(9):
+        writes = [(b"new%04d" % number, b"x")]
+        primary.replica.propose(encode_body(writes), writes)
+        for _ in range(50):
+            if world.network:
+                world.deliver()
+            for one in world.up():
+                if one is not behind:
+                    one.memory.flush()
+    assert primary.replica.leadership.followers[behind.device].copy is not first
+    world.heal()
+    world.check_agreement()
+
+
+def test_copies_of_one_node_share_the_pages_that_may_be_on_their_way():
+    limits = Limits(
+        batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1,
+        page_bytes=64, copy_pages=9, copy_pages_here=3,
+    )  # fmt: skip
+    world = World(0, size=5, limits=limits)
+    world.heal(12)
+    (primary,) = serving(world)
+    behind = [one for one in world.all.values() if one is not primary][:2]
+    for one in behind:
+        one.crash()
+    for number in range(60):
+        writes = [(b"row%04d" % number, b"x" * 40)]
+        primary.replica.propose(encode_body(writes), writes)
+        world.settle()
+    for one in behind:
+        one.start()
+    most = 0
+    for _ in range(3000):
+        if world.network:
+            world.deliver()
+        elif primary.turn_due:
+            primary.take_turn()
+        else:
+            primary.replica.tick()
+            for one in world.up():
+                one.memory.flush()
+        most = max(most, primary.replica.pages_out)
+        if world.copies == 2 and all(one.replica.state.proved for one in behind):
+            break
+    assert world.copies == 2
+    assert most in (3, 4), "one more than the bound, when both copies begin"
