@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pinfold.cluster.api import Change, Check, Row
-from pinfold.cluster.groups.service import CHANGE
+from pinfold.cluster.groups.operations import CHANGE
 from pinfold.cluster.groups.serving import PIPELINE_ENTRIES, WAITING_BYTES
 from pinfold.cluster.groups.turns import WAITING_PER_ROW, Turns, row_of
 from pinfold.model.errors import Busy

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from pinfold.cluster.api import Change, Row
+from pinfold.cluster.groups.operations import CHANGE, GET
 from pinfold.cluster.groups.pace import Pace
-from pinfold.cluster.groups.service import CHANGE, GET
 from pinfold.cluster.groups.serving import PIPELINE_ENTRIES, WAITING_CHANGES
 from pinfold.model.errors import Busy, DeadlineExceeded
 from pinfold.model.ids import GroupId, NodeName, OpId

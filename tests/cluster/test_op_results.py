@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pinfold.cluster.api import BlobRef, Change, Changed, Check, Row
-from pinfold.cluster.groups.service import CHANGE
+from pinfold.cluster.groups.operations import CHANGE
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Busy, Conflict, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId

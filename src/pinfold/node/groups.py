@@ -8,7 +8,7 @@ import msgspec
 
 from pinfold.admin.api import View
 from pinfold.cluster.groups.forcing import configuration_of, plan_force
-from pinfold.cluster.groups.service import FORCE, STATUS
+from pinfold.cluster.groups.operations import FORCE, STATUS
 from pinfold.cluster.groups.status import GroupStatus
 from pinfold.cluster.map import METADATA, MapStore
 from pinfold.env.api import Clock

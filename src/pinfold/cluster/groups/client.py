@@ -15,7 +15,7 @@ from pinfold.cluster.api import Change, Changed, Check, Collapse, Page, Row
 from pinfold.cluster.bodies import Form, Number, Short, answered
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.membership import GroupOf, Membership
-from pinfold.cluster.groups.service import CHANGE, GET, SCAN
+from pinfold.cluster.groups.operations import CHANGE, GET, SCAN
 from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Buffer, Env
 from pinfold.model.errors import (

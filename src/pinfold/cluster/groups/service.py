@@ -7,13 +7,13 @@ question confirms all its reads.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 
-from pinfold.cluster.api import Change, Check, Collapse
-from pinfold.cluster.bodies import Form, Number, Short, taken
+from pinfold.cluster.api import Change, Collapse
+from pinfold.cluster.bodies import taken
 from pinfold.cluster.groups import wire
 from pinfold.cluster.groups.binding import BoundGroup
 from pinfold.cluster.groups.checks import demand
@@ -22,6 +22,21 @@ from pinfold.cluster.groups.confirm import CONFIRM, FIELDS, Confirmer
 from pinfold.cluster.groups.liveness import Liveness
 from pinfold.cluster.groups.membership import Membership
 from pinfold.cluster.groups.messages import Message
+from pinfold.cluster.groups.operations import (
+    CHANGE,
+    CHANGE_FORM,
+    CONFIRM_FORM,
+    FORCE,
+    FORCE_FORM,
+    GET,
+    GET_FORM,
+    MESSAGES,
+    PING,
+    PING_FORM,
+    SCAN,
+    SCAN_FORM,
+    STATUS,
+)
 from pinfold.cluster.groups.room import Room
 from pinfold.cluster.groups.scan import scan_page
 from pinfold.cluster.groups.serving import TURN_S, Serving, WaitingBytes
@@ -34,18 +49,9 @@ from pinfold.device.api import LogStore, RowStore
 from pinfold.env.api import Env
 from pinfold.model.errors import Invalid, NotFound, NotPrimary, PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId, GroupId, NodeName
-from pinfold.model.limits import LISTING_PAGE_MAX
 from pinfold.rpc.api import Answer, Dispatcher, HandlerResult, Peers, Reply, Request
 
 _log: Final = structlog.get_logger("pinfold.groups")
-
-MESSAGES: Final = "group.messages"
-PING: Final = "group.ping"
-GET: Final = "group.get"
-SCAN: Final = "group.scan"
-CHANGE: Final = "group.change"
-STATUS: Final = "group.status"
-FORCE: Final = "group.force"
 
 TICK_S: Final = 0.1
 """How often silence is looked at."""
@@ -67,41 +73,6 @@ _BALANCE_PAUSE_S: Final = 300.0
 
 _MESSAGES_S: Final = 2.0
 """Deadline of messages between members; they are repeated if lost."""
-
-_PAGE_MAX: Final = LISTING_PAGE_MAX + 1
-"""Items in one page of a scan: a listing's page and the row that says there is more."""
-
-_PING: Final = Form(
-    tuple[
-        list[Short],
-        list[Short],
-        list[tuple[Short, Short, Number, Number, Number]],
-        list[tuple[Short, float]],
-        Number,
-    ]
-)
-_CONFIRM: Final = Form(list[Number])
-_GET: Final = Form(tuple[Short, Short, bytes, list[Check]])
-_CHANGE: Final = Form(tuple[Short, Short, bool])
-_FORCE: Final = Form(tuple[Short, Short, Number, bytes])
-
-
-class _Scan(msgspec.Struct, array_like=True, frozen=True):
-    """The body of a scan; see `Rows.scan`."""
-
-    device: Short
-    group: Short
-    start: bytes
-    end: bytes | None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=_PAGE_MAX)]
-    collapse: tuple[Number, bytes] | None
-    kinds: bytes | None
-    reverse: bool
-    payloads: bool
-    checks: list[Check]
-
-
-_SCAN: Final = Form(_Scan)
 
 _change_decoder = msgspec.msgpack.Decoder(Change)
 
@@ -399,7 +370,7 @@ class GroupService:
 
     def _on_ping(self, request: Request) -> HandlerResult:
         self._liveness.heard(request.peer)
-        failed, full, told, flushes, wall_ms = taken(PING, request.body, _PING)
+        failed, full, told, flushes, wall_ms = taken(PING, request.body, PING_FORM)
         self.tempo.heard(flushes)
         self.time.heard(request.peer, wall_ms)
         self.room.heard(request.peer, full)
@@ -411,7 +382,7 @@ class GroupService:
         return _DONE
 
     def _on_confirm(self, request: Request) -> HandlerResult:
-        body = taken(CONFIRM, request.body, _CONFIRM)
+        body = taken(CONFIRM, request.body, CONFIRM_FORM)
         refused: list[int] = []
         groups = self._groups
         for position in range(len(body) // FIELDS):
@@ -434,7 +405,7 @@ class GroupService:
         return bound, bound.serving
 
     def _on_get(self, request: Request) -> HandlerResult:
-        device, group, key, checks = taken(GET, request.body, _GET)
+        device, group, key, checks = taken(GET, request.body, GET_FORM)
         bound, serving = self._serving(DeviceId(device), GroupId(group))
         get = bound.get
 
@@ -447,7 +418,7 @@ class GroupService:
         return serving.read(look, request.deadline)
 
     def _on_scan(self, request: Request) -> HandlerResult:
-        asked = taken(SCAN, request.body, _SCAN)
+        asked = taken(SCAN, request.body, SCAN_FORM)
         bound, serving = self._serving(DeviceId(asked.device), GroupId(asked.group))
         collapse = None if asked.collapse is None else Collapse(*asked.collapse)
 
@@ -471,7 +442,7 @@ class GroupService:
         return serving.read(look, request.deadline)
 
     def _on_change(self, request: Request) -> HandlerResult:
-        device, group, again = taken(CHANGE, request.body, _CHANGE)
+        device, group, again = taken(CHANGE, request.body, CHANGE_FORM)
         _, serving = self._serving(DeviceId(device), GroupId(group))
         try:
             change = _change_decoder.decode(request.payload)
@@ -483,7 +454,7 @@ class GroupService:
         return Reply([msgspec.to_builtins(one) for one in self.status()])
 
     def _on_force(self, request: Request) -> HandlerResult:
-        device, group, seen_number, configuration = taken(FORCE, request.body, _FORCE)
+        device, group, seen_number, configuration = taken(FORCE, request.body, FORCE_FORM)
         forced = decode_configuration(configuration)
         bound = self.bound(DeviceId(device), GroupId(group))
         _log.error(
