@@ -225,7 +225,10 @@ class _Put:
 
     def _acknowledged(self, device: DeviceId) -> None:
         self._client.watch.observed(device, self._now() - self._began)
-        if self._tally.on_ack(device) is Verdict.DONE and not self._result.done():
+        verdict = self._tally.on_ack(device)
+        if verdict is Verdict.LOST:
+            self._lost()
+        elif verdict is Verdict.DONE and not self._result.done():
             self._result.set_result(tuple(self._tally.acknowledged))
             if len(self._streams) > 1:  # the one that has just ended is still among them
                 self._client._fell_behind(self)
@@ -237,15 +240,16 @@ class _Put:
         verdict, handoff = self._tally.on_failure(device)
         if handoff is not None:
             self._send(handoff)
-        elif verdict is Verdict.LOST and not self._result.done():
-            cause = self._last_error
-            lost = (
-                cause
-                if isinstance(cause, Full | Busy)
-                else Unavailable(f"blob not stored: {cause}")
-            )
-            self._result.set_exception(lost)
+        if verdict is Verdict.LOST:
+            self._lost()
         self._hint_when_over()
+
+    def _lost(self) -> None:
+        cause = self._last_error
+        if not isinstance(cause, Full | Busy):
+            cause = Unavailable(f"blob not stored: {cause}")
+        if not self._result.done():
+            self._result.set_exception(cause)
 
     def _hint_when_over(self) -> None:
         """All have answered: tell which primaries lack a copy."""

@@ -62,10 +62,7 @@ class WriteTally:
         assert device not in self.acknowledged, "a device counts once"
         self.waiting.remove(device)
         self.acknowledged.append(device)
-        if not self.decided and self._enough(self.acknowledged):
-            self.decided = True
-            return Verdict.DONE
-        return Verdict.WAIT
+        return self._decide()
 
     def on_failure(self, device: DeviceId) -> tuple[Verdict, DeviceId | None]:
         """A device failed: (verdict, the handoff to send to instead, if any).
@@ -76,11 +73,19 @@ class WriteTally:
         handoff = self._next_handoff()
         if handoff is not None:
             self.waiting.append(handoff)
-            return Verdict.WAIT, handoff
-        if not self.decided and not self._enough([*self.acknowledged, *self.waiting]):
-            self.decided = True
-            return Verdict.LOST, None
-        return Verdict.WAIT, None
+        return self._decide(), handoff
+
+    def _decide(self) -> Verdict:
+        """What it has come to. Whatever is still asked may help, and nothing else: a handoff on a
+        further node is asked as soon as a device fails.
+        """
+        if self.decided:
+            return Verdict.WAIT
+        done = self._enough(self.acknowledged)
+        self.decided = done or not self._enough([*self.acknowledged, *self.waiting])
+        if not self.decided:
+            return Verdict.WAIT
+        return Verdict.DONE if done else Verdict.LOST
 
     def _enough(self, devices: Sequence[DeviceId]) -> bool:
         nodes = {self.node_of(device) for device in devices}
@@ -89,6 +94,9 @@ class WriteTally:
     def _next_handoff(self) -> DeviceId | None:
         """The next one in order; those on nodes that are asked already, or have it, come last."""
         asked = {self.node_of(device) for device in (*self.acknowledged, *self.waiting)}
+        for at, handoff in enumerate(self._passed):
+            if self.node_of(handoff) not in asked:
+                return self._passed.pop(at)
         for handoff in self.handoffs:
             if self.node_of(handoff) not in asked:
                 return handoff
