@@ -96,7 +96,7 @@ def damaged() -> tuple[Names, list[bytes]]:
     live = {kind[1] for kind, value in files.told.states[-1][1].items() if value is not None}
     hurt: list[bytes] = []
     for path in files.paths("packs"):
-        for blob, start, payload, _ in pack_records(inode_of(files.names, path)):
+        for blob, start, payload, _ in pack_records(files.names, path):
             if blob in live and len(hurt) < 2:
                 cut(names, path, payload + 100 if not hurt else start + 30, "rot")
                 hurt.append(blob)

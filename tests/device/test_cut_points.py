@@ -11,10 +11,11 @@ from functools import cache
 import msgspec
 import pytest
 
-from pinfold.codec.packs import decode_head, head_bytes, record_bytes
+from pinfold.codec.packs import decode_head, head_bytes, pack_seed, record_bytes
 from pinfold.codec.records import PAGE_BYTES
 from pinfold.device.api import ExtentOp
 from pinfold.device.device import Device
+from pinfold.device.files import decode_superblock, superblock_path
 from pinfold.model.errors import Corrupt
 from pinfold.model.limits import BLOCK_BYTES, SLOT_BYTES
 from pinfold.sim.disk import Inode
@@ -160,12 +161,15 @@ def test_a_segment_whose_header_is_gone_is_not_taken_for_a_spare_one() -> None:
     in_world(scenario)
 
 
-def pack_records(inode: Inode) -> Iterator[tuple[bytes, int, int, int]]:
+def pack_records(names: Names, path: str) -> Iterator[tuple[bytes, int, int, int]]:
     """(blob, start, where its payload starts, end) of every record of a pack."""
+    inode, superblock = inode_of(names, path), inode_of(names, superblock_path(PATH))
+    salt = decode_superblock(path, superblock.read(superblock.size, 0)).salt
+    seed = pack_seed(salt, int(path.rpartition("/")[2]))
     offset = PAGE_BYTES
     while offset < inode.size:
         try:
-            blob, length, checks = decode_head(inode.read(1 << 20, offset))
+            blob, length, checks = decode_head(inode.read(1 << 20, offset), seed)
         except Corrupt:
             offset += PAGE_BYTES  # a hole
             continue
@@ -183,14 +187,14 @@ def test_a_pack_cut_anywhere_loses_only_what_was_cut_and_says_so(how: str) -> No
         damaged = 0
         for path in files.paths("packs"):
             offsets = {0, 20, PAGE_BYTES}
-            for _, start, payload, end in pack_records(inode_of(files.names, path)):
+            for _, start, payload, end in pack_records(files.names, path):
                 offsets |= {start, start + 20, payload, (payload + end) // 2}
             for offset in sorted(offsets):
                 names = files.copy()
                 cut(names, path, offset, how)
                 hurt = {
                     blob
-                    for blob, start, payload, end in pack_records(inode_of(files.names, path))
+                    for blob, start, payload, end in pack_records(files.names, path)
                     if end > offset
                     and (how != "rot" or payload <= offset)
                     and (how != "rot" or offset < end)

@@ -141,11 +141,7 @@ def test_what_fails_its_checks_is_quarantined_and_what_has_no_head_is_passed() -
     path, first, second = next(
         (path, *live[:2])
         for path in sorted(files.paths("packs"))
-        if len(
-            live := [
-                one for one in pack_records(inode_of(names, path)) if state.get(("blob", one[0]))
-            ]
-        )
+        if len(live := [one for one in pack_records(names, path) if state.get(("blob", one[0]))])
         > 1
     )
     cut(names, path, first[2] + 10, "rot")

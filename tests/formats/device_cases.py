@@ -10,6 +10,7 @@ from pinfold.codec.packs import (
     encode_head,
     encode_location,
     encode_pack_header,
+    pack_seed,
 )
 from pinfold.codec.records import (
     PAGE_BYTES,
@@ -142,19 +143,19 @@ DEVICE = [
         lambda: encode_header(17, 1234, 88, 80, 7, 0x1122334455667788, record_seed(SALT, 3)),
     ),
     Case(
-        "pack header 1",
-        lambda page: decode_pack_header(page.ljust(PAGE_BYTES, b"\0")),
-        (U, 12),
-        "5046706b00010000202122232425262728292a2b2c2d2e2f0000000c3cbd174abde1af2b",
-        lambda: encode_pack_header(U, 12).rstrip(b"\0"),
+        "pack header 2",
+        lambda page: decode_pack_header(page.ljust(PAGE_BYTES, b"\0"), SALT),
+        12,
+        "5046706b000200000000000cf7031a9b5d0542b8",
+        lambda: encode_pack_header(12, SALT).rstrip(b"\0"),
     ),
     Case(
-        "pack record 1",
-        decode_head,
+        "pack record 2",
+        lambda record: decode_head(record, pack_seed(SALT, 12)),
         (B, 70_000, (1, 2)),
-        "5046626c00010000101112131415161718191a1b1c1d1e1f00000000000111700000000200000000"
-        "0000000100000000000000025d5cd28cab695a11",
-        lambda: encode_head(B, 70_000, (1, 2)),
+        "5046626c00020000101112131415161718191a1b1c1d1e1f00000000000111700000000200000000"
+        "00000001000000000000000294e1db479ad2869c",
+        lambda: encode_head(B, 70_000, (1, 2), pack_seed(SALT, 12)),
     ),
     Case(
         "sealed record",

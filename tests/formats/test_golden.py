@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinfold.codec.packs import decode_head, decode_pack_header
+from pinfold.codec.packs import decode_head, decode_pack_header, pack_seed
 from pinfold.codec.records import checksum, encode_header
 from pinfold.codec.sealed import seal
 from pinfold.codec.seeds import seed_of
@@ -33,7 +33,7 @@ from pinfold.model.ids import GroupId, VolumeId
 from pinfold.sim.world import World
 from tests.device.worlds import CLUSTER, PATH, SETTINGS
 from tests.formats.case import Case
-from tests.formats.device_cases import DEVICE
+from tests.formats.device_cases import DEVICE, SALT
 from tests.formats.row_cases import READ, WRITTEN
 
 SEGMENT_HEADER_BYTES = 28
@@ -78,28 +78,38 @@ def test_damaged_bytes_give_a_value_or_a_pinfold_error(case: Case, data: st.Data
             continue  # an answer; any other exception fails the test
 
 
-def checked(packed: bytes) -> bytes:
-    return packed + struct.pack(">Q", xxhash.xxh3_64_intdigest(packed))
+def checked(packed: bytes, seed: int) -> bytes:
+    return packed + struct.pack(">Q", xxhash.xxh3_64_intdigest(packed, seed))
 
 
 def golden(name: str) -> bytearray:
     return bytearray(next(case.stored for case in CASES if case.name == name))
 
 
-def with_version(name: str, place: int, form: str, version: int) -> bytes:
+def with_version(name: str, place: int, form: str, version: int, seed: int) -> bytes:
     """The golden bytes under another version, with the checksum behind them set right."""
     record = golden(name)[:-8]
     struct.pack_into(form, record, place, version)
-    return checked(bytes(record))
+    return checked(bytes(record), seed)
+
+
+PACK = pack_seed(SALT, 12)
 
 
 NEWER: list[tuple[str, Callable[[], object], str]] = [
     (
         "pack header",
-        lambda: decode_pack_header(with_version("pack header 1", 4, ">H", 9).ljust(4096, b"\0")),
+        lambda: decode_pack_header(
+            with_version("pack header 2", 4, ">H", 9, seed_of(SALT, b"PFpk", 0)).ljust(4096, b"\0"),
+            SALT,
+        ),
         "version 9",
     ),
-    ("pack record", lambda: decode_head(with_version("pack record 1", 4, ">H", 9)), "version 9"),
+    (
+        "pack record",
+        lambda: decode_head(with_version("pack record 2", 4, ">H", 9, PACK), PACK),
+        "version 9",
+    ),
     (
         "group",
         lambda: decode_group(GroupId(7), msgpack.packb((9, 0, b"", 1, 0, False, 0, 0, b""))),

@@ -157,7 +157,7 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (slots.decode_chunk, bytes(128)),
     (slots.decode_numbers, slots.encode_numbers(slots.Numbers(9, 8, 7, (1, 2)))),
     (applier.decode_applied, bytes(24)),
-    (packs.decode_head, packs.encode_head(BlobId(b"b" * 16), 5, (1,))),
+    (lambda data: packs.decode_head(data, 7), packs.encode_head(BlobId(b"b" * 16), 5, (1,), 7)),
     (packs.decode_location, packs.encode_location(packs.Location(1, 4096, 5, 6, (7,)))),
     (lambda data: records.decode_header(data, 0, 7), records.encode_header(1, 2, 3, 4, 5, 6, 7)),
     (lambda data: _scanned(data), bytes(4096) + records.encode_header(
@@ -180,7 +180,8 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (blobrecords.decode_counts, msgpack.packb([1, 2, 3])),
     (memory.decode_memory, bytes(60)),
     (device_packs.decode_pack, bytes(16)),
-    (packs.decode_pack_header, packs.encode_pack_header(b"u" * 16, 3)),
+    (lambda data: packs.decode_pack_header(data, b"saltsalt"),
+     packs.encode_pack_header(3, b"saltsalt")),
     (lambda data: records.decode_segment_header(data, b"saltsalt"),
      records.encode_segment_header(records.SegmentHeader(1, 1, 1), b"saltsalt")),
     (

@@ -2,7 +2,9 @@
 
 A record is a head (magic, version, blob id, length, the blob's checks, xxh3 of all that), the
 payload right behind it, and zeroes to the next page. The payload is verified by the checks.
-Layouts are big-endian; key ids are 0 until payloads can be encrypted.
+Checksums of headers and heads are seeded by the device's salt and the pack's number: payloads hold
+what clients sent, and none of it must pass for a record. Layouts are big-endian; key ids are 0
+until payloads can be encrypted.
 """
 
 import struct
@@ -14,15 +16,16 @@ import xxhash
 from pinfold.codec.checks import payload_checks
 from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.codec.records import PAGE_BYTES, Buffer, page_end
+from pinfold.codec.seeds import seed_of
 from pinfold.model.errors import Corrupt
 from pinfold.model.limits import BLOB_CHECK_BYTES
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _PACK_MAGIC: Final = b"PFpk"
 RECORD_MAGIC: Final = b"PFbl"
 """What every record of a pack starts with."""
 
-_PACK: Final = struct.Struct(">4sHH16sI")
+_PACK: Final = struct.Struct(">4sHHI")
 _HEAD: Final = struct.Struct(">4sHH16sQI")
 _LOCATION: Final = struct.Struct(">IQQQ")
 _CHECK: Final = struct.Struct(">Q")
@@ -69,47 +72,56 @@ def record_bytes(length: int, checks: int) -> int:
     return page_end(head_bytes(checks) + length)
 
 
-def encode_pack_header(uuid: bytes, number: int) -> bytes:
+def pack_seed(salt: bytes, number: int) -> int:
+    """Where the checksums of heads in the pack of this number start."""
+    return seed_of(salt, RECORD_MAGIC, number)
+
+
+def encode_pack_header(number: int, salt: bytes) -> bytes:
     """A pack's first page."""
-    packed = _PACK.pack(_PACK_MAGIC, _VERSION, 0, uuid, number)
-    return (packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))).ljust(PAGE_BYTES, b"\0")
+    packed = _PACK.pack(_PACK_MAGIC, _VERSION, 0, number)
+    return (packed + _CHECK.pack(_header_check(packed, salt))).ljust(PAGE_BYTES, b"\0")
 
 
 @decodes("a pack's header")
-def decode_pack_header(page: Buffer) -> tuple[bytes, int]:
-    """(device uuid, number) of a pack's first page; Corrupt when it does not verify."""
-    magic, version, key, uuid, number = _PACK.unpack_from(page)
+def decode_pack_header(page: Buffer, salt: bytes) -> int:
+    """The number in a pack's first page; Corrupt when this device did not write it."""
+    magic, version, key, number = _PACK.unpack_from(page)
     require(magic == _PACK_MAGIC, "a pack does not start with its header")
-    require_version("a pack's header", version, _VERSION)
-    require(key == 0, "a pack needs a key, which this version does not know")
     (check,) = _CHECK.unpack_from(page, _PACK.size)
     require(
-        check == xxhash.xxh3_64_intdigest(memoryview(page)[: _PACK.size]),
-        "a pack's header fails its checksum",
+        check == _header_check(memoryview(page)[: _PACK.size], salt),
+        "a pack's header fails its checksum, or another device wrote it",
     )
-    return uuid, number
+    require_version("a pack's header", version, _VERSION, oldest=_VERSION)
+    require(key == 0, "a pack needs a key, which this version does not know")
+    return int(number)
 
 
-def encode_head(blob: bytes, length: int, checks: Sequence[int]) -> bytes:
+def _header_check(packed: Buffer, salt: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(packed, seed_of(salt, _PACK_MAGIC, 0))
+
+
+def encode_head(blob: bytes, length: int, checks: Sequence[int], seed: int) -> bytes:
     """What stands before a payload."""
     packed = _HEAD.pack(RECORD_MAGIC, _VERSION, 0, blob, length, len(checks)) + _sums(checks)
-    return packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))
+    return packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed, seed))
 
 
 @decodes("a pack record's head")
-def decode_head(record: Buffer) -> tuple[bytes, int, tuple[int, ...]]:
+def decode_head(record: Buffer, seed: int) -> tuple[bytes, int, tuple[int, ...]]:
     """(blob, length, checks) of a record; Corrupt when its head does not verify."""
     if len(record) < _HEAD.size:
         raise Corrupt("a pack record is shorter than its head")
     magic, version, key, blob, length, count = _HEAD.unpack_from(record)
     end = _HEAD.size + _CHECK.size * count
     require(magic == RECORD_MAGIC, "there is no pack record")
-    require_version("a pack record", version, _VERSION)
-    require(key == 0, "a pack record needs a key, which this version does not know")
     require(len(record) >= end + _CHECK.size, "a pack record is shorter than its head")
     (check,) = _CHECK.unpack_from(record, end)
-    if check != xxhash.xxh3_64_intdigest(memoryview(record)[:end]):
+    if check != xxhash.xxh3_64_intdigest(memoryview(record)[:end], seed):
         raise Corrupt("a pack record's head fails its checksum")
+    require_version("a pack record", version, _VERSION, oldest=_VERSION)
+    require(key == 0, "a pack record needs a key, which this version does not know")
     return blob, length, struct.unpack_from(f">{count}Q", record, _HEAD.size)
 
 

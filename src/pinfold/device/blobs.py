@@ -437,7 +437,7 @@ def _chain(
 def _record(move: _Move) -> list[Buffer]:
     """The buffers of a whole pack record."""
     pending = move.pending
-    head = encode_head(move.blob, len(pending.payload), pending.checks)
+    head = encode_head(move.blob, len(pending.payload), pending.checks, move.pack.seed)
     size = record_bytes(len(pending.payload), len(pending.checks))
     return [head, pending.payload, bytes(size - len(head) - len(pending.payload))]
 

@@ -275,7 +275,8 @@ class Device:
         journal, space = self._journal, self._space
         lanes = [self._lane(f"read-{number}") for number in range(settings.read_lanes)]
         readers = self._readers = Readers(lanes, health, self._env.clock.monotonic)
-        packs = Packs(disk, f"{self._path}/packs", self.uuid, index, readers, settings, health)
+        salt = self._superblock.salt
+        packs = Packs(disk, f"{self._path}/packs", salt, index, readers, settings, health)
         self._packs = packs
         self._files.callback(packs.close_files)
         groups = log_redo.finish()

@@ -167,7 +167,7 @@ def _build(disk: Disk, path: str, device: Offline, index: Index) -> None:
     readers = Readers([], health, lambda: 0.0)
     try:
         packs = Packs(
-            disk, f"{path}/packs", device.superblock.uuid, index, readers, _SETTINGS, health
+            disk, f"{path}/packs", device.superblock.salt, index, readers, _SETTINGS, health
         )
         device.blobs = Blobs(journal, index, packs, readers, space, health, _Nothing())
         device.packs = packs

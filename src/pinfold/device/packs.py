@@ -22,7 +22,7 @@ import msgpack
 
 from pinfold.codec.decoding import decodes, require, require_version
 from pinfold.codec.names import successor
-from pinfold.codec.packs import NOWHERE, Location, encode_pack_header
+from pinfold.codec.packs import NOWHERE, Location, encode_pack_header, pack_seed
 from pinfold.codec.records import PAGE_BYTES, page_end
 from pinfold.device.files import numbered_files
 from pinfold.device.health import Health
@@ -42,11 +42,24 @@ NEXT_PACK: Final = b"mp"
 class Pack:
     """One pack file; `file` is opened in a lane when it is first needed."""
 
-    __slots__ = ("changed", "end", "file", "live", "made", "number", "path", "sealed", "writers")
+    __slots__ = (
+        "changed",
+        "end",
+        "file",
+        "live",
+        "made",
+        "number",
+        "path",
+        "sealed",
+        "seed",
+        "writers",
+    )
 
-    def __init__(self, path: str, number: int) -> None:
+    def __init__(self, path: str, number: int, seed: int) -> None:
         self.path = path
         self.number = number
+        self.seed = seed
+        """Of its records' heads."""
         self.end = PAGE_BYTES
         """Where the next range starts: nothing behind it is in use."""
         self.live = 0
@@ -67,7 +80,7 @@ class Packs:
         self,
         disk: Disk,
         directory: str,
-        uuid: bytes,
+        salt: bytes,
         index: Index,
         readers: Readers,
         settings: DeviceSettings,
@@ -75,7 +88,7 @@ class Packs:
     ) -> None:
         self._disk = disk
         self._directory = directory
-        self._uuid = uuid
+        self._salt = salt
         self._index = index
         self._readers = readers
         self._settings = settings
@@ -193,7 +206,7 @@ class Packs:
         try:
             if not pack.made:
                 with room():
-                    file.pwritev([encode_pack_header(self._uuid, pack.number)], 0)
+                    file.pwritev([encode_pack_header(pack.number, self._salt)], 0)
                 file.datasync()
                 self._disk.sync_dir(self._directory)
         except BaseException:
@@ -280,7 +293,8 @@ class Packs:
         self._changed.clear()
 
     def _add(self, number: int) -> Pack:
-        pack = self._packs[number] = Pack(f"{self._directory}/{number:08d}", number)
+        seed = pack_seed(self._salt, number)
+        pack = self._packs[number] = Pack(f"{self._directory}/{number:08d}", number, seed)
         self._next_number = max(self._next_number, number + 1)
         self._changed[number] = pack
         return pack

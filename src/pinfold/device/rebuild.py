@@ -10,24 +10,20 @@ to the device meanwhile: redoing it is everything.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import msgspec
 
-from pinfold.codec.decoding import require
 from pinfold.codec.names import successor
 from pinfold.codec.packs import (
-    RECORD_MAGIC,
     Location,
-    checks_of,
-    decode_head,
     decode_location,
     decode_pack_header,
     encode_location,
-    head_bytes,
+    pack_seed,
 )
 from pinfold.codec.records import PAGE_BYTES, Record, page_end
 from pinfold.device import kinds
@@ -40,12 +36,13 @@ from pinfold.device.index import REPAIRED_TABLES, Engine, Index, MapFull, seal_r
 from pinfold.device.memory import Remembered
 from pinfold.device.offline import segment_bytes
 from pinfold.device.packs import NEXT_PACK, encode_pack
+from pinfold.device.packwalk import records, verifies
 from pinfold.device.segments import first_sequences, survey
 from pinfold.device.volume import encode_volume
 from pinfold.env.api import Disk, File
 from pinfold.model.errors import Conflict, Corrupt
 from pinfold.model.ids import BlobId
-from pinfold.model.limits import BLOB_CHECK_BYTES, MIB
+from pinfold.model.limits import MIB
 from pinfold.model.settings import DeviceSettings
 
 _ID_BYTES: Final = 16
@@ -234,7 +231,7 @@ def _take_packs(
         file = disk.open(name)
         try:
             _require_ours(file, name, number, superblock)
-            for blob, location in _records(file, number):
+            for blob, location in records(file, number, pack_seed(superblock.salt, number)):
                 _take(file, blob, location, made, live, result)
             # A crash may have come before the header.
             ends[number] = max(PAGE_BYTES, page_end(file.size()))
@@ -252,11 +249,11 @@ def _take_packs(
 
 def _require_ours(file: File, name: str, number: int, superblock: Superblock) -> None:
     try:
-        whose = decode_pack_header(file.pread(PAGE_BYTES, 0))
+        found = decode_pack_header(file.pread(PAGE_BYTES, 0), superblock.salt)
     except Corrupt:
         return  # its records have checksums of their own
-    if whose != (superblock.uuid, number):
-        raise Corrupt(f"{name} belongs to pack {whose[1]} of device {whose[0].hex()}")
+    if found != number:
+        raise Corrupt(f"{name} is pack {found}")
 
 
 def _take(
@@ -271,7 +268,7 @@ def _take(
     if made.get(b"b" + blob) is not None:
         return
     failed = made.get(b"q" + blob)
-    if _verifies(file, location):
+    if verifies(file, location):
         made.put(b"b" + blob, encode_location(location))
         result.blobs += 1
         result.blob_bytes += location.length
@@ -305,33 +302,3 @@ def _date(made: _NewIndex, record: Record) -> None:
         if (entry := made.get(b"b" + blob)) is not None:
             location = decode_location(entry)._replace(sequence=sequence)
             made.put(b"b" + blob, encode_location(location))
-
-
-def _records(file: File, number: int) -> Iterator[tuple[BlobId, Location]]:
-    """Every record whose head verifies, in order; what does not is passed page by page."""
-    offset, end = PAGE_BYTES, file.size()
-    while offset < end:
-        location = None
-        if file.pread(len(RECORD_MAGIC), offset) == RECORD_MAGIC:
-            try:
-                blob, length, checks = decode_head(file.pread(head_bytes(256), offset))
-                require(len(checks) == -(-length // BLOB_CHECK_BYTES), "its checks do not cover it")
-                location = Location(number, offset + head_bytes(len(checks)), length, 0, checks)
-            except Corrupt:
-                location = None
-        if location is None:
-            offset += PAGE_BYTES
-            continue
-        yield BlobId(blob), location
-        offset += location.record_bytes
-
-
-def _verifies(file: File, location: Location) -> bool:
-    step = _READ_BYTES // BLOB_CHECK_BYTES
-    for first in range(0, len(location.checks), step):
-        start = first * BLOB_CHECK_BYTES
-        length = min(_READ_BYTES, location.length - start)
-        payload = file.pread(length, location.offset + start)
-        if checks_of(payload) != location.checks[first : first + step] or len(payload) < length:
-            return False
-    return True

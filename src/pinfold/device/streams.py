@@ -217,7 +217,7 @@ class Stream:
         offset = self.start + head_bytes(len(self.checks)) + self._received
         buffers: list[Buffer] = [view]
         if self._received == 0:
-            buffers.insert(0, encode_head(self.blob, self.length, self.checks))
+            buffers.insert(0, encode_head(self.blob, self.length, self.checks, self.pack.seed))
             offset = self.start
         self._verify(view)
         return self._streams.write(self.pack, buffers, offset)

@@ -5,8 +5,9 @@ import errno
 from collections.abc import Iterator
 
 from pinfold.cluster.groups.messages import Standing, Voted, encode_voted
-from pinfold.codec.packs import decode_head, head_bytes
+from pinfold.codec.packs import decode_head, head_bytes, pack_seed
 from pinfold.device.engines import remove_engine
+from pinfold.device.files import decode_superblock, superblock_path
 from pinfold.device.index import REPAIRED_TABLES
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.rebuild import rebuild_index
@@ -103,12 +104,13 @@ async def rot_named(stage: Stage) -> None:
         for ref in row.blobs
         if ref.devices[ref.id[15] % len(ref.devices)] == stage.victim.id
     }
+    salt = _salt(node, path)
     found = [
         (name, number * PAGE + head_bytes(len(checks)), length)
         for name, inode in sorted(node.disk.names.items())
         if inode is not None and name.startswith(f"{path}/packs/")
         for number, page in sorted(inode.pages.items())
-        for blob, length, checks in _heads(page)
+        for blob, length, checks in _heads(page, pack_seed(salt, int(name.rpartition("/")[2])))
         if wanted.get(blob) == length
     ]
     if not found:
@@ -151,10 +153,18 @@ def _flipped(stage: Stage, stored: bytes) -> bytes:
     return bytes(found)
 
 
-def _heads(page: bytes) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
+def _salt(node: SimNode, path: str) -> bytes:
+    """The secret of a device, whether it is served or not."""
+    name = superblock_path(path)
+    inode = node.disk.names[name]
+    assert inode is not None, "the victim is a device"
+    return decode_superblock(name, inode.read(inode.size, 0)).salt
+
+
+def _heads(page: bytes, seed: int) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
     """The head of a pack's record if a page begins with one."""
     with contextlib.suppress(Corrupt):
-        yield decode_head(page)
+        yield decode_head(page, seed)
 
 
 async def swap(stage: Stage) -> None:
