@@ -110,14 +110,12 @@ async def write_extents(opened: Device) -> int:
         ]
         sequence += 1
         try:
-            opened.extents.write(VOLUME, TOKEN, 0, sequence, ops, payload)
+            await opened.extents.write(VOLUME, TOKEN, 0, sequence, ops, payload)
         except Busy:
             await asyncio.sleep(0.002)
             return 0
         if sequence % 32 == 0:
             await opened.extents.flush(VOLUME, TOKEN)
-        elif sequence % 4 == 0:
-            await asyncio.sleep(0)
         return len(ops)
 
     return await callers(4, once)

@@ -204,3 +204,32 @@ def test_space_of_an_aborted_stream_comes_back_behind_its_writes() -> None:
         node.disk.faults.call_s = (0.3, 0.3)
 
     lives(start, life, between=slow)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_space_of_a_stream_that_a_crash_cut_short_comes_back(named: bool) -> None:
+    nodes: list[SimNode] = []
+
+    async def write(device: Device) -> None:
+        await put(device, A, LARGE)
+        stream = device.blobs.begin(B, len(LARGE), checks_of(LARGE))
+        await stream.write(LARGE[:200_000])
+        await put(device, C, LARGE)
+        await asyncio.sleep(1)  # in the index
+        if named:
+            await stream.write(LARGE[200_000:])
+            await stream.commit()
+
+    async def serve(device: Device) -> None:
+        await asyncio.sleep(1)
+        kept = [A, B, C] if named else [A, C]
+        for blob in kept:
+            assert await whole(device.blobs.read(blob, 0, len(LARGE))) == LARGE
+        pages = sum(
+            len(inode.pages)
+            for path, inode in nodes[0].disk.names.items()
+            if path.startswith(f"{PATH}/packs/") and inode is not None
+        )
+        assert pages <= len(kept) * (len(LARGE) // 4096 + 1) + 1
+
+    lives(write, serve, serve, crash=True, between=nodes.append)

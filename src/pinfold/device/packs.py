@@ -117,7 +117,10 @@ class Packs:
         return pack
 
     def reserve(self, size: int, *, stream: bool) -> tuple[Pack, int]:
-        """A range of whole pages to write: (pack, where). Give it to `keep` or `free` later."""
+        """A range of whole pages to write: (pack, where). Give it to `keep` or `give_back` later.
+
+        A stream's is on the list of what is free until it is kept: a crash gives it back.
+        """
         pack = self._current[stream]
         if pack is None or (pack.end + size > self._settings.pack_bytes and pack.end > PAGE_BYTES):
             if pack is not None:
@@ -130,10 +133,14 @@ class Packs:
         pack.end += size
         pack.writers += 1
         self._change(pack)
+        if stream:
+            self._index.put(_free_key(pack.number, start), size.to_bytes(8, "big"))
         return pack, start
 
-    def keep(self, pack: Pack) -> None:
-        """A reserved range is now named by the index."""
+    def keep(self, pack: Pack, *, stream_at: int | None = None) -> None:
+        """A reserved range is now named by the index; a stream's says where it starts."""
+        if stream_at is not None:
+            self._index.put(_free_key(pack.number, stream_at), None)
         pack.writers -= 1
         pack.live += 1
         self._change(pack)
@@ -146,6 +153,7 @@ class Packs:
             pack = self._add(location.pack)
             pack.sealed = True
         pack.end = max(pack.end, location.start + location.record_bytes)
+        self._index.put(_free_key(location.pack, location.start), None)  # it was being written
         pack.live += 1
         self._change(pack)
 

@@ -147,7 +147,7 @@ class Streams:
         else:
             self._open.pop(stream, None)
             offset = stream.start + head_bytes(len(stream.checks))
-            self._packs.keep(stream.pack)
+            self._packs.keep(stream.pack, stream_at=stream.start)
             self._name_blob(
                 stream.blob, Location(stream.pack.number, offset, stream.length, 0, stream.checks)
             )
