@@ -46,6 +46,9 @@ T = TypeVar("T")
 _DATA_POWER: Final = 4
 """16 partitions of blobs and extents: enough to use every device."""
 
+_PARTS: Final = ("/journal/", "/packs/", "/arena/", "/index")
+"""Parts of a device whose changes are told."""
+
 Request = Callable[[GatewayProcess], Coroutine[Any, Any, T]]
 
 
@@ -87,6 +90,7 @@ class SimCluster:
             node.drift = self.rng.uniform(-plan.drift, plan.drift)
             node.disk.faults.capacity_bytes = DISK_BYTES
             node.disk.on_crash = partial(self.crash, name)
+            node.disk.on_change = partial(self._changed, name)
 
     def replace_map(self, following: ClusterMap) -> None:
         """Agree on another map; every process hears of it a little later."""
@@ -204,6 +208,24 @@ class SimCluster:
         for future in self._asked.pop(name, {}):
             if not future.done():
                 future.set_exception(ProcessDied(name))
+
+    def _changed(self, name: str, path: str) -> None:
+        for part in _PARTS:
+            if part in path:
+                self.events.tell(f"disk {part.strip('/')}", name)
+
+    async def stop(self, name: str, *, patience_s: float) -> None:
+        """Have a process end as if it were asked to, with its disk's cache kept; or kill it."""
+        process = self.storage.get(name) or self.gateways.get(name)
+        if process is not None:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self.within(name, process.stop)
+            except (ProcessDied, TimeoutError):
+                pass
+            except (PinfoldError, OSError) as error:
+                self.account.tell(name, f"its end failed: {error!r}")
+        self.crash(name, power=False)
 
     def restart(self, name: str) -> None:
         """End a node's process, if it has one, and start it again."""

@@ -43,6 +43,8 @@ class SimDisk:
         """Seconds that the calls since the last `take_cost` took."""
         self.on_crash: Callable[[], None] = lambda: None
         """Told when an armed crash happens, before it unwinds the code."""
+        self.on_change: Callable[[str], None] = lambda _path: None
+        """Told of every call that changes something, before it does."""
 
     def of(self, process: Process) -> "ProcessDisk":
         """The disk as one process uses it."""
@@ -149,10 +151,11 @@ class SimDisk:
         if missing and self.faults.room_ends():
             raise OSError(errno.ENOSPC, "no space left on the simulated disk, for now")
 
-    def count_change(self) -> bool:
+    def count_change(self, path: str) -> bool:
         """Count a changing call; whether the armed crash is due with it."""
         self.charge(self.faults.call_s)
-        if self.faults.crash_after < 0:
+        self.on_change(path)
+        if self.faults.crash_after < 0 or self.faults.crash_in not in path:
             return False
         self.faults.crash_after -= 1
         return self.faults.crash_after < 0
@@ -204,7 +207,7 @@ class ProcessDisk:
         if not self._process.alive:
             raise NodeCrashed
         disk = self.disk
-        dies = disk.count_change()
+        dies = disk.count_change(path)
         if dies and disk.rng.random() < 0.5:
             disk.die()
         if disk.faults.change_fails():

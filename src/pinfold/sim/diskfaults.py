@@ -28,6 +28,8 @@ class DiskFaults:
     """What any other call costs."""
     crash_after: int = -1
     """Changing calls until the node crashes; below 0: never."""
+    crash_in: str = ""
+    """Only changes of files whose paths contain this count for `crash_after`."""
     room_after: int = -1
     """Calls that take space until some find none (ENOSPC); below 0: never."""
     room_failures: int = -1

@@ -59,6 +59,12 @@ FAULT_RATES: Final = {
     "blink": (0.3, 1.5),
     "rot-named": (0.2, 1.0),
     "rot-rows": (1.0, 4.0),
+    "kill-all": (1.5, 5.0),
+    "kill-at-answer": (0.5, 3.0),
+    "stop": (1.0, 4.0),
+    "strike": (0.2, 1.0),
+    "strike-volumes": (0.2, 1.0),
+    "strike-logs": (0.2, 1.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -73,6 +79,12 @@ _DRAWN_APART: Final = {
     "blink": 0.3,
     "rot-named": 0.25,
     "rot-rows": 0.3,
+    "kill-all": 0.15,
+    "kill-at-answer": 0.2,
+    "stop": 0.15,
+    "strike": 0.35,
+    "strike-volumes": 0.35,
+    "strike-logs": 0.2,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 

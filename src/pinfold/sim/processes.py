@@ -26,7 +26,6 @@ from pinfold.node.layout import Layout
 from pinfold.node.roles import storage
 from pinfold.node.secrets import Secrets
 from pinfold.node.settings import NodeSettings
-from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity, Keyring
 from pinfold.s3.call import Store
 from pinfold.s3.service import S3Service
@@ -34,6 +33,7 @@ from pinfold.sim.audit.auditor import Auditor
 from pinfold.sim.events import Events
 from pinfold.sim.guests import Guests
 from pinfold.sim.map import SimMapStore
+from pinfold.sim.seams import Seams, SeenRows
 from pinfold.volumes.sessions import Sessions
 
 LAYOUT: Final = Layout(Path("/data"))
@@ -62,6 +62,10 @@ class StorageProcess:
     context: NodeContext
     role: storage.StorageRole
 
+    async def stop(self) -> None:
+        """End as a process does that is asked to."""
+        await self.role.stop()
+
 
 @dataclass(slots=True, kw_only=True)
 class GatewayProcess:
@@ -77,6 +81,10 @@ class GatewayProcess:
     def store(self) -> Store:
         """The use cases behind S3."""
         return self.s3.store
+
+    async def stop(self) -> None:
+        """End as a process does that is asked to: volumes are flushed and given back."""
+        await self.sessions.close()
 
 
 async def run_storage(
@@ -96,9 +104,10 @@ async def run_gateway(
     """Start a gateway that serves objects and volumes."""
     context = _context(env, name, map_store, recipe)
     clients = Gateway.of(context)
+    rows = SeenRows(clients.rows, recipe.events, name)
     s3 = S3Service(
         env,
-        clients.rows,
+        rows,
         clients.blobs,
         context.secrets.sealer,
         recipe.settings.s3,
@@ -109,7 +118,7 @@ async def run_gateway(
     context.scope.start(s3.store.splitter.run(), name="splitter")
     sessions = Sessions(
         env,
-        clients.rows,
+        rows,
         clients.extents,
         clients.extent_placement,
         gateway=name,
@@ -131,7 +140,7 @@ def _context(env: Env, name: NodeName, map_store: SimMapStore, recipe: Recipe) -
     env.disk.mkdir(str(home))
     boot = next_boot(env.disk, home)
     log = structlog.get_logger("pinfold.process")
-    operations = Operations()
+    operations = Seams(recipe.events, name)
     cluster_id = map_store.get().cluster_id
     identity = Identity(node=name, boot=boot, cluster=cluster_id, keyring=_KEYRING)
     return NodeContext(

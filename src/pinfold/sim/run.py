@@ -66,14 +66,23 @@ class Result:
     trace_lines: list[str] = field(default_factory=list)
 
 
-def run_seed(seed: int, *, keep_trace: int = 0, plan: Plan | None = None) -> Result:
-    """Run one seed. `plan`: another plan than the seed's own, for directed tests."""
+def run_seed(
+    seed: int,
+    *,
+    keep_trace: int = 0,
+    plan: Plan | None = None,
+    events: dict[str, int] | None = None,
+) -> Result:
+    """Run one seed. `plan`: another plan than the seed's own, for directed tests. `events` is
+    told how often what `sim.events` tells of has happened.
+    """
     plan = plan or make_plan(seed)
     started = time.monotonic()
     world = World(seed, keep_trace=keep_trace)
     account = Account(lambda: world.loop.now)
     with told_to(account), world:
         run = _Run(world, plan, account)
+        run.cluster.events.counts = events
         world.loop.cpu_end = time.process_time() + CPU_S
         run.play()
         first = account.violations[0].when if account.violations else world.loop.now
@@ -98,8 +107,8 @@ class _Run:
         self._plan = plan
         self._account = account
         self.recorder = Recorder(lambda: world.loop.now)
-        self._cluster = SimCluster(world, plan, account, self.recorder)
-        self._bench = Bench(self._cluster)
+        self.cluster = SimCluster(world, plan, account, self.recorder)
+        self._bench = Bench(self.cluster)
         self._phase = "found"
 
     def play(self) -> None:
@@ -115,7 +124,7 @@ class _Run:
             self._account.violated("exception", f"in {self._phase}: {traced(error)}")
 
     async def _scenario(self) -> None:
-        cluster, bench = self._cluster, self._bench
+        cluster, bench = self.cluster, self._bench
         await self._within(FOUND_S, "found", self._begin)
         stage = Stage(cluster)
         pauses = {name: (FAULTS[name], pause) for name, pause in self._plan.faults.items()}
@@ -139,7 +148,7 @@ class _Run:
         judge(bench, stage)
 
     async def _begin(self) -> None:
-        await self._cluster.found()
+        await self.cluster.found()
         await prepare(self._bench)
 
     async def _within(

@@ -275,7 +275,7 @@ class Extents:
             if token > known.token:
                 known.token = token
             known.asked = [other for other in known.asked if other > known.token]
-            if future.result().lost and not known.lost:
+            if future.result().lost and not known.lost and not self._ledger.rotten:
                 self._accuse(f"volume {volume.hex()}: lost by itself")
             known.lost = future.result().lost
             self._tell("extents.claim done")

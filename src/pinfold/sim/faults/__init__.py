@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pinfold.sim.faults import disks, groups, members, network, nodes
+from pinfold.sim.faults import aimed, disks, groups, members, network, nodes
 from pinfold.sim.faults.stage import Fault
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -33,5 +33,11 @@ FAULTS: Final[dict[str, Fault]] = {
     "blink": nodes.blink,
     "rot-named": disks.rot_named,
     "rot-rows": disks.rot_rows,
+    "kill-all": nodes.kill_all,
+    "kill-at-answer": nodes.kill_at_answer,
+    "stop": nodes.stop,
+    "strike": aimed.strike,
+    "strike-volumes": aimed.strike_volumes,
+    "strike-logs": aimed.strike_logs,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

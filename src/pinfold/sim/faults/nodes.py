@@ -13,6 +13,12 @@ _OF_VOLUMES: Final = frozenset(("flush",))
 _UNFLUSHED: Final = frozenset(("write",))
 """What a client may rely on while the gateway lives."""
 
+_FILES: Final = ("", "", "/journal/", "/packs/", "/arena/", "/index", "superblock")
+"""Parts of paths: the files in whose changes a machine may lose power."""
+
+_STOP_S: Final = 15.0
+"""Patience with a process that was asked to end."""
+
 _ANSWER_S: Final = 3.0
 """How long such an instant is waited for."""
 
@@ -42,6 +48,30 @@ async def cut_power(stage: Stage) -> None:
     for name in names:
         stage.cluster.start(name)
         await stage.wait(0.0, 0.3)
+
+
+async def kill_all(stage: Stage) -> None:
+    """Every process is killed in the same instant; page caches stay, heaps are gone."""
+    stage.account.tell("world", "everything is killed")
+    for name in stage.cluster.names:
+        stage.cluster.crash(name, power=False)
+    await stage.wait(0.0, 1.0)
+    for name in stage.cluster.names:
+        stage.cluster.start(name)
+
+
+async def kill_at_answer(stage: Stage) -> None:
+    """Everything is killed just as a write of a volume, or a change, is answered."""
+    if await _answered(stage, _OF_OBJECTS | _OF_VOLUMES | _UNFLUSHED):
+        await kill_all(stage)
+
+
+async def stop(stage: Stage) -> None:
+    """A process ends as it is asked to: it takes no more work, flushes and closes."""
+    name = stage.any_node().name
+    stage.account.tell(name, "is stopped gracefully")
+    await stage.cluster.stop(name, patience_s=_STOP_S)
+    await stage.back_after(name, 0.0, 1.0)
 
 
 async def cut_at_answer(stage: Stage) -> None:
@@ -112,11 +142,12 @@ async def jump_clock(stage: Stage) -> None:
 
 
 async def crash_in_write(stage: Stage) -> None:
-    """A machine loses power between two changes of its disk, or in one."""
+    """A machine loses power between two changes of its disk, or in one; of some files, perhaps."""
     node = stage.storage_node()
     if not node.alive or node.disk.faults.crash_after >= 0:
         return
-    node.disk.faults.crash_after = stage.rng.choice((1, 5, 20, 100))
+    node.disk.faults.crash_in = stage.rng.choice(_FILES)
+    node.disk.faults.crash_after = stage.rng.choice((0, 1, 2, 5, 20, 100))
     life = stage.cluster.lives[node.name]
     await stage.wait(0.2, 2.0)
     if stage.cluster.lives[node.name] == life:

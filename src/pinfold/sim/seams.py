@@ -1,0 +1,73 @@
+"""The product's own seams inside of a simulated process, with somebody who looks: see `events`."""
+
+from typing import Any
+
+from pinfold.cluster.api import Change, Changed, Rows
+from pinfold.model.errors import PinfoldError
+from pinfold.rpc.api import HandlerResult, Request
+from pinfold.rpc.dispatch import Operations
+from pinfold.sim.events import Events
+from pinfold.volumes.row import VolumeRow, decode_volume, key_of
+
+_VOLUME = key_of("")[:1]
+
+
+class Seams(Operations):
+    """Operations that tell which of them is asked of a process: `rpc extent.claim`."""
+
+    def __init__(self, events: Events, node: str) -> None:
+        super().__init__()
+        self._events = events
+        self._node = node
+
+    def run(self, request: Request, now: float) -> HandlerResult | PinfoldError:
+        """See `Operations.run`."""
+        result = super().run(request, now)
+        self._events.tell(f"rpc {request.operation}", self._node)
+        return result
+
+
+class SeenRows:
+    """`Rows` that tell what a gateway changes: `rows <kind>`, and `... done` when it has.
+
+    Of a volume's row the kind says what happens to the volume.
+    """
+
+    def __init__(self, inner: Rows, events: Events, node: str) -> None:
+        self._inner = inner
+        self._events = events
+        self._node = node
+        self._volumes: dict[bytes, VolumeRow] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def change(self, place: bytes, change: Change, **options: Any) -> Changed:
+        """See `Rows.change`."""
+        kinds = self._kinds(change)
+        for kind in kinds:
+            self._events.tell(f"rows {kind}", self._node)
+        changed = await self._inner.change(place, change, **options)
+        for kind in kinds:
+            self._events.tell(f"rows {kind} done", self._node)
+        return changed
+
+    def _kinds(self, change: Change) -> list[str]:
+        kinds = []
+        for key, row in change.puts:
+            if key[:1] == _VOLUME:
+                kinds.append(self._volume(key, decode_volume(row.body)))
+            else:
+                kinds.append(f"put {key[:1].hex()}")
+        return kinds + [f"delete {key[:1].hex()}" for key in change.deletes]
+
+    def _volume(self, key: bytes, row: VolumeRow) -> str:
+        before = self._volumes.get(key, row)
+        self._volumes[key] = row
+        if len(row.out) > len(before.out):
+            return "volume put out"
+        if len(row.out) < len(before.out):
+            return "volume taken in"
+        if row.token != before.token:
+            return "volume held"
+        return "volume given back" if row.holder is None else "volume confirmed"
