@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from pinfold.cluster.api import BlobRef, Change, Changed, Check, Row
+from pinfold.cluster.groups import results as results_module
 from pinfold.cluster.groups.operations import CHANGE
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Busy, Conflict, Unavailable
@@ -123,6 +124,20 @@ class Lossy:
             return await self._attempt(*arguments)
         await self._attempts.pop(0)(lambda: self._attempt(*arguments))
         raise Unavailable("the answer is lost")
+
+
+@scenario
+async def test_a_new_primary_judges_nothing_before_it_has_all_results(cluster):
+    """They are loaded a few at a time; reads do not wait for that."""
+    results_module.LOAD_RESULTS, usual = 2, results_module.LOAD_RESULTS
+    try:
+        first = await cluster.client.change(PLACE, ONCE)
+        for number in range(100, 140):
+            await cluster.client.change(PLACE, put(number, b"two"))
+        await cluster.kill(cluster.primary(GROUP))
+        await still_once(cluster, first)
+    finally:
+        results_module.LOAD_RESULTS = usual
 
 
 @scenario

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from pinfold.cluster.groups.results import RESULTS_MAX
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.limits import GIB, KIB
 from pinfold.model.settings import (
@@ -228,6 +229,10 @@ def _limits(rng: random.Random) -> Limits:
         retained_bytes=rng.choice((4 * KIB, 64 * KIB)),
         trim_entries=rng.choice((1, 8)),
         page_bytes=rng.choice((1 * KIB, 16 * KIB)),
+        copy_pages=rng.choice((1, 4, 16)),
+        copy_pages_here=rng.choice((2, 32)),
+        copy_keys=rng.choice((64, 4096)),
+        results_max=rng.choice((400, RESULTS_MAX)),
     )
 
 
