@@ -54,10 +54,17 @@ def wished(cluster: SimCluster, group: int) -> set[int]:
 
 def group_status(cluster: SimCluster) -> Iterator[dict[str, Any]]:
     """What every storage node says of every group on its devices."""
-    for name, process in cluster.storage.items():
-        reply = process.context.dispatcher.run(_status_request(name), now=0.0)
-        assert isinstance(reply, Reply)
-        yield from reply.body
+    for name in cluster.storage:
+        yield from group_status_of(cluster, name)
+
+
+def group_status_of(cluster: SimCluster, name: str) -> list[dict[str, Any]]:
+    """What one storage node says."""
+    dispatcher = cluster.storage[name].context.dispatcher
+    reply = dispatcher.run(_status_request(name), now=0.0)
+    assert isinstance(reply, Reply)
+    statuses: list[dict[str, Any]] = reply.body
+    return statuses
 
 
 def _status_request(name: str) -> Request:

@@ -97,6 +97,10 @@ class SimNet:
         """Whether bytes from `source` to `target` are kept back."""
         return source != target and (source, target) in self._cuts
 
+    def has_cut(self, name: str, *, besides: str = "") -> bool:
+        """Whether some node, but this one, does not hear another, or is not heard by it."""
+        return any(name in pair and besides not in pair for pair in self._cuts)
+
     def reset(self, one: str, other: str) -> None:
         """Break every connection between two nodes."""
         for link in list(self._links):

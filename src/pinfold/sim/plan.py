@@ -92,6 +92,22 @@ _DRAWN_APART: Final = {
 _RIVALS_CHANCE: Final = 0.25
 """How likely two gateways contend for a volume; its other clients stay away then."""
 
+_CALM_CHANCE: Final = 0.35
+
+_FAR_REACHING: Final = (
+    "power-cut",
+    "cut-at-answer",
+    "new-members",
+    "slow-net",
+    "strand",
+    "lost-answers",
+    "forgotten-vote",
+    "stutter",
+)
+"""Faults of more than one node."""
+
+_FOCUSES: Final = ("", "", "", "uploads", "buckets", "overwrites")
+
 _TWO_USERS_CHANCE: Final = 0.35
 """How likely buckets change hands when they are made again."""
 
@@ -125,6 +141,10 @@ class Plan:
     """Names that all object clients share: few, so that they meet."""
     watched: bool
     """Whether somebody at each gateway reads all the time."""
+    focus: str
+    """What object clients mostly do; see `workloads.objects`."""
+    calm: bool
+    """Whether faults strike one node only, whose loss the policies promise to survive."""
     users: int
     """Who own buckets, one after the other."""
     rivals: bool
@@ -178,10 +198,19 @@ def make_plan(seed: int) -> Plan:
         buckets=rng.choice((1, 2)),
         names=rng.choice((1, 3, 8)),
         watched=random.Random(f"{seed}/watched").random() < _WATCHED_CHANCE,
+        focus=random.Random(f"{seed}/focus").choice(_FOCUSES),
+        calm=random.Random(f"{seed}/calm").random() < _CALM_CHANCE,
         users=2 if random.Random(f"{seed}/users").random() < _TWO_USERS_CHANCE else 1,
         rivals=random.Random(f"{seed}/rivals").random() < _RIVALS_CHANCE,
     )
     plan = dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
+    if plan.calm:
+        faults = {name: pause for name, pause in plan.faults.items() if name not in _FAR_REACHING}
+        plan = dataclasses.replace(plan, faults=faults)
+    if plan.focus == "buckets":
+        plan = dataclasses.replace(plan, users=2, names=min(plan.names, 3))
+    if plan.focus == "uploads":
+        plan = dataclasses.replace(plan, names=1, buckets=1)
     return _with_short_journals(plan) if "lost-memory" in plan.faults else plan
 
 

@@ -26,6 +26,7 @@ from pinfold.sim.plan import Plan, make_plan
 from pinfold.sim.redundancy import redundant
 from pinfold.sim.verdict import judge
 from pinfold.sim.waits import who_waits
+from pinfold.sim.weather import Weather
 from pinfold.sim.workloads.bench import Bench
 from pinfold.sim.workloads.final import prepare, read_everything
 from pinfold.sim.world import World
@@ -127,9 +128,11 @@ class _Run:
         cluster, bench = self.cluster, self._bench
         await self._within(FOUND_S, "found", self._begin)
         stage = Stage(cluster)
+        weather = Weather(cluster, stage)
         pauses = {name: (FAULTS[name], pause) for name, pause in self._plan.faults.items()}
         scope = TaskScope(self._client_failed)
         clients = [scope.start(work, name=n) for n, work in workloads.start(bench).items()]
+        scope.start(weather.watch(), name="weather")
         self._phase = "safety"
         stage.play(pauses)
         await asyncio.sleep(self._plan.safety_s)
@@ -141,6 +144,8 @@ class _Run:
                 await client
 
         await self._within(CLIENTS_S, "clients end", clients_end)
+        await scope.close()
+        weather.end()
         await self._within(CONVERGE_S, "converge", lambda: converge(bench, stage))
         await self._within(READ_S, "read everything", lambda: read_everything(bench))
         await self._within(REPAIR_S, "repair", lambda: redundant(bench))

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
-from pinfold.sim.checkers import counters, linearizable, listings, uploads, volumes
+from pinfold.sim.checkers import availability, counters, linearizable, listings, uploads, volumes
 from pinfold.sim.checkers.finding import Finding
 from pinfold.sim.checkers.history import GARBLED, History
 from pinfold.sim.faults.stage import Stage
+from pinfold.sim.weather import EVERYTHING
 from pinfold.sim.workloads.bench import Bench
 
 HISTORY_CHECKS: Final[tuple[Callable[[History], list[Finding]], ...]] = (
@@ -23,6 +24,12 @@ def judge(bench: Bench, stage: Stage) -> None:
     history = bench.recorder.history()
     _garbled(bench, history)
     findings = [finding for check in HISTORY_CHECKS for finding in check(history)]
+    findings += availability.check(
+        history,
+        gateways=bench.plan.front,
+        everything=EVERYTHING,
+        may_be_full="full-disk" in bench.plan.faults,
+    )
     findings += counters.check(bench.counted, bench.listed)
     for finding in findings:
         rule = finding.checker + (" undecided" if finding.undecided else "")

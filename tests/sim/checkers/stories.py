@@ -25,6 +25,9 @@ class Story:
         error: str = "",
         source: str | None = None,
         upload: str = "",
+        user: str = "",
+        part: int = 0,
+        parts: tuple[tuple[int, str], ...] = (),
     ) -> "Story":
         self.operations.append(
             Operation(
@@ -37,6 +40,9 @@ class Story:
                 condition=condition,
                 source=None if source is None else ("b", source),
                 upload=upload,
+                user=user,
+                part=part,
+                parts=parts,
                 began=began,
                 ended=ended,
                 outcome=outcome,

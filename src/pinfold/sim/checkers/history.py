@@ -94,6 +94,8 @@ class Operation:
     """Numbers and tokens of the parts that a complete names."""
     user: str = ""
     """Who signed it."""
+    gateway: str = ""
+    """Whom it was asked of."""
     asked: str | None = None
     """The value as it was asked for, where the answer told another: a complete's may."""
     began: float
@@ -174,6 +176,15 @@ class Death:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """Something was wrong with a node, or with everything: see `sim.weather`."""
+
+    subject: str
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """Everything that was recorded, in the order of beginning."""
 
@@ -182,6 +193,7 @@ class History:
     uploads_pages: tuple[UploadsPage, ...] = ()
     disk: tuple[DiskOperation, ...] = ()
     deaths: tuple[Death, ...] = ()
+    disturbances: tuple[Disturbance, ...] = ()
 
 
 class Call:
@@ -195,6 +207,10 @@ class Call:
     def operation(self) -> Operation:
         """As known so far."""
         return self._slot[0]
+
+    def asked_of(self, gateway: str) -> None:
+        """It is sent to this gateway."""
+        self._slot[0] = replace(self._slot[0], gateway=gateway)
 
     def done(self, *, value: str | None = None) -> None:
         """It succeeded. `value`: what was read or copied; None keeps what was written."""
@@ -266,6 +282,7 @@ class Recorder:
     _uploads_pages: list[UploadsPage] = field(default_factory=list)
     _disk: list[list[DiskOperation]] = field(default_factory=list)
     _deaths: list[Death] = field(default_factory=list)
+    _disturbances: list[Disturbance] = field(default_factory=list)
     _last: float = -math.inf
 
     def instant(self) -> float:
@@ -392,6 +409,10 @@ class Recorder:
         """A gateway's process or a device's node ended just now."""
         self._deaths.append(Death(at=self.instant(), subject=subject, power=power))
 
+    def disturbed(self, disturbance: Disturbance) -> None:
+        """Something was wrong for a while."""
+        self._disturbances.append(disturbance)
+
     def history(self) -> History:
         """All so far. Calls still on their way are unknown."""
         return History(
@@ -400,4 +421,5 @@ class Recorder:
             uploads_pages=tuple(self._uploads_pages),
             disk=tuple(slot[0] for slot in self._disk),
             deaths=tuple(self._deaths),
+            disturbances=tuple(self._disturbances),
         )

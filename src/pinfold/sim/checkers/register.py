@@ -18,15 +18,16 @@ class KeyState(NamedTuple):
     """What is there, and which uploads have ended how."""
 
     value: str | None = None
-    ended: frozenset[tuple[str, str]] = frozenset()
+    ended: frozenset[tuple[str, str, str]] = frozenset()
+    """(upload, completed or aborted, the value that it became)."""
 
     def upload(self, upload: str) -> str:
         """open, completed or aborted."""
-        return next((how for which, how in self.ended if which == upload), "open")
+        return next((how for which, how, _ in self.ended if which == upload), "open")
 
-    def ending(self, upload: str, how: str) -> frozenset[tuple[str, str]]:
+    def ending(self, upload: str, how: str, value: str = "") -> frozenset[tuple[str, str, str]]:
         """The uploads once this one has ended."""
-        return self.ended | {(upload, how)}
+        return self.ended | {(upload, how, value)}
 
 
 Does = Literal[
@@ -127,13 +128,14 @@ def holds(condition: str | None, value: str | None) -> bool:
 def _complete(state: KeyState, action: Action) -> tuple[KeyState, ...]:
     """An open upload becomes the value; a completed one whose object is current answers again."""
     (value,) = action.values
-    how = state.upload(action.upload)
-    if how == "open":
+    assert value is not None, "a completed upload is something"
+    if state.upload(action.upload) == "open":
         return _if(
             holds(action.condition, state.value),
-            KeyState(value, state.ending(action.upload, "completed")),
+            KeyState(value, state.ending(action.upload, "completed", value)),
         )
-    return _if(how == "completed" and state.value == value, state)
+    again = (action.upload, "completed", value) in state.ended
+    return _if(again and state.value == value, state)
 
 
 def _if(possible: bool, state: KeyState) -> tuple[KeyState, ...]:

@@ -18,6 +18,8 @@ async def isolate(stage: Stage) -> None:
     """A node, or a part of all nodes, hears none of the others."""
     names = stage.cluster.names
     part = stage.rng.sample(names, stage.rng.choice((1, 1, 2)))
+    if stage.cluster.plan.calm:
+        part = [stage.storage_node().name]
     stage.account.tell("net", f"isolated {', '.join(part)}")
     for name in part:
         stage.world.net.isolate(name, [other for other in names if other not in part])

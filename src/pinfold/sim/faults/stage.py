@@ -62,16 +62,23 @@ class Stage:
     # What faults choose from
 
     def storage_node(self) -> SimNode:
-        """One of the storage nodes."""
+        """One of the storage nodes; the victim's in calm runs."""
+        if self.cluster.plan.calm:
+            return self.world.node(self.victim.node)
         return self.world.node(self.rng.choice(self.cluster.plan.storage))
 
     def any_node(self) -> SimNode:
         """One of all nodes; storage nodes more often."""
+        if self.cluster.plan.calm:
+            return self.storage_node()
         names = (*self.cluster.plan.storage * 2, *self.cluster.plan.front)
         return self.world.node(self.rng.choice(names))
 
     def pair(self) -> tuple[str, str]:
-        """Two different nodes."""
+        """Two different nodes, one of them the victim's in calm runs."""
+        if self.cluster.plan.calm:
+            others = [name for name in self.cluster.names if name != self.victim.node]
+            return str(self.victim.node), self.rng.choice(others)
         one, other = self.rng.sample(self.cluster.names, 2)
         return one, other
 

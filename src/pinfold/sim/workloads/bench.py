@@ -161,11 +161,14 @@ class Bench:
         gateway: str,
         request: Callable[[GatewayProcess], Coroutine[Any, Any, T]],
         read: Callable[[T], str | None] | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> T | None:
         """Ask what a call stands for, and record how it ended; None unless it succeeded."""
         operation = call.operation
         about = operation.upload or f"{operation.bucket}/{operation.name}"
-        asked = self.ask(operation.client, gateway, f"{operation.kind} {about}", request)
+        call.asked_of(gateway)
+        what = f"{operation.kind} {about}"
+        asked = self.ask(operation.client, gateway, what, request, patience_s)
         return await self.record(call, asked, read)
 
     async def outcome(self, work: Awaitable[T]) -> Callable[[], Coroutine[Any, Any, T]]:
@@ -200,7 +203,7 @@ class Bench:
             if isinstance(error, _EXPECTED):
                 call.raised(error)
             else:
-                call.lost("blob not found")
+                call.lost("data not found")
         except PinfoldError as error:
             call.raised(error)
         else:

@@ -17,8 +17,16 @@ from pinfold.sim.workloads.uploads import Uploader
 SIZES: Final = (12, 12, 200, 1500, 6000, 20_000, 80_000)
 """Bytes of contents: inline, in the journal, streamed into a pack."""
 
-_PAUSE_S: Final = 0.12
+_PAUSE_S: Final = 0.06
 """Mean pause between a client's calls."""
+
+_FOCUS: Final[dict[str, dict[str, float]]] = {
+    "": {},
+    "uploads": {"upload": 20},
+    "buckets": {"bucket": 12, "delete": 4},
+    "overwrites": {"rewrite": 6, "delete": 3},
+}
+"""By focus of the plan, what is done more often."""
 
 _WATCHER_PATIENCE_S: Final = 0.5
 """Seconds after which a watcher gives a read up: far more than an answer takes."""
@@ -56,19 +64,20 @@ class _ObjectClient:
         self._uploader = Uploader(bench, client, self._rng, self.condition)
 
     async def run(self) -> None:
+        bench = self._bench
+        more = _FOCUS[bench.plan.focus]
         calls = {
             self._put: 5,
             self._get: 5,
-            self._delete: 1.5,
+            self._delete: 1.5 + more.get("delete", 0),
             self._delete_some: 0.5,
             self._copy: 1,
-            self._rewrite: 0.7,
-            self._upload: 3,
+            self._rewrite: 0.7 + more.get("rewrite", 0),
+            self._upload: 3 + more.get("upload", 0),
             self._list: 2,
-            self._list_buckets: 0.3,
-            self._life_of_bucket: 0.5,
+            self._list_buckets: 0.3 + more.get("bucket", 0) / 4,
+            self._life_of_bucket: 0.5 + more.get("bucket", 0),
         }
-        bench = self._bench
         while not bench.stopping:
             await asyncio.sleep(self._rng.expovariate(1 / _PAUSE_S))
             if self._rng.random() < (0.1 if self._gateway in bench.cluster.gateways else 0.9):
@@ -292,7 +301,7 @@ async def create_bucket(bench: Bench, client: str, gateway: str, bucket: str, us
         await s3.call(process, user, "PUT", f"/{bucket}")
 
     call = bench.recorder.begin(client, "create-bucket", bucket=bucket, user=user.id)
-    await bench.record(call, bench.ask(client, gateway, f"create {bucket}", create))
+    await bench.recorded(call, gateway, create)
     if call.operation.outcome == "ok":
         bench.owners[bucket] = user
 
@@ -323,8 +332,7 @@ async def read_object(
             return GARBLED
         return token
 
-    asked = bench.ask(client, gateway, f"read {bucket}/{name}", request, patience_s)
-    await bench.record(call, asked, token_of)
+    await bench.recorded(call, gateway, request, token_of, patience_s=patience_s)
     return call.operation.value if call.operation.outcome == "ok" else None
 
 

@@ -80,8 +80,7 @@ class Uploader:
             answer = await s3.call(process, user, "POST", f"/{bucket}/{name}", {"uploads": ""})
             return answer.document.findtext("UploadId", "")
 
-        asked = bench.ask(self._client, gateway, f"open an upload of {bucket}/{name}", request)
-        upload = await bench.record(call, asked, lambda upload: upload)
+        upload = await bench.recorded(call, gateway, request, lambda upload: upload)
         if upload is not None:
             bench.uploads.append(Upload(bucket, name, upload, user))
             del bench.uploads[:-_KNOWN_MAX]
