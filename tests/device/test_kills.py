@@ -7,7 +7,6 @@ import pytest
 
 from pinfold.device.api import ExtentOp
 from pinfold.device.device import Device
-from pinfold.device.journal import INLINE_BYTES
 from pinfold.env.api import Env
 from pinfold.model.errors import Unavailable
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
@@ -40,7 +39,7 @@ def write(device: Device, index: int, content: bytes) -> asyncio.Future[None]:
     return device.extents.write(V, ONE, 0, index + 1, [op], memoryview(content))
 
 
-SIZES = [BLOCK_BYTES, 10 * BLOCK_BYTES, INLINE_BYTES + BLOCK_BYTES, SETTINGS.record_bytes * 5]
+SIZES = [BLOCK_BYTES, SETTINGS.inline_bytes, 4 * SETTINGS.inline_bytes, SETTINGS.record_bytes * 5]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -39,10 +39,6 @@ from pinfold.model.settings import DeviceSettings
 SPARES_MAX: Final = 2
 """Recycled segments kept; more are removed so that a burst does not hold its space for ever."""
 
-INLINE_BYTES: Final = 64 << 10
-"""Written on the loop itself, which takes 13 us (beside flushes too; 2.6 us for 4 KiB); more is
-better off in a thread."""
-
 _ZEROES: Final = memoryview(bytes(PAGE_BYTES))
 
 
@@ -270,7 +266,7 @@ class Journal:
     def _fits_inline(self) -> bool:
         return bool(
             self._queue
-            and self._queued_bytes <= INLINE_BYTES
+            and self._queued_bytes <= self._settings.inline_bytes
             and self._segments
             and self._has_room(self._segments[-1])
         )
@@ -285,7 +281,7 @@ class Journal:
         batch = None
         if self._queue:
             batch = self._take(await self._segment_for_next())
-            if batch.size <= INLINE_BYTES:
+            if batch.size <= self._settings.inline_bytes:
                 self._write_inline(batch)
                 batch = None
         if batch is None:

@@ -266,8 +266,11 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A journal file. Twice the largest record at least (see `record_bytes`)."""
     batch_bytes: Bytes = 4 * MIB
     """Most that one write and flush of the journal carries."""
+    inline_bytes: Bytes = 256 * KIB
+    """So much of the journal is written by the loop itself: in 50 us (4 KiB: 2.6 us), which is less
+    than a thread takes to hear of it, and beside a flush that is under way there."""
     kick_bytes: Bytes = 1 * MIB
-    """Appends that nobody waits for are written once so many have gathered, and then flushed."""
+    """Appends that nobody waits for are written, and writes flushed, once so many have gathered."""
     journal_retain_bytes: BytesOrZero = 64 * MIB
     """Applied journal kept so that a restarted device can still supply recent log entries."""
     unapplied_bytes: Bytes = 128 * MIB
@@ -301,6 +304,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             index_map_bytes=64 * KIB,
             segment_bytes=256 * KIB,
             batch_bytes=64 * KIB,
+            inline_bytes=16 * KIB,
             kick_bytes=32 * KIB,
             journal_retain_bytes=512 * KIB,
             unapplied_bytes=2 * MIB,
