@@ -199,7 +199,7 @@ class ExtentPass:
 
     def _purge(self, life: int) -> None:
         """Remove some of what a dropped life had."""
-        page = self._rows.page(life, -1, PURGED_EXTENTS)
+        page = self._rows.page(life, PURGED_EXTENTS)
         for extent, row in page:
             self._slots.free([row.slots[sub] for sub in each_sub(row.subs)])
             self._rows.remove(life, extent)

@@ -123,6 +123,14 @@ def decode_row(value: bytes) -> Row:
     return Row(epoch, data, subs, slots, owned)
 
 
+@decodes("the index's row of an extent")
+def decode_epoch(value: bytes) -> int:
+    """`Row.epoch` alone, at a fifth of the cost."""
+    version, epoch, _ = _HEAD.unpack_from(value)
+    require_version("index: the row of an extent", version, _VERSION)
+    return int(epoch)
+
+
 def row_key(life: int, extent: int) -> bytes:
     """Where the row of an extent is.
 
@@ -166,16 +174,23 @@ class ExtentRows:
         self._index.put(key, None)
         self._cached.pop(key, None)
 
-    def page(self, life: int, after: int, limit: int) -> list[tuple[int, Row]]:
-        """At most `limit` (extent, row) of one life with an index > after, ascending."""
-        end = successor(row_key(life, 0)[:_LIFE_END])
-        found = self._index.scan(row_key(life, after + 1), end)
-        return [(of_key(key)[1], decode_row(value)) for key, value in islice(found, limit)]
+    def page(self, life: int, limit: int) -> list[tuple[int, Row]]:
+        """(extent, row) of the first rows of a life, ascending."""
+        return [(of_key(key)[1], decode_row(value)) for key, value in self._some(life, -1, limit)]
+
+    def epochs(self, life: int, after: int, limit: int) -> list[tuple[int, int]]:
+        """At most `limit` (extent, epoch) of one life with an index > after, ascending."""
+        found = self._some(life, after, limit)
+        return [(of_key(key)[1], decode_epoch(value)) for key, value in found]
 
     def all(self) -> Iterator[tuple[int, int, Row]]:
         """(life, extent, row) of every row, ascending."""
         for key, value in self._index.scan(EXTENT_TABLE, successor(EXTENT_TABLE)):
             yield *of_key(key), decode_row(value)
+
+    def _some(self, life: int, after: int, limit: int) -> Iterator[tuple[bytes, bytes]]:
+        end = successor(row_key(life, 0)[:_LIFE_END])
+        return islice(self._index.scan(row_key(life, after + 1), end), limit)
 
     def _keep(self, key: bytes, row: Row) -> None:
         self._cached[key] = row

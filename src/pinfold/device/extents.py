@@ -202,8 +202,8 @@ class Extents:
             for extent, mark in known.marks.page(after, limit)
         }
         if not dirty:
-            for extent, row in self._rows.page(known.life, after, limit):
-                marks.setdefault(extent, Mark(extent, row.epoch, 0))
+            for extent, epoch in self._rows.epochs(known.life, after, limit):
+                marks.setdefault(extent, Mark(extent, epoch, 0))
             for unapplied in (known.applying, known.active):
                 for extent, one in unapplied.items():
                     if extent > after and not (mark := marks.get(extent, _UNMARKED)).token:
@@ -323,7 +323,7 @@ class Extents:
     def _has_extents(self, known: Volume) -> bool:
         if known.active or known.applying or known.marks:
             return True
-        return bool(self._rows.page(known.life, -1, 1))
+        return bool(self._rows.epochs(known.life, -1, 1))
 
     def _admit(self, known: Volume, ops: Sequence[ExtentOp], payload_bytes: int) -> bool:
         """Refuse what cannot be taken, before anything changes; whether all ops are aligned."""

@@ -43,6 +43,7 @@ class Scan(msgspec.Struct, array_like=True, frozen=True):
     end: bytes | None
     limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)]
     collapse: tuple[Number, bytes] | None
+    kinds: bytes | None
     reverse: bool
     payloads: bool
     checks: list[Check]
