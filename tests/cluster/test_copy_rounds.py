@@ -127,3 +127,45 @@ def test_copies_of_one_node_share_the_pages_that_may_be_on_their_way():
             break
     assert world.copies == 2
     assert most in (3, 4), "one more than the bound, when both copies begin"
+
+
+def test_nothing_is_kept_for_a_member_that_is_away():
+    """Neither entries nor keys: it is offered a copy, which begins when it answers."""
+    limits = Limits(
+        batch_bytes=300, window_entries=64, retained_bytes=100, trim_entries=1,
+        page_bytes=64, copy_keys=8,
+    )  # fmt: skip
+    world = World(0, limits=limits)
+    world.heal(12)
+    (primary,) = serving(world)
+    behind, _ = (one for one in world.all.values() if one is not primary)
+    behind.crash()
+    for number in range(60):
+        writes = [(b"row%04d" % number, b"x" * 40)]
+        primary.replica.propose(encode_body(writes), writes)
+        world.settle()
+        primary.replica.tick()
+    copy = primary.replica.leadership.followers[behind.device].copy
+    assert copy.offered
+    for number in range(20):
+        writes = [(b"new%04d" % number, b"x" * 40)]
+        primary.replica.propose(encode_body(writes), writes)
+        world.settle()
+        primary.replica.tick()
+    assert primary.replica.leadership.followers[behind.device].copy is copy
+    state = primary.replica.state
+    assert state.first_op > state.last_op - 4
+    behind.start()
+    copying(world, primary, behind)
+    behind.crash()
+    for number in range(20):
+        writes = [(b"end%04d" % number, b"x" * 40)]
+        primary.replica.propose(encode_body(writes), writes)
+        world.settle()
+    for _ in range(30):
+        primary.replica.tick()
+        world.settle()
+    copy = primary.replica.leadership.followers[behind.device].copy
+    assert copy is None or copy.offered, "it has been silent for too long"
+    world.heal()
+    world.check_agreement()

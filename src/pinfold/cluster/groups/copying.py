@@ -67,6 +67,8 @@ class CopyOut:
     @property
     def keeps_log(self) -> bool:
         """Whether entries behind the base may be needed: this round may yet be the last."""
+        if self.offered:
+            return False
         return self._complete or self._written_bytes <= self._state.limits.replayed_bytes
 
     @property
@@ -86,15 +88,17 @@ class CopyOut:
 
     def note(self, writes: Sequence[Write]) -> bool:
         """An entry has been applied; False when more has changed than a copy may remember."""
-        if not self._complete:
+        if not self._complete and not self.offered:
             for key, value in writes:
                 self._changed[key] = None
                 self._written_bytes += len(key) + len(value or b"")
         return len(self._changed) <= self._state.limits.copy_keys
 
     def choose(self, digest: bytes) -> None:
-        """The member has told its digest: the copy begins."""
+        """The member has told its digest: the copy begins, and costs something from here on."""
         self.offered, self.told = False, digest
+        self._begin_round()
+        self.first_op = self.base_op
         self._buckets = differing(self._base_digest, digest)
 
     def go_on(self) -> bool:

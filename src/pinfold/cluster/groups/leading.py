@@ -21,7 +21,8 @@ _FAREWELL_TICKS: Final = 50
 """How long a member taken out is still sent the log, to learn of it (some 10 s)."""
 
 _COPY_PATIENCE_TICKS: Final = 25
-"""Silence after which a copy no longer keeps the log from being trimmed (some 5 s)."""
+"""Silence after which a copy no longer keeps the log from being trimmed, nor notes what is written
+meanwhile (some 5 s)."""
 
 
 class Progress:
@@ -321,7 +322,9 @@ class Leadership:
             if follower.match_op:
                 follower.next_op = follower.match_op + 1
             self._probe(follower, 0)
-        elif follower.silent_ticks <= _COPY_PATIENCE_TICKS or not self._state.overgrown:
+            return
+        cheap = copy.offered or (copy.keeps_log and not self._state.overgrown)
+        if cheap or follower.silent_ticks <= _COPY_PATIENCE_TICKS:
             copy.repeat()
         else:
             follower.copy = None

@@ -135,8 +135,8 @@ class Serving:
         self._demand_result(change)
         if self._waiting or self._judged:
             self._demand_room(row, size, deadline)
-        self._waiting_here.take(size)
         answer = self._new_answer()
+        self._waiting_here.take(size)
         self._waiting.put(row, _Work(change, size, deadline, again, answer))
         self._waiting_bytes += size
         self._schedule()
@@ -250,6 +250,7 @@ class Serving:
             _fail(answer, Unavailable("the view ended before the change was known to be committed"))
         answers = [work.answer for work in self._waiting]
         self._waiting_here.give(self._waiting_bytes)
+        self._waiting_bytes = 0
         answers += [answer for _, answer in self._removals]
         answers += [answer for answer, _ in self._unconfirmed]
         answers += [answer for answer, _, _ in self._reads]
