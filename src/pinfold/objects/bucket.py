@@ -8,7 +8,8 @@ bucket of the next.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from pinfold.model.errors import Conflict, Invalid, NotFound
 from pinfold.objects.records import BucketRecord, SplitRecord
@@ -43,8 +44,7 @@ def unlimited(_bucket: "Bucket") -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bucket:
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     """A bucket as it was when its row was read."""
 
     name: str
@@ -65,7 +65,9 @@ class Bucket:
         """The bucket for a holder; NotAllowed."""
         if not authority(self):
             raise NotAllowed("Access Denied")
-        return self if authority is self.authority else replace(self, authority=authority)
+        if authority is self.authority:
+            return self
+        return msgspec.structs.replace(self, authority=authority)
 
 
 def bucket_of(name: str, record: BucketRecord, version: int) -> Bucket:
