@@ -208,7 +208,7 @@ def test_an_index_that_makes_no_sense_is_told_key_by_key() -> None:
             (b"b" + b"z" * 16, b"short"),
             (b"g" + bytes(8), msgpack.packb((9, 0))),
             (b"mb", encode_counts(1, 1, 0)),
-            (pack, encode_pack(4096, 77, True)),
+            (pack, encode_pack(4096, 77, 4096, True)),
             (b"z", b"unknown table"),
         ]
         engine.commit(seal_rows(changes))

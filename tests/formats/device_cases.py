@@ -234,11 +234,11 @@ DEVICE = [
         lambda: encode_chunk(0b1011 | 1 << 1023),
     ),
     Case(
-        "index: pack 1",
+        "index: pack 2",
         decode_pack,
-        (8192, 3, True),
-        "9401cd200003c3",
-        lambda: encode_pack(8192, 3, True),
+        (8192, 3, 12_288, True),
+        "9502cd200003cd3000c3",
+        lambda: encode_pack(8192, 3, 12_288, True),
     ),
     Case(
         "index: counts 1",

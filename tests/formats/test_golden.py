@@ -122,7 +122,7 @@ NEWER: list[tuple[str, Callable[[], object], str]] = [
     ),
     ("volume", lambda: decode_volume(VolumeId(bytes(16)), b"\x09" + bytes(24)), "version 9"),
     ("slots", lambda: decode_numbers(b"\x09" + bytes(20)), "version 9"),
-    ("pack", lambda: decode_pack(msgpack.packb((9, 8192, 1, True))), "version 9"),
+    ("pack", lambda: decode_pack(msgpack.packb((9, 8192, 1, 4096, True))), "version 9"),
     ("index", lambda: decode_applied(struct.pack(">HQQQ", 9, 1, 1, 1)), "version 9"),
     ("promises", lambda: decode_memory(msgpack.packb((9, 0, 1, []))), "version 9"),
 ]

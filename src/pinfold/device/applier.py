@@ -20,6 +20,7 @@ from pinfold.device.index import Index
 from pinfold.device.journal import Journal
 from pinfold.device.log import Log
 from pinfold.device.memory import Memory, encode_memory
+from pinfold.device.packreclaim import PackReclaim
 from pinfold.device.packs import Packs
 from pinfold.device.reclaim import Reclaim
 from pinfold.device.room import RETRY_S, NoRoom
@@ -52,6 +53,7 @@ class Applier:
         journal: Journal,
         index: Index,
         reclaim: Reclaim,
+        pack_reclaim: PackReclaim,
         packs: Packs,
         log: Log,
         blobs: Blobs,
@@ -67,6 +69,7 @@ class Applier:
         self._journal = journal
         self._index = index
         self._reclaim = reclaim
+        self._pack_reclaim = pack_reclaim
         self._packs = packs
         self._log = log
         self._blobs = blobs
@@ -172,7 +175,7 @@ class Applier:
         await self._commit()
         journal.applied_bytes, self._sealed = sealed_bytes, sealed
         self._log.committed()
-        self._packs.committed()
+        self._pack_reclaim.committed()
         self._reclaim.committed()
         journal.release(kept_from)
         await self._plan_release(sealed)

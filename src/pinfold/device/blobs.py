@@ -293,7 +293,7 @@ class Blobs:
                 continue
             del self._pending[blob]
             offset = start + head_bytes(len(pending.checks))
-            self._packs.keep(pack)
+            self._packs.keep(pack, size)
             length = len(pending.payload)
             location = Location(pack.number, offset, length, pending.sequence, pending.checks)
             self._insert(blob, location)

@@ -56,8 +56,8 @@ class Report:
     """Slots of the arena that are neither free nor in use."""
     leftovers: list[tuple[int, int, int]] = field(default_factory=list)
     """(pack, offset, length) of records that nothing names: a crash forgot to free them."""
-    miscounted: dict[int, int] = field(default_factory=dict)
-    """Packs whose count of live records is wrong, and what it should be."""
+    miscounted: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Packs whose count of live records and their bytes is wrong, and what it should be."""
     orphans: list[str] = field(default_factory=list)
     """Files that nothing names."""
 

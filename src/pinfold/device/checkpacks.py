@@ -37,8 +37,8 @@ class Found:
     bad: list[BlobId] = field(default_factory=list)
     leftovers: list[tuple[int, int, int]] = field(default_factory=list)
     """(pack, offset, length) of records that nothing names and nothing frees."""
-    miscounted: dict[int, int] = field(default_factory=dict)
-    """Packs whose count of live records is wrong, and what it should be."""
+    miscounted: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Packs whose count of live records and their bytes is wrong, and what it should be."""
     problems: list[tuple[str, str]] = field(default_factory=list)
     """(part, what is wrong): `pack` or `blob`."""
 
@@ -101,16 +101,19 @@ def _locations(index: Index, table: bytes) -> Iterator[tuple[BlobId, Location]]:
 def _count(index: Index, packs: Packs, found: Found) -> Counter[int]:
     """How many records the index names in each pack, held against what the packs count."""
     named: Counter[int] = Counter()
-    for _, location in _locations(index, b"b"):
-        named[location.pack] += 1
-    for blob, location in _locations(index, b"q"):
-        found.quarantined.append(blob)
-        if location != NOWHERE:
-            named[location.pack] += 1
+    sizes: Counter[int] = Counter()
+    for table in (b"b", b"q"):
+        for blob, location in _locations(index, table):
+            if table == b"q":
+                found.quarantined.append(blob)
+            if location != NOWHERE:
+                named[location.pack] += 1
+                sizes[location.pack] += location.record_bytes
     for pack in packs.all():
-        if pack.live != named[pack.number]:
-            found.miscounted[pack.number] = named[pack.number]
-            what = f"counts {pack.live} records, {named[pack.number]} are named"
+        counted, right = (pack.live, pack.live_bytes), (named[pack.number], sizes[pack.number])
+        if counted != right:
+            found.miscounted[pack.number] = right
+            what = "counts {} records of {} bytes, {} of {} are named".format(*counted, *right)
             found.problems.append(("pack", f"pack {pack.number} {what}"))
     return named
 

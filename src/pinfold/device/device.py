@@ -27,6 +27,7 @@ from pinfold.device.index import Index
 from pinfold.device.journal import Journal
 from pinfold.device.log import Log, drop_rows, load_groups
 from pinfold.device.logredo import LogRedo
+from pinfold.device.packreclaim import PackReclaim
 from pinfold.device.packs import Packs
 from pinfold.device.readers import Readers
 from pinfold.device.reclaim import Reclaim
@@ -246,6 +247,7 @@ class Device:
             self._scope.start(self._applier.run()),
         ]
         self._scope.start(self._reclaim.run())
+        self._scope.start(self._pack_reclaim.run())
         self._journal.append(kinds.BOOT, (), 0)
         await self._journal.flush()
         await self._vouch()
@@ -289,6 +291,7 @@ class Device:
         self._reclaim = Reclaim(
             self._extents.slots, arena, readers, self._lane("reclaim"), journal, health
         )
+        self._pack_reclaim = PackReclaim(packs, readers, journal, health)
         self._applier = Applier(
             disk,
             self._path,
@@ -296,6 +299,7 @@ class Device:
             journal,
             index,
             self._reclaim,
+            self._pack_reclaim,
             packs,
             self._log,
             self._blobs,

@@ -190,6 +190,15 @@ class Index:
             if value is not None:
                 yield key, value
 
+    def durable(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """Committed pairs that no later change has deleted, as for `scan`."""
+        for key, value in self._opened(start, end, False):
+            if all(
+                overlay is None or overlay.changes.get(key, value) is not None
+                for overlay in (self._sealed, self._active)
+            ):
+                yield key, value
+
     def keys(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
         """Keys of a range, in order, whatever their values are: for whoever deletes them."""
         rows: Iterator[Change] = self._engine.scan(start, end, False, proved=False)

@@ -2,21 +2,20 @@
 
 Two packs take writes at a time, one for the applier's small blobs and one for streams, so that
 each file has one writing lane. Ranges are handed out on the loop and never handed out again; a
-range given back becomes a hole, and a sealed pack without live records is unlinked. Holes are
-punched by jobs of the pack's own reader lane: behind every read that could still want the bytes.
+range given back is put on a list in the index, becomes a hole (`packreclaim`) once that is durable,
+and a sealed pack without live records goes. Holes are punched by jobs of the pack's own reader
+lane: behind every read that could still want the bytes.
 
 At most `open_packs` files stay open, but for those being written: whoever finds no room opens his
 for himself, and the loop closes the one longest open for the next. A pack's file is kept by its
 writing lane until it is sealed and nobody writes to it, and then by its reader lane.
 """
 
-import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -35,6 +34,7 @@ from pinfold.model.settings import DeviceSettings
 
 _PACK_TABLE: Final = b"p"
 _FREE_TABLE: Final = b"f"
+_RECORD_VERSION: Final = 2
 NEXT_PACK: Final = b"mp"
 """Index key of the number that the next pack gets."""
 
@@ -47,11 +47,13 @@ class Pack:
         "end",
         "file",
         "live",
+        "live_bytes",
         "made",
         "number",
         "path",
         "sealed",
         "seed",
+        "stored_live",
         "writers",
     )
 
@@ -64,6 +66,10 @@ class Pack:
         """Where the next range starts: nothing behind it is in use."""
         self.live = 0
         """Records the index names."""
+        self.live_bytes = 0
+        """What they take."""
+        self.stored_live = 0
+        """`live` as the index has it, durably."""
         self.sealed = False
         self.writers = 0
         """Ranges handed out and neither committed nor given back."""
@@ -71,6 +77,16 @@ class Pack:
         self.made = True
         """Its file has a header and a durable name, as far as anybody relies on it."""
         self.file: File | None = None
+
+
+class Freed(NamedTuple):
+    """A range that nothing names any more, on the list in the index."""
+
+    key: bytes
+    pack: Pack | None
+    """None when its file is gone already."""
+    start: int
+    size: int
 
 
 class Packs:
@@ -100,8 +116,11 @@ class Packs:
         """Those whose files are kept open, the longest open first."""
         self._opened: deque[Pack] = deque()
         """The same, by lanes that the loop has not heard of yet."""
-        self._freed: list[tuple[int, int, int]] = []
-        self._sealed_frees: list[tuple[int, int, int]] = []
+        self._reserved: set[bytes] = set()
+        """Keys of ranges that streams write to. They are on the list of what is free, for a crash
+        to find them there."""
+        self._settled: list[tuple[Pack, int]] = []
+        self._empty: dict[int, Pack] = {}
         self._next_number = int.from_bytes(index.get(NEXT_PACK) or b"\0", "big")
         self._load()
 
@@ -134,15 +153,20 @@ class Packs:
         pack.writers += 1
         self._change(pack)
         if stream:
-            self._index.put(_free_key(pack.number, start), size.to_bytes(8, "big"))
+            key = _free_key(pack.number, start)
+            self._reserved.add(key)
+            self._index.put(key, size.to_bytes(8, "big"))
         return pack, start
 
-    def keep(self, pack: Pack, *, stream_at: int | None = None) -> None:
+    def keep(self, pack: Pack, size: int, *, stream_at: int | None = None) -> None:
         """A reserved range is now named by the index; a stream's says where it starts."""
         if stream_at is not None:
-            self._index.put(_free_key(pack.number, stream_at), None)
+            key = _free_key(pack.number, stream_at)
+            self._reserved.discard(key)
+            self._index.put(key, None)
         pack.writers -= 1
         pack.live += 1
+        pack.live_bytes += size
         self._change(pack)
         self.limit_open()
 
@@ -155,6 +179,7 @@ class Packs:
         pack.end = max(pack.end, location.start + location.record_bytes)
         self._index.put(_free_key(location.pack, location.start), None)  # it was being written
         pack.live += 1
+        pack.live_bytes += location.record_bytes
         self._change(pack)
 
     def drop(self, location: Location) -> None:
@@ -164,12 +189,14 @@ class Packs:
         pack = self._packs.get(location.pack)
         if pack is not None:
             pack.live -= 1
+            pack.live_bytes -= location.record_bytes
             self._change(pack)
         self._free(location.pack, location.start, location.record_bytes)
 
     def give_back(self, pack: Pack, start: int, size: int) -> None:
         """A reserved range was never named."""
         pack.writers -= 1
+        self._change(pack)
         self._free(pack.number, start, size)
         self.limit_open()
 
@@ -178,10 +205,10 @@ class Packs:
         assert self._packs[number].sealed, "nothing in it is on its way"
         self._free(number, start, size)
 
-    def recount(self, number: int, live: int) -> None:
+    def recount(self, number: int, live: int, live_bytes: int) -> None:
         """The index names so many records of a pack, whatever was counted."""
         pack = self._packs[number]
-        pack.live = live
+        pack.live, pack.live_bytes = live, live_bytes
         self._change(pack)
 
     @contextmanager
@@ -243,29 +270,75 @@ class Packs:
         """Put every changed pack's record into the index, just before it is sealed."""
         for pack in self._changed.values():
             pack.changed = False
-            self._index.put(_pack_key(pack.number), encode_pack(pack.end, pack.live, pack.sealed))
+            record = encode_pack(pack.end, pack.live, pack.live_bytes, pack.sealed)
+            self._index.put(_pack_key(pack.number), record)
         if self._changed:
             self._index.put(NEXT_PACK, self._next_number.to_bytes(4, "big"))
+        self._settled = [(pack, pack.live) for pack in self._changed.values()]
         self._changed.clear()
-        self._sealed_frees, self._freed = self._freed, []
 
     def committed(self) -> None:
-        """What `settle` put is durable: give space back."""
-        touched: dict[int, list[tuple[int, int]]] = {}
-        for number, start, size in self._sealed_frees:
-            touched.setdefault(number, []).append((start, size))
-        self._sealed_frees = []
-        for number, ranges in touched.items():
-            pack = self._packs.get(number)
-            if pack is None:
-                self._forget_frees(number, ranges)
-            elif pack.sealed and pack.live == 0 and pack.writers == 0:
-                self._unlink(pack)
-            else:
-                job = partial(self._punch, pack, ranges)
-                self._readers.submit(number, job).add_done_callback(
-                    partial(self._punched, number, ranges)
-                )
+        """What `settle` put is durable: packs that it says are empty may go."""
+        for pack, live in self._settled:
+            pack.stored_live = live
+            if live == 0:
+                self._empty[pack.number] = pack
+        self._settled = []
+
+    def pop_empty(self) -> Pack | None:
+        """A pack that the index names no record of, durably, and nobody writes to; now forgotten.
+
+        Its file is still there: see `remove`.
+        """
+        while self._empty:
+            number, pack = self._empty.popitem()
+            ended = pack.sealed and not pack.writers and pack.live == pack.stored_live == 0
+            if ended and self._packs.get(number) is pack:
+                del self._packs[number]
+                self._open.pop(number, None)
+                self._changed.pop(number, None)
+                return pack
+        return None
+
+    def remove(self, pack: Pack) -> None:
+        """In the reader lane of a pack that was popped: remove its file."""
+        file, pack.file = pack.file, None
+        if file is not None:
+            file.close()
+        self._disk.unlink(pack.path)
+
+    def removed(self, pack: Pack) -> None:
+        """Its file is gone: the index need not know of it."""
+        self._index.put(_pack_key(pack.number), None)
+
+    def freed(self, after: bytes, limit: int) -> list[Freed]:
+        """Ranges that nothing names, durably, in order behind the key `after`."""
+        start = after + b"\0" if after else _FREE_TABLE
+        listed = self._index.durable(start, successor(_FREE_TABLE))
+        found = islice((one for one in listed if one[0] not in self._reserved), limit)
+        return [
+            Freed(
+                key,
+                self._packs.get(int.from_bytes(key[1:5], "big")),
+                int.from_bytes(key[5:], "big"),
+                int.from_bytes(size, "big"),
+            )
+            for key, size in found
+        ]
+
+    def punch(self, pack: Pack, ranges: Sequence[Freed]) -> None:
+        """In the pack's reader lane, behind whoever could want the bytes: give them back."""
+        with suppress(FileNotFoundError), self.opened(pack) as file:
+            # Not found: a crash came between the unlink and its commit.
+            for one in ranges:
+                file.punch(one.start, one.size)
+            file.datasync()  # before the list forgets them: a crash takes holes back
+
+    def given_back(self, ranges: Sequence[Freed]) -> None:
+        """These are holes now, or their packs are gone."""
+        for one in ranges:
+            self._index.put(one.key, None)
+        self.limit_open()
 
     def remove_strays(self) -> None:
         """In a lane, after the journal was redone: remove files that nothing names."""
@@ -281,10 +354,7 @@ class Packs:
                 self._change(pack)
                 self._cut(pack)
             if pack.live == 0:
-                self._freed.append((pack.number, PAGE_BYTES, 0))
-        for key, size in self._index.scan(_FREE_TABLE, successor(_FREE_TABLE)):
-            number, start = int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big")
-            self._freed.append((number, start, int.from_bytes(size, "big")))
+                self._change(pack)  # the next commit will tell that it may go
 
     def close_files(self) -> None:
         """Close every file; nothing may run any more."""
@@ -296,8 +366,8 @@ class Packs:
     def _load(self) -> None:
         for key, record in self._index.scan(_PACK_TABLE, successor(_PACK_TABLE)):
             pack = self._add(int.from_bytes(key[1:], "big"))
-            pack.end, pack.live, pack.sealed = decode_pack(record)
-            pack.changed = False
+            pack.end, pack.live, pack.live_bytes, pack.sealed = decode_pack(record)
+            pack.stored_live, pack.changed = pack.live, False
         self._changed.clear()
 
     def _add(self, number: int) -> Pack:
@@ -313,49 +383,9 @@ class Packs:
             self._changed[pack.number] = pack
 
     def _free(self, number: int, start: int, size: int) -> None:
-        self._index.put(_free_key(number, start), size.to_bytes(8, "big"))
-        self._freed.append((number, start, size))
-
-    def _punch(self, pack: Pack, ranges: list[tuple[int, int]]) -> None:
-        with suppress(FileNotFoundError), self.opened(pack) as file:
-            # Not found: a crash came between the unlink and its commit.
-            for start, size in ranges:
-                if size:
-                    file.punch(start, size)
-
-    def _punched(
-        self, number: int, ranges: list[tuple[int, int]], done: asyncio.Future[None]
-    ) -> None:
-        if done.cancelled() or done.exception() is not None:
-            return
-        self._forget_frees(number, ranges)
-        self.limit_open()
-
-    def _forget_frees(self, number: int, ranges: list[tuple[int, int]]) -> None:
-        for start, size in ranges:
-            if size:
-                self._index.put(_free_key(number, start), None)
-
-    def _unlink(self, pack: Pack) -> None:
-        """Remove an empty pack; its records in the index go once the file has."""
-        file, pack.file = pack.file, None
-        self._open.pop(pack.number, None)
-        self._packs.pop(pack.number)
-        self._changed.pop(pack.number, None)
-        self._readers.submit(
-            pack.number, partial(_remove, self._disk, file, pack.path)
-        ).add_done_callback(partial(self._unlinked, pack.number))
-
-    def _unlinked(self, number: int, done: asyncio.Future[None]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            return
-        self._index.put(_pack_key(number), None)
-        for key in self._free_keys(number):
-            self._index.put(key, None)
-
-    def _free_keys(self, number: int) -> Iterator[bytes]:
-        prefix = _FREE_TABLE + number.to_bytes(4, "big")
-        return iter([key for key, _ in self._index.scan(prefix, successor(prefix))])
+        key = _free_key(number, start)
+        self._reserved.discard(key)
+        self._index.put(key, size.to_bytes(8, "big"))
 
     def _close(self, pack: Pack) -> None:
         file, pack.file = pack.file, None
@@ -370,28 +400,25 @@ class Packs:
         self._readers.submit(pack.number, cut)
 
 
-def encode_pack(end: int, live: int, sealed: bool) -> bytes:
+def encode_pack(end: int, live: int, live_bytes: int, sealed: bool) -> bytes:
     """A pack's record in the index."""
-    record: bytes = msgpack.packb((1, end, live, sealed))
+    record: bytes = msgpack.packb((_RECORD_VERSION, end, live, live_bytes, sealed))
     return record
 
 
 @decodes("the index's record of a pack")
-def decode_pack(record: bytes) -> tuple[int, int, bool]:
-    """(end, live records, sealed); the inverse of `encode_pack`."""
-    version, end, live, sealed = msgpack.unpackb(record)
-    require_version("index: the record of a pack", version, 1)
+def decode_pack(record: bytes) -> tuple[int, int, int, bool]:
+    """(end, live records, their bytes, sealed); the inverse of `encode_pack`."""
+    version, *fields = msgpack.unpackb(record)
+    require_version("index: the record of a pack", version, _RECORD_VERSION, oldest=_RECORD_VERSION)
+    end, live, live_bytes, sealed = fields
     require(
-        isinstance(end, int) and end >= PAGE_BYTES and isinstance(live, int) and sealed in (0, 1),
+        all(isinstance(number, int) for number in (end, live, live_bytes))
+        and end >= PAGE_BYTES
+        and sealed in (0, 1),
         "index: the record of a pack makes no sense",
     )
-    return end, live, bool(sealed)
-
-
-def _remove(disk: Disk, file: File | None, path: str) -> None:
-    if file is not None:
-        file.close()
-    disk.unlink(path)
+    return end, live, live_bytes, bool(sealed)
 
 
 def _pack_key(number: int) -> bytes:

@@ -227,18 +227,20 @@ def _take_packs(
     """What the packs say of themselves."""
     ends: dict[int, int] = {}
     live: Counter[int] = Counter()
+    sizes: Counter[int] = Counter()
     for number, name in numbered_files(disk, f"{path}/packs"):
         file = disk.open(name)
         try:
             _require_ours(file, name, number, superblock)
             for blob, location in records(file, number, pack_seed(superblock.salt, number)):
-                _take(file, blob, location, made, live, result)
+                _take(file, blob, location, made, live, sizes, result)
             # A crash may have come before the header.
             ends[number] = max(PAGE_BYTES, page_end(file.size()))
         finally:
             file.close()
     for number, end in ends.items():
-        made.put(b"p" + number.to_bytes(4, "big"), encode_pack(end, live[number], True))
+        record = encode_pack(end, live[number], sizes[number], True)
+        made.put(b"p" + number.to_bytes(4, "big"), record)
     made.put(NEXT_PACK, (max(ends, default=-1) + 1).to_bytes(4, "big"))
     made.commit()
     result.packs = len(ends)
@@ -262,6 +264,7 @@ def _take(
     location: Location,
     made: _NewIndex,
     live: Counter[int],
+    sizes: Counter[int],
     result: Rebuilt,
 ) -> None:
     """Name a record, unless another of the same blob is as good: a repair frees the space then."""
@@ -274,12 +277,15 @@ def _take(
         result.blob_bytes += location.length
         if failed is not None:
             made.put(b"q" + blob, None)
-            live[decode_location(failed).pack] -= 1
+            other = decode_location(failed)
+            live[other.pack] -= 1
+            sizes[other.pack] -= other.record_bytes
     elif failed is None:
         made.put(b"q" + blob, encode_location(location))
     else:
         return
     live[location.pack] += 1
+    sizes[location.pack] += location.record_bytes
 
 
 def _date(made: _NewIndex, record: Record) -> None:

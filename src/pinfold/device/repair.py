@@ -53,9 +53,9 @@ def _act(device: Device, report: Report) -> None:
     """All of it at once; closing the device applies it and makes it durable."""
     device.touch(report.rotten)
     packs = {pack.number for pack in device.packs.all()}
-    for number, live in report.miscounted.items():
+    for number, (live, live_bytes) in report.miscounted.items():
         if number in packs:
-            device.packs.recount(number, live)
+            device.packs.recount(number, live, live_bytes)
     for number, start, size in report.leftovers:
         if number in packs:
             device.packs.reclaim(number, start, size)

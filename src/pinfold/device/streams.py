@@ -147,7 +147,8 @@ class Streams:
         else:
             self._open.pop(stream, None)
             offset = stream.start + head_bytes(len(stream.checks))
-            self._packs.keep(stream.pack, stream_at=stream.start)
+            size = record_bytes(stream.length, len(stream.checks))
+            self._packs.keep(stream.pack, size, stream_at=stream.start)
             self._name_blob(
                 stream.blob, Location(stream.pack.number, offset, stream.length, 0, stream.checks)
             )

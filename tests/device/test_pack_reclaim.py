@@ -1,0 +1,142 @@
+"""Freed space of packs: on a list that survives, given back piece by piece, never too early."""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from pinfold.codec.packs import Location, checks_of, head_bytes, record_bytes
+from pinfold.device import packreclaim
+from pinfold.device.device import Device
+from pinfold.device.health import Health
+from pinfold.device.index import Index
+from pinfold.device.ordered_engine import OrderedEngine
+from pinfold.device.packs import Packs
+from pinfold.device.readers import Readers
+from pinfold.env.api import Env
+from pinfold.model.ids import BlobId
+from tests.device.model import whole
+from tests.device.test_rotten_rows import lives
+from tests.device.worlds import CLUSTER, PATH, SETTINGS
+
+PAYLOAD = bytes(3000)
+BLOBS = [BlobId(number.to_bytes(16, "big")) for number in range(400)]
+
+
+async def opened(env: Env) -> Device:
+    return await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+
+
+async def fill(env: Env) -> None:
+    device = await opened(env)
+    for blob in BLOBS:
+        await device.blobs.put(blob, memoryview(PAYLOAD), checks_of(PAYLOAD))
+    await asyncio.sleep(2)
+    await device.close()
+
+
+def used(env: Env) -> int:
+    return env.disk.total_bytes(PATH) - env.disk.free_bytes(PATH)
+
+
+def waiting(device: Device) -> int:
+    return len(list(device._index.scan(b"f", b"g")))
+
+
+def test_space_that_a_crash_left_unfreed_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before: list[int] = []
+
+    async def delete(env: Env) -> None:
+        monkeypatch.setattr(packreclaim, "PIECE", 0)  # as if it never had its turn
+        device = await opened(env)
+        before.append(used(env))
+        await device.blobs.delete(BLOBS[1:])
+        await asyncio.sleep(2)
+        assert waiting(device) == len(BLOBS) - 1
+        monkeypatch.undo()
+
+    async def again(env: Env) -> None:
+        device = await opened(env)
+        assert waiting(device)
+        await asyncio.sleep(2)
+        assert waiting(device) == 0
+        assert used(env) < before[0] - 300 * 4096
+        assert device.blobs.scan(b"", 9) == [(BLOBS[0], len(PAYLOAD))]
+        assert len(device.packs.all()) <= 2  # those that nothing is in are gone
+        await device.close()
+
+    lives(fill, delete, again)
+
+
+def test_a_long_list_is_worked_off_in_pieces_beside_the_passes() -> None:
+    pieces: list[int] = []
+
+    async def delete(env: Env) -> None:
+        device = await opened(env)
+        given_back = device.packs.given_back
+
+        def count(ranges: Any) -> None:
+            pieces.append(len(ranges))
+            given_back(ranges)
+
+        device.packs.given_back = count  # type: ignore[method-assign]
+        await device.blobs.delete(BLOBS[:-1])
+        await asyncio.sleep(3)
+        assert waiting(device) == 0
+        await device.close()
+
+    lives(fill, delete)
+    assert sum(pieces) >= len(BLOBS) - 1
+    assert max(pieces) <= packreclaim.PIECE < len(BLOBS)
+
+
+def test_a_pack_goes_only_when_it_is_durable_that_nothing_names_it() -> None:
+    """A drop that came after the index was sealed may be taken back by a crash."""
+
+    async def act(env: Env) -> None:
+        env.disk.mkdir("/packs")
+        index, health = Index(OrderedEngine(env.disk, "/index")), Health()
+        readers = Readers([env.new_offload("read")], health, env.clock.monotonic)
+        packs = Packs(env.disk, "/packs", bytes(8), index, readers, SETTINGS, health)
+        size = record_bytes(10, 1)
+        pack, start = packs.reserve(size, stream=False)
+        packs.keep(pack, size)
+        pack.sealed = True
+        packs.settle()
+        packs.drop(Location(pack.number, start + head_bytes(1), 10, 1, (5,)))
+        packs.committed()
+        assert packs.pop_empty() is None
+        packs.settle()
+        assert packs.pop_empty() is None
+        packs.committed()
+        assert packs.pop_empty() is pack
+        assert packs.pop_empty() is None
+
+    lives(act)
+
+
+def test_what_a_stream_is_writing_is_listed_for_a_crash_and_not_given_back_before() -> None:
+    large = random.Random(5).randbytes(300_000)
+    blob = BlobId(b"s" * 16)
+
+    async def act(env: Env) -> None:
+        device = await opened(env)
+        stream = device.blobs.begin(blob, len(large), checks_of(large))
+        await stream.write(large[:200_000])
+        await device.blobs.delete(BLOBS[:10])
+        await asyncio.sleep(2)  # the list is worked off, but for this
+        assert waiting(device) == 1
+        await stream.write(large[200_000:])
+        await stream.commit()
+        await asyncio.sleep(2)
+        assert waiting(device) == 0
+        assert await whole(device.blobs.read(blob, 0, len(large))) == large
+        await device.close()
+
+    async def again(env: Env) -> None:
+        device = await opened(env)
+        assert await whole(device.blobs.read(blob, 0, len(large))) == large
+        await device.close()
+
+    lives(fill, act, again)
