@@ -4,6 +4,7 @@ import asyncio
 import gc
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pinfold.device.api import ExtentOp
 from pinfold.device.arena import Arena, BlockCorrupt
 from pinfold.device.device import Device
-from pinfold.device.extents import UNAPPLIED_EXTENTS
+from pinfold.device.extents import UNAPPLIED_EXTENTS, ZEROES_BYTES
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Corrupt, Full
@@ -107,6 +108,35 @@ def test_what_waits_is_bounded_in_extents_too() -> None:
         trim(device, range(9))
 
     lives(life, unapplied_bytes=64 * MIB, segment_bytes=4 * MIB, apply_interval_s=5.0)
+
+
+def test_zeroes_that_wait_are_bounded_and_most_are_never_written() -> None:
+    written: list[int] = []
+    arena_write = Arena.write
+
+    def counted(self: Arena, places: list[int], *rest: Any) -> None:
+        written.append(len(places))
+        arena_write(self, places, *rest)
+
+    async def life(device: Device) -> None:
+        await device.extents.claim(V, ONE)
+        trim(device, range(ZEROES_BYTES // EXTENT_BYTES), kind=1)
+        with pytest.raises(Busy):
+            trim(device, range(1), kind=1)
+        device._journal.urgent.set()
+        await applied(device)
+        assert sum(written) == 0
+        write(device, V, 3)
+        trim(device, range(3, 5), kind=1)
+        device._journal.urgent.set()
+        await applied(device)
+        assert sum(written) == 2 * EXTENT_BYTES // BLOCK_BYTES
+        found = await whole(device.extents.read(V, ONE, [(3, 0, EXTENT_BYTES)]))
+        assert found == bytes(EXTENT_BYTES)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Arena, "write", counted)
+        lives(life, apply_interval_s=5.0)
 
 
 def test_zeroes_of_a_whole_extent_take_their_space_and_read_back() -> None:

@@ -81,22 +81,34 @@ class Arena:
             for first, count in neighbours(sorted(slots)):
                 self._slots.allocate(first * SLOT_BYTES, count * SLOT_BYTES)
 
-    def write(self, places: Sequence[int], buffers: Sequence[Buffer], seed: int) -> None:
+    def write(
+        self,
+        places: Sequence[int],
+        buffers: Sequence[Buffer],
+        zeroes: Sequence[int],
+        seed: int,
+    ) -> None:
         """Put whole blocks in their places, ascending, neighbours in one write. No flush.
 
-        Raises NoRoom: some blocks may be in place then, and the same call again is all it takes.
+        `zeroes` are places that hold nothing: they get the sum of what they read as. Raises NoRoom:
+        some blocks may be in place then, and the same call again is all it takes.
         """
         position = 0
         with room():
             for place, count in neighbours(places):
                 self._slots.pwritev(buffers[position : position + count], place * BLOCK_BYTES)
                 position += count
-            sums = [xxhash.xxh3_64_intdigest(buffer, seed) for buffer in buffers]
-            start = 0
-            for end in range(1, len(places) + 1):
-                if end == len(places) or places[end] - places[start] >= _SUMS_TOGETHER:
-                    self._write_sums(places[start:end], sums[start:end])
-                    start = end
+            self._put_sums(places, [xxhash.xxh3_64_intdigest(one, seed) for one in buffers])
+            if zeroes:
+                zero = xxhash.xxh3_64_intdigest(bytes(BLOCK_BYTES), seed)
+                self._put_sums(zeroes, [zero] * len(zeroes))
+
+    def _put_sums(self, places: Sequence[int], sums: Sequence[int]) -> None:
+        start = 0
+        for end in range(1, len(places) + 1):
+            if end == len(places) or places[end] - places[start] >= _SUMS_TOGETHER:
+                self._write_sums(places[start:end], sums[start:end])
+                start = end
 
     def _write_sums(self, places: Sequence[int], sums: Sequence[int]) -> None:
         """One write for sums that are near each other: those in between stay what they are."""

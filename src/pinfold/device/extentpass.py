@@ -172,9 +172,9 @@ class ExtentPass:
             unwritten = [plan for plan in plans if plan.fresh]
             plans = [plan for plan in plans if not plan.fresh]
         for plan in plans:
-            places, buffers = _placed(plan.unapplied, plan.after)
+            seed = self._arena.seed(plan.volume.life)
             try:
-                self._arena.write(places, buffers, self._arena.seed(plan.volume.life))
+                self._arena.write(*_placed(plan), seed)
             except NoRoom:
                 unwritten.append(plan)
             else:
@@ -219,18 +219,26 @@ def life_of_key(key: bytes) -> int:
     return life
 
 
-def _placed(unapplied: Unapplied, row: Row) -> tuple[list[int], list[Buffer]]:
-    """Where every block with content goes, in ascending places, and what goes there."""
-    blocks = unapplied.blocks
-    if unapplied.zeroed:
-        blocks = dict(blocks)
-        for first, count in runs_of(unapplied.zeroed, 0):
-            blocks.update(dict.fromkeys(range(first, first + count), _ZERO_BLOCK))
-    slots = row.slots
+def _placed(plan: _Plan) -> tuple[list[int], list[Buffer], list[int]]:
+    """Where every block with content goes, in ascending places, and what goes there.
+
+    The third are places of zeroes in fresh slots, which hold nothing: nothing is written there.
+    """
+    blocks, slots, zeroes = plan.unapplied.blocks, plan.after.slots, []
+    if plan.unapplied.zeroed:
+        blocks, fresh = dict(blocks), set(plan.fresh)
+        for first, count in runs_of(plan.unapplied.zeroed, 0):
+            for block in range(first, first + count):
+                slot = slots[block // SLOT_BLOCKS]
+                if slot in fresh:
+                    zeroes.append(slot * SLOT_BLOCKS + block % SLOT_BLOCKS)
+                else:
+                    blocks[block] = _ZERO_BLOCK
     placed = sorted(
         [
             (slots[block // SLOT_BLOCKS] * SLOT_BLOCKS + block % SLOT_BLOCKS, block)
             for block in blocks
         ]
     )
-    return [place for place, _ in placed], [blocks[block] for _, block in placed]
+    zeroes.sort()
+    return [place for place, _ in placed], [blocks[block] for _, block in placed], zeroes

@@ -47,7 +47,7 @@ from pinfold.device.volumes import Volumes, untold
 from pinfold.env.api import Buffer, Offload
 from pinfold.model.errors import Busy, Corrupt, Fenced, Invalid
 from pinfold.model.ids import ExtentIndex, Token, VolumeId
-from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES, SLOT_BYTES
+from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES, MIB, SLOT_BYTES
 from pinfold.model.settings import DeviceSettings
 
 _VOLUME_TABLE: Final = b"v"
@@ -56,6 +56,9 @@ _BLOCK_MASK: Final = BLOCK_BYTES - 1
 UNAPPLIED_EXTENTS: Final = 16_384
 """Extents with something in memory (some 10 MiB of it, beside the bytes), beyond which more is
 Busy; a write that comes below the limit may exceed it."""
+
+ZEROES_BYTES: Final = 256 * MIB
+"""Zeroes to be written that wait, likewise: they take no memory, but a second or so of a pass."""
 
 APPLY_EXTENTS: Final = 4_096
 """So many start the applier at once."""
@@ -104,6 +107,8 @@ class Extents:
         """Those with something active."""
         self._active = 0
         """Extents with something active, in all."""
+        self._zeroes_bytes = 0
+        """Zeroes among it."""
 
     @property
     def slot_bytes(self) -> int:
@@ -294,7 +299,7 @@ class Extents:
         self._pass.seal(list(self._touched))
         self._reads.overtake()
         self._touched.clear()
-        self._active = 0
+        self._active = self._zeroes_bytes = 0
 
     async def apply(self, lane: Offload) -> None:
         """Write what was sealed, through the applier's lane. Raises OSError, and NoRoom.
@@ -328,7 +333,7 @@ class Extents:
     def _admit(self, known: Volume, ops: Sequence[ExtentOp], payload_bytes: int) -> bool:
         """Refuse what cannot be taken, before anything changes; whether all ops are aligned."""
         self._journal.admit(payload_bytes)
-        if self._active >= UNAPPLIED_EXTENTS:
+        if self._active >= UNAPPLIED_EXTENTS or self._zeroes_bytes >= ZEROES_BYTES:
             raise Busy(f"{self._active} extents wait to be applied")
         edges = written = 0
         homeless: dict[int, int] = {}
@@ -403,6 +408,8 @@ class Extents:
             unapplied = self._unapplied(known, op.extent)
             position = unapplied.take(op, payload, position)
             unapplied.epoch = max(unapplied.epoch, epoch)
+            if op.kind == ZERO:
+                self._zeroes_bytes += op.length
             known.marks.mark(op.extent, token, epoch, sequence)
         self._pass.marked(known.marks)
 

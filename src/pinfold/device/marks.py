@@ -119,7 +119,7 @@ def stored_marks(index: Index) -> Iterator[tuple[int, int, Dirty]]:
 def mark_keys(index: Index, life: int) -> Iterator[bytes]:
     """The keys of all marks of a life."""
     prefix = _KEY.pack(_TABLE, life, 0)[:_LIFE_END]
-    return (key for key, _ in index.scan(prefix, successor(prefix)))
+    return index.keys(prefix, successor(prefix))
 
 
 def mark_of_key(key: bytes) -> tuple[int, int]:
