@@ -277,6 +277,24 @@ def test_a_volume_out_of_sync_is_told_by_why() -> None:
     assert "device 2 must serve again" in told(judged(up, [volume]))
 
 
+def test_a_volume_at_rest_is_not_well_before_its_copies_were_looked_at() -> None:
+    up = led(answers())
+    for answer in up.values():
+        for device in answer.get("devices", ()):
+            device["boot"] = 5
+    well = {"name": "disk1", "size_bytes": 1, "out": [], "seen": {"0": 5, "1": 5, "2": 5}}
+    assert judged(up, [well]).state == "healthy"
+    restarted = {**well, "seen": {"0": 5, "1": 4, "2": 5}}
+    found = judged(up, [restarted])
+    assert found.state == "degraded"
+    assert "not proved whole since device 1 restarted" in found.findings[0].what
+    assert ["disk1" in one for one in objections(MAP, found, "n3")] == [True]
+    unsettled = judged(up, [{**well, "seen": {}, "unsettled": True}])
+    assert unsettled.state == "degraded"
+    assert "a gateway that died" in unsettled.findings[0].what
+    assert objections(MAP, unsettled, "n3")
+
+
 def test_nodes_and_devices_have_the_same_keys_up_or_down() -> None:
     up = answers()
     whole = judged(up)

@@ -68,6 +68,7 @@ CALLS: dict[str, Callable[[Parrot], Awaitable[Any]]] = {
     "change": lambda parrot: rows(parrot).change(b"p", Change(b"o" * 16)),
     "claim": lambda parrot: extents(parrot).claim(DeviceId(1), VOLUME, Token(1), 1, deadline=5.0),
     "marks": lambda parrot: extents(parrot).marks(ADDRESS, -1, dirty=True, deadline=5.0),
+    "opening": lambda parrot: extents(parrot).opening(DeviceId(1), deadline=5.0),
     "allocated": lambda parrot: extents(parrot).allocated(ADDRESS, [1], deadline=5.0),
 }
 

@@ -91,6 +91,7 @@ VALID: list[tuple[str, Any, bytes]] = [
     ("extent.restored", STREAM, b""),
     ("extent.allocated", [*STREAM, [3, 4]], b""),
     ("extent.drop", [1, VOLUME], b""),
+    ("extent.opening", [1], b""),
     *_messages(),
     ("group.ping", [[9], [8], [[1, 1, 4, 1, 1]], [[9, 0.1]], 5], b""),
     ("group.confirm", [1, 1, 4, 0, 1, 0, 1, 9], b""),

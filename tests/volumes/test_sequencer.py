@@ -209,3 +209,24 @@ def test_a_reborn_member_gets_what_it_had_not_flushed() -> None:
     desk.flush(1)
     assert lane.whole
     assert len(desk.paper.answers) == 4
+
+
+def test_the_extents_that_are_dirty_are_bounded() -> None:
+    desk = Desk(VolumeSettings(dirty_extents=8))
+    for extent in range(3):
+        desk.ask(WRITE, extent * EXTENT_BYTES)
+        desk.take(0, 1, 2)
+    assert not desk.paper.flushes
+    for extent in range(3, 8):
+        desk.ask(WRITE, extent * EXTENT_BYTES)
+        desk.take(0, 1, 2)
+    assert desk.paper.flushes
+    held = desk.ask(WRITE, 8 * EXTENT_BYTES)
+    again = desk.ask(WRITE, 7 * EXTENT_BYTES)
+    desk.take(0, 1, 2)
+    assert again in desk.paper.answers
+    assert held not in desk.paper.answers
+    desk.flush(0, 1, 2)
+    assert desk.sequencer.stable
+    desk.take(0, 1, 2)
+    assert held in desk.paper.answers

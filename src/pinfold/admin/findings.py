@@ -227,9 +227,11 @@ def _care_findings(care: Sequence[Told], devices: Sequence[Told]) -> Iterator[Fi
 
 def _volume_findings(volumes: Sequence[Told], devices: Sequence[Told]) -> Iterator[Finding]:
     idle = {one["id"] for one in idle_devices(devices)}
+    boots = boots_of(devices)
     for volume in volumes:
         out = volume.get("out") or ()
         if not out:
+            yield from unproved(volume, boots)
             continue
         away = [number for number in out if number in idle]
         yield Finding(
@@ -239,6 +241,32 @@ def _volume_findings(volumes: Sequence[Told], devices: Sequence[Told]) -> Iterat
             if away
             else "nothing: they are being brought up to date; lose no other device meanwhile",
         )
+
+
+def unproved(volume: Told, boots: Mapping[str, int | None]) -> Iterator[Finding]:
+    """Copies of a volume that nobody holds, of which it is not known that they are good."""
+    seen = volume.get("seen") or {}
+    changed = [device for device, boot in seen.items() if boots.get(device, boot) != boot]
+    if volume.get("unsettled"):
+        yield Finding(
+            severity="warning",
+            what=f"volume {volume['name']} was left by a gateway that died: "
+            "its copies are not known to be equal",
+            do="nothing: they are made equal within two minutes, or by the next client",
+        )
+    elif changed:
+        yield Finding(
+            severity="warning",
+            what=f"volume {volume['name']} is not proved whole since "
+            f"device {', '.join(changed)} restarted",
+            do="nothing: its copies are looked at within minutes; lose no other device meanwhile",
+        )
+
+
+def boots_of(devices: Sequence[Told]) -> dict[str, int | None]:
+    """How often each device that serves has been opened."""
+    idle = {one["id"] for one in idle_devices(devices)}
+    return {str(one["id"]): one.get("boot") for one in devices if one["id"] not in idle}
 
 
 def _names(devices: Sequence[Told]) -> str:

@@ -3,10 +3,10 @@
 The question of Ceph's `ok-to-stop`, answered from the same facts as the status.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pinfold.admin.findings import idle_devices
+from pinfold.admin.findings import boots_of, idle_devices, unproved
 from pinfold.admin.reach import reach
 from pinfold.admin.report import Report
 from pinfold.cluster.map import BLOBS, VOLUMES, ClusterMap
@@ -23,7 +23,7 @@ def objections(cluster: ClusterMap, found: Report, node: str) -> list[str]:
     return [
         *_of_groups(found.groups, staying),
         *_of_data(cluster, staying, taking),
-        *_of_volumes(found.volumes, leaving),
+        *_of_volumes(found.volumes, boots_of(found.devices), leaving),
         *_of_repair(found.care),
     ]
 
@@ -53,7 +53,9 @@ def _of_data(cluster: ClusterMap, staying: set[int], taking: set[int]) -> list[s
     return found
 
 
-def _of_volumes(volumes: Sequence[dict[str, Any]] | None, leaving: set[int]) -> list[str]:
+def _of_volumes(
+    volumes: Sequence[dict[str, Any]] | None, boots: Mapping[str, int | None], leaving: set[int]
+) -> list[str]:
     if volumes is None:
         return ["the volumes' rows cannot be read now, so what is in sync is unknown"]
     return [
@@ -61,7 +63,7 @@ def _of_volumes(volumes: Sequence[dict[str, Any]] | None, leaving: set[int]) -> 
         + ", ".join(map(str, sorted(others)))
         for volume in volumes
         if (others := set(volume.get("out") or ()) - leaving)
-    ]
+    ] + [finding.what for volume in volumes for finding in unproved(volume, boots)]
 
 
 def _of_repair(care: Sequence[dict[str, Any]]) -> list[str]:

@@ -61,6 +61,8 @@ _MARKS: Final = Form(list[tuple[Short, Number, Number]])
 _RUNS: Final = Form(list[list[tuple[Short, Short]]])
 """Answers."""
 
+_OPENING: Final = Form(tuple[Id, Short])
+_OPENED: Final = Form(tuple[Short])
 _CLAIM: Final = Form(tuple[Short, Id, Number, Number])
 _DROP: Final = Form(tuple[Short, Id])
 _FORMS: Final[dict[str, Form[Any]]] = {
@@ -216,6 +218,12 @@ class ExtentClient:
         """Tell a device that had lost the volume that all of it was written and flushed again."""
         await self._call(address.device, "extent.restored", address, deadline=deadline)
 
+    async def opening(self, device: DeviceId, *, deadline: float) -> tuple[DeviceUuid, Boot]:
+        """Which device has this number, and how often it has been opened."""
+        answer = await self._call(device, "extent.opening", [device], deadline=deadline)
+        uuid, boot = answered("extent.opening", answer.body, _OPENING)
+        return DeviceUuid(uuid), Boot(boot)
+
     async def drop(self, device: DeviceId, volume: VolumeId, *, deadline: float) -> None:
         """Forget a deleted volume there; done when durable."""
         await self._call(device, "extent.drop", [device, volume], deadline=deadline)
@@ -264,6 +272,7 @@ class ExtentHost:
         dispatcher.bind("extent.allocated", self._allocated)
         dispatcher.bind("extent.restored", self._restored)
         dispatcher.bind("extent.drop", self._drop)
+        dispatcher.bind("extent.opening", self._opening)
 
     def _device(self, device: int) -> Device:
         found = self._devices.get(DeviceId(device))
@@ -367,6 +376,11 @@ class ExtentHost:
 
     def _restored(self, request: Request) -> Reply | asyncio.Future[Reply]:
         return self._ordered(request, _act_restored)
+
+    def _opening(self, request: Request) -> Reply:
+        (device,) = taken("extent.opening", request.body, _OPENED)
+        found = self._device(device)
+        return Reply([found.uuid, found.boot])
 
     async def _drop(self, request: Request) -> Reply:
         device, volume = taken("extent.drop", request.body, _DROP)

@@ -164,6 +164,9 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Unflushed writes the holder keeps to resend; half of it starts a flush, all of it waits."""
     retained_s: SecondsOrZero = 5.0
     """Oldest unflushed write before a flush is started."""
+    dirty_extents: Annotated[int, msgspec.Meta(ge=2, le=1 << 16)] = 1024
+    """Extents (4 MiB each) written and not yet declared stable: what a takeover has to compare,
+    some seconds' worth. Half of them start a flush, all of them let writes elsewhere wait."""
     window_bytes: Bytes = 16 << 20
     """Writes sent and not yet taken by all members: about 10 ms of 10 Gbit/s."""
     batches_max: Count = 4
@@ -176,6 +179,10 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Silence after which another gateway may take the volume: above trust_s by any clock drift."""
     linger_s: SecondsOrZero = 5.0
     """How long the lease is kept when the last connection has gone."""
+    tend_round_s: Seconds = 60.0
+    """How often volumes that nobody holds are looked at, and devices for what deleted ones left."""
+    tend_stall_s: Seconds = 30.0
+    """A volume that is tended and gets no nearer to being whole is left for a later round."""
     piece_bytes: Bytes = 1 << 20
     """Copied behind one fence, in whole blocks and a whole part of an extent: a guest's write to
     them waits about a millisecond per copy. At most a device's largest record."""

@@ -3,15 +3,22 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pinfold.care.host import Care
+from pinfold.care.worker import Supervisor
 from pinfold.cluster.groups.service import GroupService
 from pinfold.cluster.map import BLOBS, METADATA
 from pinfold.device.api import Device
+from pinfold.env.tasks import TaskScope
 from pinfold.model.ids import DeviceId, GroupId, NodeName
 from pinfold.node.context import NodeContext
 from pinfold.node.gateway import Gateway
+from pinfold.volumes.leftovers import Drop, Leftovers
+from pinfold.volumes.registry import Registry
+from pinfold.volumes.row import INDEX_PLACE
+from pinfold.volumes.tending import Tend, Tending
 
 
 def new_care(
@@ -20,7 +27,7 @@ def new_care(
     groups: GroupService,
     devices: Mapping[DeviceId, Device],
 ) -> Care:
-    """The workers of this node, bound and not started; their metrics are registered."""
+    """The workers of this node for blobs, bound and not started."""
 
     def group_ids() -> range:
         return range(1 << context.map.get().policies[METADATA].part_power)
@@ -33,7 +40,7 @@ def new_care(
         limit = context.settings.device.unapplied_bytes
         return max((one.status().journal_bytes / limit for one in devices.values()), default=0.0)
 
-    care = Care(
+    return Care(
         context.env,
         context.peers,
         context.dispatcher,
@@ -46,8 +53,52 @@ def new_care(
         settings=context.settings.care,
         load=load,
     )
-    context.metrics.register(CareCollector(care.status))
-    return care
+
+
+class VolumeCare:
+    """The workers of one storage node that look after volumes; see `volumes.tending`."""
+
+    def __init__(
+        self,
+        context: NodeContext,
+        gateway: Gateway,
+        groups: GroupService,
+        devices: Mapping[DeviceId, Device],
+    ) -> None:
+        settings, care = context.settings.volumes, context.settings.care.worker
+        rows, extents, placement = gateway.rows, gateway.extents, gateway.extent_placement
+        index = gateway.membership.group_of
+
+        def leads() -> bool:
+            return index(INDEX_PLACE) in {bound.group for bound in groups.led()}
+
+        tending = Tending(
+            context.env,
+            rows,
+            extents,
+            placement,
+            node=context.name,
+            boot=context.boot,
+            leads=leads,
+            settings=settings,
+        )
+        registry = Registry(context.env, rows, extents, placement.devices, settings)
+        leftovers = Leftovers(
+            context.env.clock.monotonic, rows, extents, registry, devices, settings
+        )
+        self._tending = Supervisor[Tend](context.env, tending, care, lambda: 0.0)
+        self._leftovers = Supervisor[Drop](context.env, leftovers, care, lambda: 0.0)
+
+    def start(self, scope: TaskScope) -> None:
+        """Run the workers in a scope that is closed before the devices are."""
+        scope.start(self._tending.run(), name="volume tending")
+        scope.start(self._leftovers.run(), name="volume leftovers")
+
+    def status(self) -> list[dict[str, Any]]:
+        """What operators see of each worker: msgpack-able."""
+        return [
+            msgspec.structs.asdict(worker.status()) for worker in (self._tending, self._leftovers)
+        ]
 
 
 class CareCollector:

@@ -159,5 +159,7 @@ def _volume(shown: VolumeShown) -> View:
         "min_in_sync": shown.min_in_sync,
         "holder": shown.holder if shown.live else None,
         "out": list(shown.out_of_sync),
+        "unsettled": shown.unsettled,
+        "seen": {str(device): boot for device, boot in shown.seen.items()},
         "state": shown.state,
     }

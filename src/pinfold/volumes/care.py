@@ -86,20 +86,13 @@ class Care:
 
         Read in step with the copying: a page that is read later tells at least as much.
         """
-        lanes = self._sequencer.lanes.values()
         since = 0 if everything else self._holder.since[lane.device]
         after = -1
         while after < EVERYTHING:
-            sources = [other for other in lanes if other.standing is Standing.LIVE]
-            absent = any(other.standing is Standing.DOWN for other in lanes)
-            if not sources or (absent and len(lanes) > self._settings.copies):
-                # One source knows every extent only where all extents have the same members.
-                raise Unavailable("members that must be asked are away")
-            found = [await self._copies.marks(source, after) for source in sources]
-            mine, told_to = await self._copies.marks(lane, after)
+            marks, told_to = await self._copies.present(after)
+            mine, mine_to = await self._copies.marks(lane, after)
             self.still_joining(lane)
-            told_to = min(told_to, *(told_to for _, told_to in found))
-            marks = [mark for page, _ in found for mark in page]
+            told_to = min(told_to, mine_to)
             lacking = {mark.extent for mark in marks if mark.token or mark.epoch >= since}
             lacking.update(mark.extent for mark in mine if mark.token)
             # What no source has any more was trimmed away meanwhile.

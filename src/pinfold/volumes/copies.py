@@ -20,7 +20,7 @@ from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.rpc.api import Answer
 from pinfold.volumes.io import TRIM, WRITE
-from pinfold.volumes.lane import Lane
+from pinfold.volumes.lane import Lane, Standing
 from pinfold.volumes.pulse import Pulse
 from pinfold.volumes.sequencer import Sequencer
 
@@ -156,6 +156,19 @@ class Copies:
             self._holder.failed(lane, stream, error)
             raise
         return page, page[-1].extent if len(page) >= MARKS_PAGE else EVERYTHING
+
+    async def present(self, after: int) -> tuple[list[Mark], int]:
+        """What members in sync say of extents behind `after`, and the extent up to which this is
+        all there is. Unavailable when members that must be asked are away.
+        """
+        lanes = self._sequencer.lanes.values()
+        sources = [lane for lane in lanes if lane.standing is Standing.LIVE]
+        absent = any(lane.standing is Standing.DOWN for lane in lanes)
+        if not sources or (absent and len(lanes) > self._settings.copies):
+            # One source knows every extent only where all extents have the same members.
+            raise Unavailable("members that must be asked are away")
+        found = [await self.marks(source, after) for source in sources]
+        return [mark for page, _ in found for mark in page], min(told_to for _, told_to in found)
 
     async def flush(self, sequence: int) -> None:
         """Wait until every member counted has flushed up to `sequence`."""

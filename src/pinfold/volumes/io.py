@@ -80,3 +80,16 @@ class Io:
         """Pieces (batches, spans) that have not ended."""
         self.sequence = 0
         """The last batch that carries a piece: what a FUA answer waits to be flushed."""
+
+
+def deliver(ios: list[Io]) -> None:
+    """Give requests their answers: each owner gets its own together."""
+    owner = ios[0].owner
+    if all(io.owner is owner for io in ios):
+        owner.finished(ios)
+        return
+    by_owner: dict[int, list[Io]] = {}
+    for io in ios:
+        by_owner.setdefault(id(io.owner), []).append(io)
+    for theirs in by_owner.values():
+        theirs[0].owner.finished(theirs)

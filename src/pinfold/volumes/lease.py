@@ -44,10 +44,11 @@ def superseded(row: VolumeRow, me: Holder) -> bool:
     """Whether nobody can be serving the volume any more: free, or held by our own past.
 
     One process has a gateway's name at a time, so a lower boot of it has ended, and within one
-    process a later session begins when the earlier one has closed.
+    process a later session begins when the earlier one has closed. Who tends a volume serves
+    nobody, and makes room for whoever has a client.
     """
     holder = row.holder
-    if holder is None:
+    if holder is None or (holder.tending and not me.tending):
         return True
     return holder.gateway == me.gateway and holder.boot <= me.boot
 
@@ -75,11 +76,13 @@ class Lease:
     async def acquire(self, *, force: bool = False) -> VolumeRow:
         """Take the volume, waiting until its holder is gone or silent; the row as it was before.
 
+        Who only tends it does not wait for a holder: Busy when there is one.
+
         `force` does not wait: whoever forces says that the former holder is gone. Its writes are
         refused in any case, but until its trust ends it may answer reads from members that the new
         holder did not reach. NotFound when there is no such volume.
         """
-        silence = Silence()
+        silence, looked = Silence(), False
         while True:
             try:
                 found = await self._read()
@@ -89,6 +92,9 @@ class Lease:
             before, self._version = found
             silent = silence.lasts(self._version, self._env.clock.monotonic())
             if not (force or superseded(before, self._me) or silent > self._settings.takeover_s):
+                if self._me.tending and silent == 0.0 and looked:
+                    raise Busy(f"volume {self._name!r} has a holder that lives")
+                looked = True
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             self.row = before
@@ -160,10 +166,19 @@ class Lease:
 
         await self._change(edit)
 
-    async def release(self) -> None:
-        """Give the volume back; everything must be flushed."""
+    async def uncut(self, cut: tuple[int, int]) -> None:
+        """Nothing is left on devices of what shrinking had cut off."""
         await self._change(
-            lambda row: msgspec.structs.replace(row, holder=None, trust={}, beat=row.beat + 1)
+            lambda row: msgspec.structs.replace(row, cut=(0, 0)) if row.cut == cut else row
+        )
+
+    async def release(self, boots: Mapping[DeviceId, int]) -> None:
+        """Give the volume back; everything must be flushed on the devices given, as they are."""
+        seen = {int(device): boot for device, boot in boots.items()}
+        await self._change(
+            lambda row: msgspec.structs.replace(
+                row, holder=None, trust={}, seen=seen, beat=row.beat + 1
+            )
         )
 
     async def _change(self, edit: Callable[[VolumeRow], VolumeRow]) -> None:

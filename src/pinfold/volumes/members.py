@@ -18,6 +18,7 @@ from pinfold.model.ids import DeviceId, Token, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.care import Care
 from pinfold.volumes.copies import Copies
+from pinfold.volumes.cutting import Cutting
 from pinfold.volumes.lane import FLAPPING, Lane, Standing
 from pinfold.volumes.lease import Lease, Memory
 from pinfold.volumes.placement import ExtentPlacement, spares
@@ -64,9 +65,9 @@ class Members:
         self.marked: dict[int, dict[DeviceId, int]] = {}
         """What former holders left dirty, as members told when they were claimed: see `Marked`."""
         self._trust = lease.row.trust
-        copies = Copies(self, sequencer, client, settings, now)
-        self.settling = Settling(self, sequencer, copies, settings)
-        self.care = Care(self, sequencer, copies, self.settling, settings, now)
+        self.copies = Copies(self, sequencer, client, settings, now)
+        self.settling = Settling(self, sequencer, self.copies, settings)
+        self.care = Care(self, sequencer, self.copies, self.settling, settings, now)
 
     def start(self, scope: TaskScope) -> None:
         """Begin to claim every member."""
@@ -282,6 +283,17 @@ class Members:
         await self._lease.take_in(lane.device, Memory(lane.uuid, claimed.boot))
         self.vouch()
         self._schedule()
+
+    async def zero_what_was_cut(self) -> None:
+        """What shrinking cut off is zeroed before anybody is served."""
+        cut = self._lease.row.cut
+        if cut[0] < cut[1]:
+            cutting = Cutting(self._sequencer, self.copies, self._schedule, self._settings)
+            try:
+                await cutting.zero(*cut)
+                await self._lease.uncut(cut)
+            except PinfoldError as error:
+                self._lose(error)
 
     def vouch(self) -> None:
         """Let answers rely on what the row says of the members by now."""

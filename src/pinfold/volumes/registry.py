@@ -64,6 +64,11 @@ class VolumeShown:
     """Whether that gateway has confirmed it lately."""
     out_of_sync: tuple[int, ...]
     """Devices that are being or have to be resynchronised."""
+    unsettled: bool
+    """A holder died, and what it left unflushed has not been made equal on all devices."""
+    seen: dict[int, int]
+    """While nobody holds it: the boot of each device in sync at which its copies were known to be
+    good. Empty for a volume that was never written."""
     state: str
 
 
@@ -100,7 +105,7 @@ class Registry:
             copies=copies,
             min_in_sync=min(self._settings.min_in_sync, copies),
         )
-        await self._put_index(name, row, ready=False, checks=(Check("absent", index_key(name)),))
+        await self._intend(name, row)
         try:
             await self._put(name, row, Check("absent", key_of(name)))
         except Conflict:
@@ -113,6 +118,14 @@ class Registry:
     async def names(self, *, limit: int) -> list[str]:
         """The first `limit` volumes' names, in order."""
         return [name for name, _row in await self._scan(limit)]
+
+    async def indexed(self, after: str, limit: int) -> Sequence[str]:
+        """Up to `limit` names behind one, in the index's order: of volumes in any state, and of
+        some that are none. No volume is without.
+        """
+        start = index_key(after) + b"\x00" if after else b"l"
+        page = await self._rows.scan(INDEX_PLACE, start, names.successor(b"l"), limit)
+        return [name_of(key) for key, row in page.items if row is not None]
 
     async def list(self, *, limit: int = 1_000_000) -> Sequence[VolumeShown]:
         """The first `limit` volumes, in order of their names."""
@@ -144,7 +157,7 @@ class Registry:
                 raise NotFound(f"volume {name!r} is being deleted")
             if size < row.size and not force:
                 raise Conflict(f"{size} bytes would cut off data of {name!r}; force it to shrink")
-            resized = msgspec.structs.replace(row, size=size)
+            resized = msgspec.structs.replace(row, size=size, cut=_cut(row, size))
             try:
                 await self._put(name, resized, Check("version", key_of(name), version))
             except Conflict:
@@ -158,7 +171,12 @@ class Registry:
         A device that cannot be reached keeps its extents until it is asked again.
         """
         while True:
-            row, version, stamp_ms = await self._get(name)
+            try:
+                row, version, stamp_ms = await self._get(name)
+            except NotFound:
+                if await self._unlist(name, None):
+                    return  # an earlier attempt had come so far
+                raise
             if self._is_live(row, stamp_ms) and not force:
                 assert row.holder is not None
                 raise Conflict(f"volume {name!r} is in use by {row.holder.gateway}; force it")
@@ -170,12 +188,49 @@ class Registry:
                 break
             except Conflict:
                 continue
-        await self._put_index(name, deleting, ready=False)
-        if row.holder is not None:
-            await self._evict(deleting)
+        await self._finish(name, deleting, held=row.holder is not None)
+
+    async def _finish(self, name: str, row: VolumeRow, *, held: bool) -> None:
+        """Drop what a volume marked as being deleted has on devices, and then its rows.
+
+        The index row goes last, so that a volume row is never without one: whoever looks for
+        volumes by the index misses none. Each goes only if it is still the one that was read.
+        """
+        await self._put_index(name, row, ready=False)
+        indexed = await self._rows.get(INDEX_PLACE, index_key(name))
+        if held:
+            await self._evict(row)
         await self._drop(VolumeId(row.id))
-        await self._change(INDEX_PLACE, deletes=(index_key(name),))
-        await self._change(place_of(name), deletes=(key_of(name),))
+        await self._remove(name, row.id)
+        if indexed is not None:
+            await self._unlist(name, indexed.version)
+
+    async def _unlist(self, name: str, version: int | None) -> bool:
+        """Remove an index row of no volume, if it is this version (None: any); whether it was."""
+        found = await self._rows.get(INDEX_PLACE, index_key(name))
+        if found is None or decode_index(found.body).ready:
+            return False
+        check = Check("version", index_key(name), found.version if version is None else version)
+        try:
+            await self._change(INDEX_PLACE, checks=(check,), deletes=(index_key(name),))
+        except Conflict:
+            return False  # a new volume has taken the name
+        return True
+
+    async def _remove(self, name: str, volume: bytes) -> None:
+        """Remove a volume's row, if it is still this volume's."""
+        while True:
+            try:
+                found, version, _stamp = await self._get(name)
+                if found.id != volume:
+                    return
+                check = Check("version", key_of(name), version)
+                await self._change(place_of(name), checks=(check,), deletes=(key_of(name),))
+            except NotFound:
+                return
+            except Conflict:
+                continue
+            return
 
     async def _evict(self, row: VolumeRow) -> None:
         """See that a holder has stopped, so that it does not begin anew what is dropped.
@@ -201,7 +256,7 @@ class Registry:
 
     def _is_live(self, row: VolumeRow, stamp_ms: int) -> bool:
         """Whether the holder confirmed its row lately, by wall clocks: good enough to refuse."""
-        if row.holder is None:
+        if row.holder is None or row.holder.tending:
             return False
         age = self._env.clock.wall() - stamp_ms / 1000
         return age < self._settings.takeover_s
@@ -230,14 +285,31 @@ class Registry:
             place_of(name), checks=(check,), puts=((key_of(name), Row(encode(row))),)
         )
 
+    async def _intend(self, name: str, row: VolumeRow) -> None:
+        """Write the index row of a volume that is about to exist.
+
+        One that is there already is written anew unless a volume works under it: an earlier
+        deletion that still has to remove it then finds another version, and leaves it.
+        """
+        while True:
+            found = await self._rows.get(INDEX_PLACE, index_key(name))
+            if found is not None and decode_index(found.body).ready:
+                return
+            check = Check("absent", index_key(name))
+            if found is not None:
+                check = Check("version", index_key(name), found.version)
+            try:
+                await self._put_index(name, row, ready=False, checks=(check,))
+            except Conflict:
+                continue
+            return
+
     async def _put_index(
         self, name: str, row: VolumeRow, *, ready: bool, checks: tuple[Check, ...] = ()
     ) -> None:
         index = IndexRow(id=row.id, size=row.size, created_ms=row.created_ms, ready=ready)
         put = (index_key(name), Row(encode(index)))
-        # A conflict is an earlier attempt's intent, or a volume: the volume row decides.
-        with contextlib.suppress(Conflict):
-            await self._change(INDEX_PLACE, checks=checks, puts=(put,))
+        await self._change(INDEX_PLACE, checks=checks, puts=(put,))
 
     async def _change(
         self,
@@ -261,11 +333,21 @@ def _shown(name: str, row: VolumeRow, *, live: bool) -> VolumeShown:
         created_ms=row.created_ms,
         copies=row.copies,
         min_in_sync=row.min_in_sync,
-        holder=row.holder.gateway if row.holder else None,
+        holder=row.holder.gateway if row.holder and not row.holder.tending else None,
         live=live,
         out_of_sync=tuple(sorted(row.out)),
+        unsettled=bool(row.trust) and not live,
+        seen={} if live or row.holder else row.seen,
         state=row.state,
     )
+
+
+def _cut(row: VolumeRow, size: int) -> tuple[int, int]:
+    """What a volume of this size must zero before it is served again."""
+    if size >= row.size:
+        return row.cut
+    first, end = row.cut if row.cut[1] else (size, row.size)
+    return min(first, size), max(end, row.size)
 
 
 def _check_name(name: str) -> None:

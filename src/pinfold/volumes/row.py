@@ -54,6 +54,9 @@ class VolumeRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     it answered, and the boot under which they do (R4)."""
     uuids: dict[int, bytes] = {}
     """Which device a number meant when it was last in sync: another one has none of the extents."""
+    seen: dict[int, int] = {}
+    """The boot of each device in sync when the volume was given back with everything equal and
+    flushed: one at another boot may have lost extents, or have some that rotted."""
     cut: tuple[int, int] = (0, 0)
     """What shrinking cut off, from here to there, may still be on devices; zeroed before the volume
     is served again."""

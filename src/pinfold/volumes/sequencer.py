@@ -17,6 +17,7 @@ from pinfold.model.errors import Full, PinfoldError
 from pinfold.model.ids import Boot, DeviceId
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.model.settings import VolumeSettings
+from pinfold.volumes.activity import Activity
 from pinfold.volumes.batch import Batch, operations
 from pinfold.volumes.fences import Fences
 from pinfold.volumes.flushes import FlushQueue, flushed_to
@@ -64,6 +65,7 @@ class Sequencer:
         """Requests not yet begun, in order."""
         self._open: Batch | None = None
         self.retained = Retained(settings)
+        self._activity = Activity(settings.dirty_extents)
         self.fences = Fences()
         """Blocks that are being copied."""
         self._flushes = FlushQueue()
@@ -161,7 +163,7 @@ class Sequencer:
             return False
         for extent, within, length in pieces:
             route = self.route(extent)
-            if not route.writable:
+            if not route.writable or not self._activity.admits(extent):
                 return False
             if self.fences or self._patches:
                 mask = blocks(within, length)
@@ -210,6 +212,7 @@ class Sequencer:
     def _launch(self, batch: Batch, targets: Iterable[Lane]) -> None:
         if batch.waiting:  # a joining member that breaks is copied to from the beginning
             self.retained.add(batch)
+            self._activity.touch(batch)
         self._in_flight.add(batch)
         for lane in targets:
             if lane.standing is Standing.JOINING and not lane.room(self._settings.window_bytes):
@@ -310,7 +313,7 @@ class Sequencer:
         self._after_flush()
 
     def _kick_flushes(self) -> None:
-        if self.retained.crowded:
+        if self.retained.crowded or self._activity.crowded:
             self._flushes.goal = max(self._flushes.goal, self.sequence)
         for lane in self.lanes.values():
             self._kick_flush(lane)
@@ -339,8 +342,9 @@ class Sequencer:
         if self.unsettled:
             return
         self._answers += self._flushes.reach(flushed_to(self.lanes.values(), self.sequence))
-        if safe >= self._stable_barrier:
-            self.stable = max(self.stable, safe)
+        if safe >= self._stable_barrier and safe > self.stable:
+            self.stable = safe
+            self._activity.stable(safe)
 
     def flushed_to(self, sequence: int) -> int:
         """How far everybody counted has flushed, of `sequence`."""

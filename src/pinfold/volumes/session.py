@@ -7,7 +7,7 @@ on one event loop; nothing here decides about bytes.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Final
 
@@ -19,7 +19,7 @@ from pinfold.model.ids import DeviceId, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.rpc.api import Answer
 from pinfold.volumes.batch import Batch
-from pinfold.volumes.io import Io, Owner
+from pinfold.volumes.io import Io, Owner, deliver
 from pinfold.volumes.lane import Lane, Standing
 from pinfold.volumes.lease import Lease, Memory
 from pinfold.volumes.members import Members
@@ -67,7 +67,7 @@ class Session:
         self._size = size
         self._scope = TaskScope(self._on_task_error)
         self._early: list[Io] = []
-        self._started = False
+        self._started = self._ready = False
         self._dead: PinfoldError | None = None
         self._pump_due = False
         self._trust_changed = asyncio.Event()
@@ -85,14 +85,35 @@ class Session:
         if self._dead is not None:
             self._refuse(list(ios), self._dead)
             return
-        if self._sequencer is not None:
+        if self._sequencer is not None and self._ready:
             self._sequencer.submit(ios)
             self._schedule()
             return
         self._early.extend(ios)
-        if not self._started:
+        self.start()
+
+    def start(self) -> None:
+        """Take the volume without waiting for a request."""
+        if not self._started and self._dead is None:
             self._started = True
             self._scope.start(self._open(), name="volume session")
+
+    @property
+    def whole(self) -> bool:
+        """Whether every member is in sync, and nothing of the past is left to be done."""
+        if not self._ready or self._sequencer is None or self._dead is not None:
+            return False
+        lanes = self._sequencer.lanes.values()
+        return not self._lease.row.out and all(lane.standing is Standing.LIVE for lane in lanes)
+
+    @property
+    def progress(self) -> Hashable:
+        """Differs from before when a volume that is not whole has come nearer to it."""
+        sequencer = self._sequencer
+        if sequencer is None:
+            return None
+        standings = tuple(lane.standing for lane in sequencer.lanes.values())
+        return standings, sequencer.sequence, len(sequencer.unsettled)
 
     @property
     def lost(self) -> bool:
@@ -144,7 +165,8 @@ class Session:
                     members.address(lane), sequencer.stable, deadline=self._deadline()
                 )
         sequencer.serving = False
-        await self._lease.release()
+        live = [lane for lane in sequencer.lanes.values() if lane.standing is Standing.LIVE]
+        await self._lease.release({lane.device: lane.boot for lane in live})
 
     # Opening
 
@@ -170,6 +192,11 @@ class Session:
         sequencer.serving = True
         sequencer.flush()
         self._schedule()
+        await members.zero_what_was_cut()
+        self._ready = True
+        sequencer.submit(self._early)
+        self._early = []
+        self._schedule()
 
     def _prepare(self, row: VolumeRow) -> tuple[Sequencer, Members]:
         lanes = {device: Lane(device) for device in self._placement.devices()}
@@ -186,8 +213,6 @@ class Session:
             first_sequence=row.token << SEQUENCE_SHIFT,
             epoch=row.epoch,
         )
-        sequencer.submit(self._early)
-        self._early = []
         self._members = members = Members(
             sequencer,
             self._client,
@@ -322,15 +347,7 @@ class Session:
 
     def answer(self, ios: list[Io]) -> None:
         """See `Wire`."""
-        owner = ios[0].owner
-        if all(io.owner is owner for io in ios):
-            owner.finished(ios)
-            return
-        by_owner: dict[int, list[Io]] = {}
-        for io in ios:
-            by_owner.setdefault(id(io.owner), []).append(io)
-        for theirs in by_owner.values():
-            theirs[0].owner.finished(theirs)
+        deliver(ios)
 
     def ask_status(self, io: Io) -> None:
         """See `Wire`. Rare, hence a task of its own."""
@@ -463,7 +480,7 @@ class Session:
         for io in ios:
             io.error = error
         if ios:
-            self.answer(ios)
+            deliver(ios)
 
     def _on_task_error(self, error: BaseException) -> None:
         """A bug in a task must not leave a volume half served: it ends."""

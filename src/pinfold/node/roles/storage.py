@@ -14,7 +14,7 @@ from pinfold.cluster.map import METADATA, ClusterMap
 from pinfold.device.api import Device, DeviceStatus
 from pinfold.env.tasks import TaskScope
 from pinfold.model.ids import DeviceId, GroupId
-from pinfold.node.caretaking import new_care
+from pinfold.node.caretaking import CareCollector, VolumeCare, new_care
 from pinfold.node.context import NodeContext
 from pinfold.node.devices import DeviceTable, Refusal
 from pinfold.node.gateway import Gateway
@@ -51,8 +51,10 @@ async def _start_services(
         wished = _groups_on(context.map.get(), gateway, identity)
         await groups.add_device(identity, device.log, device.rows, wished)
     care = new_care(context, gateway, groups, table.devices)
+    volumes = VolumeCare(context, gateway, groups, table.devices)
+    context.metrics.register(CareCollector(lambda: [*care.status(), *volumes.status()]))
     groups.start()
-    return StorageRole(context, table, groups, gateway, care)
+    return StorageRole(context, table, groups, gateway, care, volumes)
 
 
 class StorageRole:
@@ -65,8 +67,10 @@ class StorageRole:
         groups: GroupService,
         gateway: Gateway,
         care: Care,
+        volumes: VolumeCare,
     ) -> None:
         self.care = care
+        self._volumes = volumes
         self._table = table
         self._groups = groups
         self._scope = TaskScope(
@@ -76,6 +80,7 @@ class StorageRole:
         freeing = FreesWorker(context.env, groups, gateway.blobs.discard, self._free_delay)
         self._scope.start(freeing.run(), name="frees")
         care.start(self._scope)
+        volumes.start(self._scope)
         self._gateway = gateway
         context.map.watch(self._take_groups)
 
@@ -96,7 +101,7 @@ class StorageRole:
         return {
             "devices": _devices(self._table.devices, self._table.refused, self._groups.tempo),
             "groups": led,
-            "care": self.care.status(),
+            "care": [*self.care.status(), *self._volumes.status()],
         }
 
     def _free_delay(self) -> float:

@@ -1,0 +1,56 @@
+"""What shrinking cuts off does not come back."""
+
+from pinfold.model.limits import BLOCK_BYTES
+from pinfold.volumes.registry import Registry
+from tests.volumes.test_tending import registry_of, round_of, tending_of
+from tests.volumes.world import NAME, Client, World, pattern, play
+
+
+async def filled(world: World) -> Registry:
+    gateway = world.gateway()
+    client = Client(gateway.session)
+    for offset in range(0, 16 << 20, 1 << 20):
+        await client.write(offset, pattern(7))
+    await gateway.session.close(deadline=world.env.clock.monotonic() + 10)
+    return registry_of(world)
+
+
+def test_bytes_cut_off_by_shrinking_are_zeroes_when_the_volume_grows_again() -> None:
+    async def story(world: World) -> None:
+        registry = await filled(world)
+        await registry.resize(NAME, (6 << 20) + 512, force=True)
+        await registry.resize(NAME, 8 << 20)
+        await registry.resize(NAME, (7 << 20), force=True)
+        await registry.resize(NAME, 16 << 20)
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        assert await client.read(8 << 20, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+        assert await client.read(7 << 20, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+        assert await client.read(6 << 20, BLOCK_BYTES) == pattern(7)[:512] + bytes(
+            BLOCK_BYTES - 512
+        )
+        assert await client.read(5 << 20, BLOCK_BYTES) == pattern(7)
+        row = await world.row()
+        assert row.cut == (0, 0)
+        await client.write(8 << 20, pattern(8))
+        await gateway.session.close(deadline=world.env.clock.monotonic() + 10)
+        assert await Client(world.gateway().session).read(8 << 20, BLOCK_BYTES) == pattern(8)
+
+    play(story)
+
+
+def test_space_cut_off_comes_back_although_nobody_attaches() -> None:
+    async def story(world: World) -> None:
+        registry = await filled(world)
+        await registry.resize(NAME, 4 << 20, force=True)
+        tending = tending_of(world)
+        (job,) = await round_of(tending)
+        await tending.run(job)
+        row = await world.row()
+        assert row.cut == (0, 0)
+        for number in range(3):
+            cut = world.contents(number, row.id, range(1 << 10, 4 << 10))
+            assert set(cut) == {bytes(BLOCK_BYTES)}
+        assert not await round_of(tending)
+
+    play(story)
