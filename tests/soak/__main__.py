@@ -82,7 +82,6 @@ def soak(troubles: Troubles, tally: Tally, seed: int, seconds: float) -> None:
                 volume,
                 lambda volume=volume: NbdClient(facts["nbd"], volume),  # type: ignore[misc]
                 tally,
-                lambda: troubles.kills_of_all,
                 seed + number,
             )
         )

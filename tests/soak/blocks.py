@@ -1,8 +1,8 @@
 """Block load with a model: per block, the values that a read may show.
 
-One connection, one request at a time. An answered write is what a read shows; a flushed one also
-after everything was killed at once. A write without an answer may or may not have happened, until
-a read tells: what a block showed once it shows until it is written again.
+One connection, one request at a time. An answered write is what a read shows, flushed or not, also
+after everything was killed at once: the machine goes on. A write without an answer may or may not
+have happened, until a read tells: what a block showed once it shows until it is written again.
 """
 
 import random
@@ -27,34 +27,26 @@ def block_of(number: int, value: int) -> bytes:
 
 
 class BlockWorker:
-    """One client of one volume. `kills_of_all` counts the times that every process was killed."""
+    """One client of one volume."""
 
     def __init__(
         self,
         volume: str,
         connect: Callable[[], NbdClient],
         tally: Tally,
-        kills_of_all: Callable[[], int],
         seed: int,
     ) -> None:
         self._volume = volume
         self._connect = connect
         self._tally = tally
-        self._kills_of_all = kills_of_all
-        self._kills_seen = 0
         self._rng = random.Random(seed)
         self._client: NbdClient | None = None
         self._allowed: dict[int, set[int]] = {}
         """Values that a block may show; blocks not in it hold zeroes."""
-        self._flushed: dict[int, set[int]] = {}
-        """Of blocks written since the last flush: what they could hold by then."""
-        self._since: dict[int, set[int]] = {}
-        """And what was written to them since."""
         self._value = 0
 
     def step(self) -> None:
         """One request, or an attempt to connect."""
-        self._notice_kills()
         try:
             if self._client is None:
                 self._client = self._connect()
@@ -75,7 +67,6 @@ class BlockWorker:
 
     def verify(self) -> None:
         """Read every block that was ever written."""
-        self._notice_kills()
         client = self._connect()
         try:
             for number in sorted(self._allowed):
@@ -86,15 +77,6 @@ class BlockWorker:
         finally:
             client.close()
 
-    def _notice_kills(self) -> None:
-        """What was not flushed when everything was killed may be lost, block by block."""
-        kills = self._kills_of_all()
-        if kills == self._kills_seen:
-            return
-        self._kills_seen = kills
-        for number, before in self._flushed.items():
-            self._allowed[number] = before | self._since[number]
-
     def _write(self, client: NbdClient) -> None:
         first = self._rng.randrange(BLOCKS)
         count = min(self._rng.choice((1, 1, 1, 2, RUN_MAX)), BLOCKS - first)
@@ -102,21 +84,14 @@ class BlockWorker:
         value, numbers = self._value, range(first, first + count)
         for number in numbers:
             before = self._allowed.setdefault(number, {0})
-            self._flushed.setdefault(number, set(before))
-            self._since.setdefault(number, set()).add(value)
             self._allowed[number] = before | {value}
-        kills = self._kills_seen
         client.write(first * BLOCK, b"".join(block_of(number, value) for number in numbers))
-        if kills == self._kills_of_all():
-            for number in numbers:
-                self._allowed[number] = {value}
+        for number in numbers:
+            self._allowed[number] = {value}
         self._tally.succeeded("disks", "disk write")
 
     def _flush(self, client: NbdClient) -> None:
         client.flush()
-        if self._kills_seen == self._kills_of_all():
-            self._flushed.clear()
-            self._since.clear()
         self._tally.succeeded("disks", "disk flush")
 
     def _read(self, client: NbdClient) -> None:
@@ -124,10 +99,7 @@ class BlockWorker:
             number = self._rng.choice(list(self._allowed))
         else:
             number = self._rng.randrange(BLOCKS)
-        kills = self._kills_seen
-        found = client.read(number * BLOCK, BLOCK)
-        if kills == self._kills_of_all():
-            self._look(number, found)
+        self._look(number, client.read(number * BLOCK, BLOCK))
         self._tally.succeeded("disks", "disk read")
 
     def _look(self, number: int, found: bytes) -> None:

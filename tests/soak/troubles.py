@@ -45,8 +45,6 @@ class Troubles:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="troubles")
         self._all_at = time.monotonic() + ALL_EVERY_S
-        self.kills_of_all = 0
-        """Counted before the first process dies."""
         self.cluster = self._up()
 
     def _up(self) -> Cluster:
@@ -81,7 +79,6 @@ class Troubles:
                 _signal(processes[name], signal.SIGKILL)
 
     def _kill_all(self, processes: dict[str, int]) -> None:
-        self.kills_of_all += 1
         self._tally.troubled("kill -9 of everything")
         everybody = [self.cluster.process.pid, *processes.values()]
         for pid in everybody:
