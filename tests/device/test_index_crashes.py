@@ -13,7 +13,7 @@ import pytest
 
 from pinfold.device.index import Engine
 from pinfold.device.lmdb_engine import LmdbEngine
-from pinfold.device.ordered_engine import OrderedEngine
+from pinfold.device.ordered_engine import OrderedEngine, _frame
 from pinfold.device.room import NoRoom
 from pinfold.env.real import real_env
 from pinfold.sim.disk import SimDisk
@@ -180,3 +180,24 @@ def test_a_map_does_not_grow_under_an_open_scan(tmp_path: Path) -> None:
     assert list(scan) == [(b"b", b"2")]
     assert engine.grow()
     engine.close()
+
+
+@pytest.mark.parametrize("forged", ["a frame", "a newer program's"])
+def test_bytes_that_a_torn_frame_left_are_not_taken_for_the_next_one(forged: str) -> None:
+    """Whoever wrote the value in it knows all but what was committed before."""
+    disk = SimDisk(1)
+    view = disk.of(Process("p"))
+    view.mkdir("/i")
+    engine = OrderedEngine(view, "/i")
+    engine.commit([(b"key", b"value")])
+    end = engine._position
+    following, _ = _frame([(b"key", b"next")], 0)
+    left, _ = _frame([(b"forged", b"row")], 0)
+    if forged != "a frame":
+        left = b"PFi9" + left[4:]
+    engine._file.pwritev([bytes(len(following)), left], end)  # torn: its head was not written
+    engine.close()
+    engine = OrderedEngine(view, "/i")
+    engine.commit([(b"key", b"next")])
+    engine.close()
+    assert dict(OrderedEngine(view, "/i").scan(b"", None, False)) == {b"key": b"next"}

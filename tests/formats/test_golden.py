@@ -205,7 +205,7 @@ def journal_end(env: Env) -> tuple[Segment, int]:
     return found.live[-1], found.next_sequence
 
 
-INDEX_LOG = "504669310000000d5e4bc2d8795ca7d99292c4016bc4017692c40167c0"
+INDEX_LOG = "504669320000000d064f26130c12e81b9292c4016bc4017692c40167c0"
 """One frame of the in-memory index: the key k is set to v, and g is deleted."""
 
 
@@ -231,6 +231,9 @@ def test_a_frame_of_the_index_log_that_was_stored_is_read() -> None:
 
 def test_an_index_log_of_a_newer_program_is_refused_and_not_cut_short() -> None:
     def renew(env: Env) -> None:
-        env.disk.open(f"{PATH}/index/log").pwritev([b"PFi2"], 0)
+        body = b"in another format"
+        head = b"PFi3" + struct.pack(">I", len(body))
+        check = xxhash.xxh3_64(head + body).digest()
+        env.disk.open(f"{PATH}/index/log").pwritev([head, check, body], 0)
 
     on_a_device(renew)

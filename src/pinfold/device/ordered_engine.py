@@ -3,6 +3,9 @@
 Every commit is one checksummed frame appended and flushed; opening replays the frames, stops at
 the first torn one, and rewrites a log that has grown well past what it describes. Everything
 goes through `env.disk`, so this engine lives (and crashes) in a simulated world.
+
+Frames hold clients' bytes, and what a crash has torn stays behind the log's end. Each checksum
+starts from the one before it, so that no bytes among them pass for the next frame.
 """
 
 import struct
@@ -18,11 +21,10 @@ from pinfold.codec.decoding import decodes, require
 from pinfold.device.index import Change, open_row
 from pinfold.device.room import NoRoom, room
 from pinfold.env.api import Disk, File
-from pinfold.model.errors import Corrupt
 
 _FRAME: Final = struct.Struct(">4sIQ")
-"""Magic (with the format's number), length, xxh3 of the body that follows."""
-_MAGIC: Final = b"PFi1"
+"""Magic (with the format's number), length, xxh3 of both and the body that follows."""
+_MAGIC: Final = b"PFi2"
 
 _REWRITE_BYTES: Final = 1 << 20
 """A log shorter than this is not worth rewriting."""
@@ -47,6 +49,8 @@ class OrderedEngine:
             disk.write_file(self._path, b"")
         self._file: File = disk.open(self._path)
         self._committed: deque[Sequence[Change]] = deque()
+        self._check = 0
+        """Of the last frame."""
         log = self._file.pread(self._file.size(), 0)
         last, self._position = self._replay(log)
         if not read_only:
@@ -72,11 +76,12 @@ class OrderedEngine:
 
     def commit(self, changes: Sequence[Change]) -> None:
         """See `Engine.commit`."""
-        frame = _frame(changes)
+        frame, check = _frame(changes, self._check)
         with room():
             self._file.pwritev([frame], self._position)
         self._file.datasync()
         self._position += len(frame)
+        self._check = check
         self._committed.append(changes)
 
     def grow(self) -> bool:
@@ -105,7 +110,8 @@ class OrderedEngine:
     def _replay(self, log: bytes) -> tuple[int, int]:
         """(where the last frame starts, where it ends)."""
         last = position = 0
-        while (body := _body(log, position)) is not None:
+        while (found := _body(log, position, self._check)) is not None:
+            body, self._check = found
             self._apply(_changes(body))
             last, position = position, position + _FRAME.size + len(body)
         return last, position
@@ -114,7 +120,7 @@ class OrderedEngine:
         alive_bytes = sum(len(key) + len(value) for key, value in self._rows.items())
         if self._position < max(_REWRITE_BYTES, _REWRITE_RATIO * alive_bytes):
             return
-        frame = _frame(list(self._rows.items()))
+        frame, check = _frame(list(self._rows.items()), 0)
         try:
             with room():
                 self._disk.write_file(self._path, frame)
@@ -122,12 +128,20 @@ class OrderedEngine:
             return  # another time
         self._file.close()
         self._file = self._disk.open(self._path)
-        self._position = len(frame)
+        self._position, self._check = len(frame), check
 
 
-def _frame(changes: Sequence[Change]) -> bytes:
+def _frame(changes: Sequence[Change], before: int) -> tuple[bytes, int]:
+    """(a frame, its checksum), behind the frame with the checksum `before`."""
     body: bytes = msgpack.packb(changes)
-    return _FRAME.pack(_MAGIC, len(body), xxhash.xxh3_64_intdigest(body)) + body
+    check = _check_of(_MAGIC, body, before)
+    return _FRAME.pack(_MAGIC, len(body), check) + body, check
+
+
+def _check_of(magic: bytes, body: bytes, before: int) -> int:
+    digest = xxhash.xxh3_64(magic + len(body).to_bytes(4, "big"), seed=before)
+    digest.update(body)
+    return digest.intdigest()
 
 
 @decodes("a frame of the index's log")
@@ -140,18 +154,18 @@ def _changes(body: bytes) -> list[Change]:
     return changes
 
 
-def _body(log: bytes, position: int) -> bytes | None:
-    """The frame's body at `position`, or None where the log ends or is torn."""
+def _body(log: bytes, position: int, before: int) -> tuple[bytes, int] | None:
+    """(body, checksum) of the frame at `position`, or None where the log ends or is torn."""
     start = position + _FRAME.size
     if start > len(log):
         return None
     magic, length, check = _FRAME.unpack_from(log, position)
-    if magic != _MAGIC and magic[:3] == _MAGIC[:3]:
-        raise Corrupt(
-            f"the index's log has format {magic[3:].decode('latin-1')}, this program knows 1: "
-            "a newer program has written it"
-        )
     body = log[start : start + length]
-    if magic != _MAGIC or len(body) != length or check != xxhash.xxh3_64_intdigest(body):
+    if len(body) != length or check != _check_of(magic, body, before):
         return None
-    return body
+    require(
+        magic == _MAGIC,
+        f"the index's log has the format {magic!r}, this program knows {_MAGIC!r}: "
+        "a newer program has written it",
+    )
+    return body, check
