@@ -3,6 +3,7 @@
 import asyncio
 
 from pinfold.cluster.api import Change, Row
+from pinfold.cluster.groups import results as results_module
 from pinfold.cluster.groups.serving import TURN_S
 from pinfold.model.ids import OpId
 from tests.cluster.group_cluster import Cluster
@@ -65,6 +66,36 @@ def test_a_cold_index_makes_the_group_slow_and_not_its_node_deaf():
     async def story():
         cluster = await Cluster(groups=1, size=1).start()
         await cold_index(cluster)
+        await cluster.close()
+
+    run_virtual(story)
+
+
+def test_a_takeover_loads_one_slice_of_results_a_turn(monkeypatch):
+    monkeypatch.setattr(results_module, "LOAD_RESULTS", 10)
+
+    async def story():
+        cluster = await Cluster(groups=1, size=1).start()
+        for number in range(100):
+            await cluster.client.change(PLACE, put(number + 1))
+        (bound,) = cluster.services[1].led()
+        bound.role_changed()  # as if it had just been elected
+        serving, loads = bound.serving, []
+        load, pump = serving._ledger.results.load, serving.pump
+
+        def counted(now):
+            loads[-1] += 1
+            load(now)
+
+        def turn():
+            loads.append(0)
+            pump()
+
+        serving._ledger.results.load, serving.pump = counted, turn
+        assert await cluster.client.get(PLACE, b"k7") is not None
+        await cluster.client.change(PLACE, put(200))
+        assert sum(loads) >= 10
+        assert max(loads) == 1
         await cluster.close()
 
     run_virtual(story)

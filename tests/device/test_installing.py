@@ -16,6 +16,7 @@ def test_pages_on_their_way_together_share_the_transactions_of_the_index() -> No
 
     async def first(device: Device) -> None:
         await device.log.create(G)
+        await asyncio.sleep(1)  # the applier is at rest
         index, commits = device._applier._index, []
         commit = index.commit
 
