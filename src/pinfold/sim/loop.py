@@ -82,6 +82,8 @@ class SimTask(asyncio.Task[Any]):
     def __init__(self, coro: Coroutine[Any, Any, Any], *, number: int, **options: Any) -> None:
         self.number = number  # first: the task is hashed while it is being made
         super().__init__(coro, **options)
+        self.label = f"task {number} {coro.__qualname__}"  # type: ignore[attr-defined]
+        """Its name in traces."""
 
     def __hash__(self) -> int:
         return self.number
@@ -162,7 +164,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def _run_batch(self) -> int:
         batch = list(self._ready)
         self._ready.clear()
-        self._shuffle_wakeups(batch)
+        if len(batch) > 1:
+            self._shuffle_wakeups(batch)
         for handle in batch:
             if handle._cancelled:
                 continue
@@ -350,8 +353,8 @@ def _wakes_task(handle: asyncio.Handle) -> bool:
 def _label(callback: Any) -> str:
     """A name for the trace that is the same in every run."""
     owner = getattr(callback, "__self__", None)
-    if isinstance(owner, SimTask):
-        return f"task {owner.number} {owner.get_coro().__qualname__}"  # type: ignore[union-attr]
+    if type(owner) is SimTask:
+        return owner.label
     while (inner := getattr(callback, "func", None)) is not None:
         callback = inner
     return getattr(callback, "__qualname__", type(callback).__name__)

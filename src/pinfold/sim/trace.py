@@ -6,8 +6,12 @@ nothing until it is found. `keep` makes the lines themselves available for that 
 """
 
 from collections import deque
+from typing import Final
 
 from xxhash import xxh3_64
+
+_BATCH: Final = 256
+"""Events hashed at a time."""
 
 
 class Trace:
@@ -19,15 +23,22 @@ class Trace:
         self.lines: deque[str] = deque(maxlen=keep)
         """The last `keep` events."""
         self._keep = keep > 0
+        self._unhashed: list[str] = []
 
     def add(self, when: float, node: str, event: str) -> None:
         """One event at a world time."""
-        line = f"{when:.9f} {node} {event}\n"
-        self._hash.update(line.encode())
+        self._unhashed.append(f"{when:.9f} {node} {event}\n")
         self.count += 1
-        if self._keep:
-            self.lines.append(line.rstrip())
+        if len(self._unhashed) == _BATCH:
+            self._settle()
 
     def digest(self) -> str:
         """The hash so far."""
+        self._settle()
         return self._hash.hexdigest()
+
+    def _settle(self) -> None:
+        if self._keep:
+            self.lines.extend(map(str.rstrip, self._unhashed))
+        self._hash.update("".join(self._unhashed).encode())
+        self._unhashed.clear()

@@ -60,9 +60,11 @@ class Weather:
 
     def _look(self) -> None:
         for subject in (EVERYTHING, *self._cluster.names):
+            if subject in self._since and self._for_good(subject):
+                continue
             if self._is_disturbed(subject):
                 self._since.setdefault(subject, self._cluster.world.loop.now - _LOOK_S)
-            elif subject in self._since and not self._for_good(subject):
+            elif subject in self._since:
                 self._tell(subject, self._since.pop(subject))
 
     def _tell(self, subject: str, since: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pinfold.sim.faults.disks import lose_index
 from pinfold.sim.faults.stage import Stage
-from pinfold.sim.inspection import group_status
+from pinfold.sim.inspection import group_status, group_status_of
 
 _ENTRY_S: Final = 1.0
 """How long a change is waited for: clients that are served make many a second."""
@@ -112,7 +112,8 @@ async def _later_view(stage: Stage, group: int, view: int, nodes: set[str]) -> N
         await asyncio.sleep(_LOOK_S)
         joined = {
             _node_of(stage, one["device"])
-            for one in group_status(stage.cluster)
+            for name in sorted(nodes & stage.cluster.storage.keys())
+            for one in group_status_of(stage.cluster, name)
             if one["group"] == group and one["view"] > view
         }
         if joined >= nodes:
