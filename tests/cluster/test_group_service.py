@@ -7,10 +7,11 @@ import pytest
 
 from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
 from pinfold.cluster.groups.entries import decode_row
-from pinfold.cluster.groups.frees import RETRY_S, FreesWorker
+from pinfold.cluster.groups.frees import FreesWorker
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Conflict, Full, Invalid, Unavailable
 from pinfold.model.ids import GroupId, NodeName, OpId
+from pinfold.model.settings import BlobSettings
 from tests.cluster.group_cluster import Cluster, env_for
 from tests.twins.virtual import VirtualClock, run_virtual
 
@@ -319,13 +320,13 @@ async def test_blobs_of_an_absent_device_do_not_keep_the_others(cluster):
         pass
     assert len(set(given)) == len(given) == 600
     away = False
-    await asyncio.sleep(RETRY_S)
+    await asyncio.sleep(BlobSettings().free_retry_s)
     given.clear()
     assert await worker.pass_once() == 0  # from now on from the start
     while await worker.pass_once():
         pass
     assert len(given) == 600
-    await asyncio.sleep(RETRY_S)
+    await asyncio.sleep(BlobSettings().free_retry_s)
     assert not await worker.pass_once()
 
 

@@ -38,6 +38,10 @@ class BlobSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A blob that no row names any more is kept this long for clients that still download it."""
     free_delay_short_s: SecondsOrZero = 60.0
     """The same while space is short: a slow download may then fail, a write need not."""
+    free_look_s: Seconds = 5.0
+    """Pause between two looks for blobs to give back while none is due: deletes are not urgent."""
+    free_retry_s: Seconds = 300.0
+    """Blobs that some device did not give back are tried again after this."""
     space_short_share: Share = 0.1
     """Space is short when payloads may take less than this part of a device of the node: its
     reserve does not count."""

@@ -10,15 +10,17 @@ from functools import partial
 from typing import Any, Final
 
 from pinfold.model.errors import PinfoldError
+from pinfold.sim.checkers import leftovers
 from pinfold.sim.checkers.convergence import Inspection, check
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
-from pinfold.sim.copies import lacking_copies, let_days_pass, strays
+from pinfold.sim.copies import lacking_copies, let_days_pass, strays, unfreed
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inspection import (
     group_status,
     inspect_groups,
     inspect_volume,
     rotten_rows,
+    rows_of,
     wished,
 )
 from pinfold.sim.operator import attend, restart_stopped
@@ -58,6 +60,9 @@ async def converge(bench: Bench, stage: Stage) -> None:
         await _volume_in_sync(bench, volume)
         _judge(bench, await _volume_at_rest(bench, volume))
     _judge(bench, await _groups_at_rest(bench))
+    for finding in leftovers.check(dict(rows_of(cluster))):
+        bench.account.violated(finding.checker, str(finding))
+    await _until(bench, lambda: unfreed(cluster))
     let_days_pass(cluster)
     await _until(bench, lambda: strays(cluster))
     stage.account.tell("world", "everything is whole")

@@ -37,6 +37,14 @@ def lacking_copies(cluster: SimCluster) -> list[str]:
     ]
 
 
+def unfreed(cluster: SimCluster) -> list[str]:
+    """Blobs that wait to be given back, though every device is there to do so."""
+    return [
+        f"blob {blob.hex()} is dropped and not given back"
+        for blob in sorted({blob for one in _locals(cluster) for blob in one.freed})
+    ]
+
+
 def strays(cluster: SimCluster) -> list[str]:
     """Copies that no row names and that do not wait to be given back."""
     seen = _locals(cluster)

@@ -287,6 +287,8 @@ def _settings(rng: random.Random, care_rng: random.Random) -> NodeSettings:
         read_timeout_s=4.0,
         free_delay_s=rng.choice((1.0, 4.0)),
         free_delay_short_s=0.5,
+        free_look_s=0.25,
+        free_retry_s=2.0,
     )
     objects = ObjectSettings(
         segment_bytes=rng.choice((4 * KIB, 48 * KIB, 96 * KIB)),

@@ -21,17 +21,12 @@ from pinfold.cluster.groups.serving import Serving
 from pinfold.env.api import Env
 from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import GroupId
+from pinfold.model.settings import BlobSettings
 
 _log: Final = structlog.get_logger("pinfold.groups")
 
 BATCH: Final = 256
 """Blobs given back at a time from one group; one change's blobs may exceed it."""
-
-IDLE_S: Final = 5.0
-"""Pause between looks when nothing is due: deletes are not urgent."""
-
-RETRY_S: Final = 300.0
-"""Rows whose blobs some device did not give back are tried again after this."""
 
 KEEP_STEPS: Final = 16
 """Into so many steps the time for which blobs are kept is divided, by which it may be exceeded."""
@@ -87,12 +82,18 @@ class FreesWorker:
     """
 
     def __init__(
-        self, env: Env, service: GroupService, discard: Discard, delay_s: Callable[[], float]
+        self,
+        env: Env,
+        service: GroupService,
+        discard: Discard,
+        delay_s: Callable[[], float],
+        settings: BlobSettings | None = None,
     ) -> None:
         self._clock = env.clock
         self._service = service
         self._discard = discard
         self._delay_s = delay_s
+        self._settings = settings or BlobSettings()
         self._pasts: dict[GroupId, _Past] = {}
         self._passed: dict[GroupId, tuple[bytes, float]] = {}
         """Where to go on behind rows that have failed, and when to begin from the start again."""
@@ -101,7 +102,7 @@ class FreesWorker:
         """Look, give back, pause, for ever."""
         while True:
             if not await self.pass_once():
-                await asyncio.sleep(IDLE_S)
+                await asyncio.sleep(self._settings.free_look_s)
 
     async def pass_once(self) -> int:
         """Try to give back a batch in every group led here; returns how many blobs."""
@@ -133,7 +134,7 @@ class FreesWorker:
             await self._discard(blobs)
         except PinfoldError as error:
             _log.info("blobs not given back yet", group=bound.group, reason=error.message)
-            again_at = again_at or self._clock.monotonic() + RETRY_S
+            again_at = again_at or self._clock.monotonic() + self._settings.free_retry_s
             self._passed[bound.group] = (keys[-1], again_at)
         else:
             await ack_frees(bound, keys, blobs)

@@ -77,7 +77,9 @@ class StorageRole:
             lambda error: context.log.error("a worker failed", error=repr(error), exc_info=error)
         )
         self._settings = context.settings.blobs
-        freeing = FreesWorker(context.env, groups, gateway.blobs.discard, self._free_delay)
+        freeing = FreesWorker(
+            context.env, groups, gateway.blobs.discard, self._free_delay, self._settings
+        )
         self._scope.start(freeing.run(), name="frees")
         care.start(self._scope)
         volumes.start(self._scope)
