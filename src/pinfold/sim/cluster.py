@@ -43,6 +43,9 @@ from pinfold.sim.world import SimNode, World
 
 T = TypeVar("T")
 
+_AGED: Final = 50
+"""Wall clocks are wrong by so much less where days are short."""
+
 _DATA_POWER: Final = 4
 """16 partitions of blobs and extents: enough to use every device."""
 
@@ -88,6 +91,8 @@ class SimCluster:
         for name in (*plan.storage, *plan.front):
             node = world.node(name)
             node.drift = self.rng.uniform(-plan.drift, plan.drift)
+            if plan.aged:
+                node.skew_s /= _AGED
             node.disk.faults.capacity_bytes = DISK_BYTES
             node.disk.on_crash = partial(self.crash, name)
             node.disk.on_change = partial(self._changed, name)

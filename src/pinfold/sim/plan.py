@@ -94,6 +94,8 @@ _RIVALS_CHANCE: Final = 0.25
 
 _CALM_CHANCE: Final = 0.35
 
+_AGED_CHANCE: Final = 0.35
+
 _FAR_REACHING: Final = (
     "power-cut",
     "cut-at-answer",
@@ -145,6 +147,8 @@ class Plan:
     """What object clients mostly do; see `workloads.objects`."""
     calm: bool
     """Whether faults strike one node only, whose loss the policies promise to survive."""
+    aged: bool
+    """Whether what takes days takes seconds: after those blobs are orphans, or named no more."""
     users: int
     """Who own buckets, one after the other."""
     rivals: bool
@@ -200,6 +204,7 @@ def make_plan(seed: int) -> Plan:
         watched=random.Random(f"{seed}/watched").random() < _WATCHED_CHANCE,
         focus=random.Random(f"{seed}/focus").choice(_FOCUSES),
         calm=random.Random(f"{seed}/calm").random() < _CALM_CHANCE,
+        aged=random.Random(f"{seed}/aged").random() < _AGED_CHANCE,
         users=2 if random.Random(f"{seed}/users").random() < _TWO_USERS_CHANCE else 1,
         rivals=random.Random(f"{seed}/rivals").random() < _RIVALS_CHANCE,
     )
@@ -207,6 +212,8 @@ def make_plan(seed: int) -> Plan:
     if plan.calm:
         faults = {name: pause for name, pause in plan.faults.items() if name not in _FAR_REACHING}
         plan = dataclasses.replace(plan, faults=faults)
+    if plan.aged:
+        plan = _with_short_days(plan)
     if plan.focus == "buckets":
         plan = dataclasses.replace(plan, users=2, names=min(plan.names, 3))
     if plan.focus == "uploads":
@@ -234,6 +241,19 @@ def _with_splits(settings: NodeSettings, rng: random.Random) -> NodeSettings:
     )
     s3 = msgspec.structs.replace(settings.s3, objects=objects)
     return msgspec.structs.replace(settings, s3=s3)
+
+
+def _with_short_days(plan: Plan) -> Plan:
+    """A day of 1.5 s, on clocks that are wrong by as little: see `CareSettings`."""
+    care = msgspec.structs.replace(
+        plan.settings.care, orphan_grace_s=4.5, orphan_recheck_s=0.5, orphan_round_s=1.0
+    )
+    return dataclasses.replace(
+        plan,
+        settings=msgspec.structs.replace(plan.settings, care=care),
+        limits=dataclasses.replace(plan.limits, name_within_ms=1500),
+        faults={name: pause for name, pause in plan.faults.items() if name != "clock-jump"},
+    )
 
 
 def _with_short_journals(plan: Plan) -> Plan:
