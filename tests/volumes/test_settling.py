@@ -182,6 +182,39 @@ def test_the_only_device_with_every_answered_write_is_not_waited_for_for_ever() 
     play(story)
 
 
+def test_whoever_waits_for_a_device_keeps_the_volume_meanwhile() -> None:
+    async def story(world: World) -> None:
+        await leave_unflushed(world, 0)
+        world.nodes[0].up = False
+        loop = asyncio.get_running_loop()
+        first, second = world.gateway("first"), world.gateway("second")
+        reading = loop.create_task(Client(first.session).read(0, BLOCK_BYTES))
+        await asyncio.sleep(1)
+        waiting = loop.create_task(Client(second.session).read(0, BLOCK_BYTES))
+        await asyncio.sleep(20)
+        assert first.lost is None
+        world.nodes[0].up = True
+        assert await reading == pattern(2)
+        waiting.cancel()
+
+    play(story)
+
+
+def test_a_holder_that_closes_before_it_knows_what_is_unsettled_does_not_say_all_is_well() -> None:
+    async def story(world: World) -> None:
+        await leave_unflushed(world, 0)
+        world.nodes[0].up = False
+        gateway = world.gateway()
+        gateway.session.start()
+        await asyncio.sleep(1)
+        await gateway.session.close(deadline=world.env.clock.monotonic() + 3)
+        assert 1 in (await world.row()).trust
+        world.nodes[0].up = True
+        assert await Client(world.gateway().session).read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
 def test_many_extents_are_settled_at_once() -> None:
     async def story(world: World) -> None:
         await leave_unflushed(world, 0, range(0, world.size, EXTENT_BYTES))

@@ -67,7 +67,7 @@ class Session:
         self._size = size
         self._scope = TaskScope(self._on_task_error)
         self._early: list[Io] = []
-        self._started = self._ready = False
+        self._started = self._vouches = self._ready = False
         self._dead: PinfoldError | None = None
         self._pump_due = False
         self._trust_changed = asyncio.Event()
@@ -153,7 +153,7 @@ class Session:
             self._early = []
 
     async def _settle_down(self, sequencer: Sequencer, members: Members) -> None:
-        while sequencer.unsettled:
+        while not members.settling.done:
             await self._changed.wait()
         sequencer.flush()
         while not sequencer.idle:
@@ -176,17 +176,18 @@ class Session:
             self._check_size()
             sequencer, members = self._prepare(self._lease.row)
             members.start(self._scope)
+            self._scope.start(self._keep_lease(), name="volume lease")
             while any(lane.standing is Standing.DOWN for lane in sequencer.lanes.values()):
                 await self._changed.wait()
             members.settling.begin(members.marked, before.trust)
             members.settling.start(self._scope)
             while len(before.trust) >= TRUSTS_MAX and not members.settling.done:
                 await self._changed.wait()
+            self._vouches = True
             await self._beat()
         except PinfoldError as error:
             self._lose(error)
             return
-        self._scope.start(self._keep_lease(), name="volume lease")
         self._scope.start(self._tick(), name="volume clock")
         members.care.start(self._scope)
         sequencer.serving = True
@@ -227,8 +228,10 @@ class Session:
         return sequencer, members
 
     def _whole(self) -> dict[DeviceId, Memory]:
-        """The members that have every write we have answered."""
+        """The members that have every write we have answered; none before the row may say so."""
         assert self._sequencer is not None
+        if not self._vouches:
+            return {}
         lanes = self._sequencer.lanes.values()
         return {lane.device: Memory(lane.uuid, lane.boot) for lane in lanes if lane.whole}
 
