@@ -233,8 +233,8 @@ class SimCluster:
         self.crash(name, power=False)
 
     def restart(self, name: str) -> None:
-        """End a node's process, if it has one, and start it again."""
-        self.crash(name)
+        """End a node's process, if it has one, and start it again; its machine goes on."""
+        self.crash(name, power=False)
         self.start(name)
 
     # Asking

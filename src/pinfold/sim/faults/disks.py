@@ -31,7 +31,10 @@ async def slow(stage: Stage) -> None:
 
 
 async def fail_flush(stage: Stage) -> None:
-    """Flushes fail once and say ok the next time, as Linux does: what they covered is gone."""
+    """Flushes fail once and say ok the next time, as Linux does: what they covered is clean.
+
+    It is gone with the power only, when a process that was started again has built on it.
+    """
     node = stage.storage_node()
     _, path = stage.device_on(node)
     node.disk.faults.under = path
@@ -40,6 +43,10 @@ async def fail_flush(stage: Stage) -> None:
     await stage.wait(0.2, 2.0)
     _mend(node)
     await _restart_stopped(stage, node)
+    if stage.rng.random() < 0.5:
+        await stage.wait(0.1, 1.5)
+        stage.cluster.crash(node.name, silent=True)
+        await stage.back_after(node.name, 0.05, 3.0)
 
 
 async def fail_io(stage: Stage) -> None:
