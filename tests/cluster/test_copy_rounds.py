@@ -169,3 +169,44 @@ def test_nothing_is_kept_for_a_member_that_is_away():
     assert copy is None or copy.offered, "it has been silent for too long"
     world.heal()
     world.check_agreement()
+
+
+def test_pages_on_their_way_grow_with_those_that_arrive_and_halve_in_a_silence():
+    limits = Limits(
+        batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1,
+        page_bytes=64, copy_pages=8,
+    )  # fmt: skip
+    world = World(0, limits=limits)
+    world.heal(12)
+    (primary,) = serving(world)
+    behind, _ = (one for one in world.all.values() if one is not primary)
+    behind.crash()
+    for number in range(200):
+        writes = [(b"row%04d" % number, b"x" * 40)]
+        primary.replica.propose(encode_body(writes), writes)
+        world.settle()
+    behind.start()
+    copying(world, primary, behind)
+    copy = primary.replica.leadership.followers[behind.device].copy
+    seen = []
+
+    def turn(*flushing):
+        for _ in range(40):
+            if world.network:
+                world.deliver()
+            elif primary.turn_due:
+                primary.take_turn()
+        for one in flushing:
+            one.memory.flush()
+        seen.append(copy.pages_out)
+
+    for _ in range(12):
+        turn(*world.up())
+        primary.replica.tick()
+    assert 1 in seen and 2 in seen and max(seen) == 8
+    for _ in range(20):
+        primary.replica.tick()
+        turn(primary)
+    assert copy._window < 4
+    world.heal()
+    world.check_agreement()

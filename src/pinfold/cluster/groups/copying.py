@@ -18,12 +18,16 @@ easily as one. They are read one a turn of the event loop, which has other thing
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from pinfold.cluster.groups.entries import Write
 from pinfold.cluster.groups.messages import CopyPage, OfferCopy
 from pinfold.cluster.groups.state import MemberState
 from pinfold.codec.digests import differing
 from pinfold.model.ids import DeviceId
+
+_REPEATS_PER_HALVING: Final = 4
+"""A page repeated so often, once a tick, was not acknowledged for a second."""
 
 
 class CopyOut:
@@ -51,7 +55,11 @@ class CopyOut:
         """How many have been read."""
         self._complete = False
         """The last one has."""
-        self._repeated = False
+        self._window = 1
+        """Pages that may be on their way: one more for each that arrives, half in a long silence:
+        a slow network is not filled. The first goes alone, as the member may need none."""
+        self._repeats = 0
+        """Since the last acknowledgement."""
 
     def _begin_round(self) -> None:
         state = self._state
@@ -102,17 +110,13 @@ class CopyOut:
         self._buckets = differing(self._base_digest, digest)
 
     def go_on(self) -> bool:
-        """Send one further page, or the offer before `choose`; whether there is room for more.
-
-        The first page goes alone: the member may answer that it needs none.
-        """
+        """Send one further page, or the offer before `choose`; whether there is room for more."""
         if self.offered:
             state = self._state
             offer = OfferCopy(state.view, self.copy_id, state.configuration.number)
             state.send(self._device, offer)
             return False
-        window = self._state.limits.copy_pages if self.begun else 1
-        if self._complete or len(self._sent) >= window:
+        if self._complete or len(self._sent) >= self._window:
             return False
         if self._sent and not self._state.ports.copy_room():
             return False
@@ -121,14 +125,16 @@ class CopyOut:
         self._pages += 1
         self._complete = page.is_last
         self._state.send(self._device, page)
-        return not self._complete and len(self._sent) < window
+        return not self._complete and len(self._sent) < self._window
 
     def repeat(self) -> None:
         """Something may have been lost: send the oldest page again, as it was."""
         if self.offered:
             self.go_on()
         elif self._sent:
-            self._repeated = True
+            self._repeats += 1
+            if self._repeats % _REPEATS_PER_HALVING == 0:
+                self._window = max(1, self._window // 2)
             self._state.send(self._device, self._sent[0])
 
     def acknowledged(self, page: int) -> bool:
@@ -140,8 +146,9 @@ class CopyOut:
             return False
         while self._sent and self._sent[0].page <= page:
             self._sent.popleft()
-        if self._repeated:
-            self._repeated = False
+            self._window = min(self._window + 1, self._state.limits.copy_pages)
+        if self._repeats:
+            self._repeats = 0
             for one in self._sent:
                 self._state.send(self._device, one)
         return True
