@@ -164,3 +164,22 @@ def test_whoever_waits_for_the_nth_event_is_told_of_it() -> None:
         assert await waiting == Event("flush", "c")
 
     asyncio.run(run())
+
+
+def test_a_copy_that_another_replaced_before_it_was_durable_promised_nothing() -> None:
+    """Both become durable in one transaction: the last page of the one, the first of the other."""
+
+    async def copies(device: Device) -> None:
+        await begin(device)
+        rows = [(b"k", b"v")]
+        await device.log.install(GROUP, 5, 1, rows, first=True, last=False)
+        done = device.log.install(GROUP, 5, 1, rows, first=False, last=True)
+        begun = device.log.install(GROUP, 9, 1, rows, first=True, last=False)
+        await asyncio.gather(done, begun)
+
+    async def story(bench: Bench) -> None:
+        await bench.life(copies)
+        await bench.life(rest)
+        assert not bench.accused
+
+    play(story)

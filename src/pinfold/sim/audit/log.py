@@ -29,6 +29,8 @@ class _Group:
     installed: int = 0
     """Where the last copy that was acknowledged ends."""
     installing: bool = False
+    copies: int = 0
+    """How many have begun. One page may become durable together with the next copy's first."""
 
     def cut(self, first_op: int) -> None:
         for kept in (self.shown, self.durable):
@@ -195,11 +197,14 @@ class Log:
             known.cut(0)
             known.trimmed = known.installed = 0
             known.installing = True
+            known.copies += 1
             self._rows.emptied(group)
         self._rows.wrote(group, applied_op, rows)
 
+        copy = known.copies
+
         def note() -> None:
-            if last and known.installing:
+            if last and known.installing and copy == known.copies:
                 known.installing = False
                 known.installed = applied_op
 
