@@ -68,6 +68,17 @@ async def converge(bench: Bench, stage: Stage) -> None:
     stage.account.tell("world", "everything is whole")
 
 
+async def reopen(bench: Bench) -> None:
+    """Cut everybody's power with all at rest, and have every device opened and audited again."""
+    cluster = bench.cluster
+    for name in cluster.names:
+        cluster.crash(name)
+    for name in cluster.names:
+        cluster.start(name)
+    await _until(bench, lambda: missing_processes(cluster))
+    await _until(bench, lambda: missing_devices(cluster))
+
+
 async def _volume_at_rest(bench: Bench, volume: str) -> Inspection:
     """A volume once its members are equal, or have had time to become so.
 

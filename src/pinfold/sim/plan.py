@@ -29,6 +29,9 @@ from pinfold.node.settings import NodeSettings
 BLOCK: Final = 4 * KIB
 """What volume clients write: a token fills one block."""
 
+SECTOR: Final = 512
+"""What clients write that do not know of blocks."""
+
 PART_BYTES_MIN: Final = 8
 """Parts of uploads are as small as everything else."""
 
@@ -113,6 +116,9 @@ _FOCUSES: Final = ("", "", "", "uploads", "buckets", "overwrites")
 _TWO_USERS_CHANCE: Final = 0.35
 """How likely buckets change hands when they are made again."""
 
+_MANAGED_CHANCE: Final = 0.4
+"""How likely somebody makes, resizes and deletes volumes."""
+
 _WATCHED_CHANCE: Final = 0.5
 """How likely somebody watches: reads cost events, and mostly find nothing."""
 
@@ -137,7 +143,12 @@ class Plan:
     object_clients: int
     volume_clients: int
     volumes: int
+    depth: int
+    """Requests that a volume's client has under way."""
+    managed: bool
+    """Whether somebody makes, resizes and deletes volumes."""
     volume_bytes: int
+    """Of the first; see `workloads.volumes.Disk` for the others."""
     buckets: int
     names: int
     """Names that all object clients share: few, so that they meet."""
@@ -197,7 +208,9 @@ def make_plan(seed: int) -> Plan:
         drift=rng.choice((0.0, 0.01, 0.04)),
         object_clients=rng.choice((1, 2, 3)),
         volume_clients=rng.choice((0, 1, 1, 2)),
-        volumes=1,
+        volumes=random.Random(f"{seed}/volumes").choice((1, 1, 2, 3)),
+        depth=random.Random(f"{seed}/depth").choice((1, 2, 6)),
+        managed=random.Random(f"{seed}/managed").random() < _MANAGED_CHANCE,
         volume_bytes=rng.choice((256 * KIB, 8 << 20)),
         buckets=rng.choice((1, 2)),
         names=rng.choice((1, 3, 8)),

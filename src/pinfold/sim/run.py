@@ -1,6 +1,7 @@
 """One seed, from its plan to its verdict.
 
     found and fill the cluster -> safety: faults and clients -> heal -> converge -> read everything
+    -> lose all power once more and open every device
 
 Each phase is bounded in virtual time and the whole in CPU time; what does not end is a violation,
 with an account of who waits for what. Equal seeds give equal results, trace included.
@@ -17,7 +18,7 @@ from pinfold.sim import workloads
 from pinfold.sim.account import Account, Line, Violation
 from pinfold.sim.checkers.history import History, Recorder
 from pinfold.sim.cluster import SimCluster
-from pinfold.sim.convergence import converge
+from pinfold.sim.convergence import converge, reopen
 from pinfold.sim.faults import FAULTS
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.logs import told_to, traced
@@ -114,7 +115,8 @@ class _Run:
 
     def play(self) -> None:
         """All phases; whatever ends them early is a violation."""
-        limit_s = FOUND_S + self._plan.safety_s + CLIENTS_S + CONVERGE_S + READ_S + REPAIR_S + 100
+        limit_s = FOUND_S + self._plan.safety_s + CLIENTS_S + CONVERGE_S + REPAIR_S
+        limit_s += 2 * READ_S + 100
         try:
             self._world.run(self._scenario(), limit_s=limit_s)
         except (Deadlock, TimeoutError) as error:
@@ -149,6 +151,7 @@ class _Run:
         await self._within(CONVERGE_S, "converge", lambda: converge(bench, stage))
         await self._within(READ_S, "read everything", lambda: read_everything(bench))
         await self._within(REPAIR_S, "repair", lambda: redundant(bench))
+        await self._within(READ_S, "reopen", lambda: reopen(bench))
         self._phase = "judge"
         judge(bench, stage)
 

@@ -84,10 +84,13 @@ class StorageRole:
         care.start(self._scope)
         volumes.start(self._scope)
         self._gateway = gateway
+        self._stopping = False
         context.map.watch(self._take_groups)
 
     def _take_groups(self, current: ClusterMap) -> None:
         """Serve the groups that a newer ring puts on devices of this node."""
+        if self._stopping:
+            return
         for device in self._table.devices:
             wished = _groups_on(current, self._gateway, device)
             self._scope.start(self._groups.take(device, wished), name="new groups")
@@ -115,6 +118,7 @@ class StorageRole:
 
     async def stop(self) -> None:
         """See `Role`."""
+        self._stopping = True
         await self._scope.close()
         await self._groups.close()
         await self._table.close()

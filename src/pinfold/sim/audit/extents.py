@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from pinfold.device.api import Claim, ExtentOp, ExtentStore, Mark
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Corrupt, PinfoldError
+from pinfold.model.errors import Corrupt, Fenced
 from pinfold.model.ids import Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
 
@@ -160,7 +160,11 @@ class ExtentLedger:
                 if volume in present:
                     accuse(f"volume {volume.hex()} was dropped and is back")
             elif known.token:
-                await self._compare(volume, known, extents, accuse)
+                try:
+                    await self._compare(volume, known, extents, accuse)
+                except Corrupt as error:
+                    if not self.rotten:
+                        accuse(f"volume {volume.hex()}: {error!r}")
         self.power_lost = False
 
     async def _compare(
@@ -214,7 +218,7 @@ def _token(extents: ExtentStore, volume: VolumeId, tokens: Sequence[int]) -> Tok
     for token in map(Token, tokens):
         try:
             _marks(extents, volume, token)
-        except PinfoldError:
+        except Fenced:
             continue
         return token
     return None

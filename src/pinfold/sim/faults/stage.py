@@ -13,7 +13,7 @@ the loss of one device, and crashes of any number.
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from pinfold.cluster.map import DeviceEntry
 from pinfold.env.tasks import TaskScope
@@ -26,6 +26,10 @@ from pinfold.sim.plan import DISK_BYTES
 from pinfold.sim.world import SimNode, World
 
 Fault = Callable[["Stage"], Coroutine[Any, Any, None]]
+
+
+_END_OF_ALL_CHANCE: Final = 0.4
+"""How likely the last of all faults ends every process, amid the clients' last requests."""
 
 
 class Stage:
@@ -115,6 +119,11 @@ class Stage:
         self.world.net.heal()
         for path in list(self.pulled):
             self.put_back(path)
+        if self.rng.random() < _END_OF_ALL_CHANCE:
+            self.account.tell("world", "everything ends once more")
+            power = self.rng.random() < 0.5
+            for name in self.cluster.names:
+                self.cluster.crash(name, power=power)
         for name in self.cluster.names:
             if self._needs_restart(name):
                 self.cluster.crash(name)

@@ -4,6 +4,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pinfold.sim.workloads.bench import Bench
+from pinfold.sim.workloads.managers import manager
 from pinfold.sim.workloads.objects import object_client, watcher
 from pinfold.sim.workloads.rivals import rivals
 from pinfold.sim.workloads.volumes import volume_client
@@ -18,6 +19,8 @@ def start(bench: Bench) -> dict[str, Coroutine[Any, Any, None]]:
     if plan.watched:
         for gateway in plan.front:
             clients[f"w-{gateway}"] = watcher(bench, f"w-{gateway}", gateway)
+    if plan.managed:
+        clients["m"] = manager(bench, "m")
     if plan.rivals:
         clients["r"] = rivals(bench, "r")
         return clients

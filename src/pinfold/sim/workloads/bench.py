@@ -13,14 +13,17 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from pinfold.model.errors import NotFound, PinfoldError
+from pinfold.model.limits import KIB
 from pinfold.objects.bucket import NoSuchBucket
 from pinfold.objects.conditions import NoSuchKey
 from pinfold.objects.multipart import NoSuchUpload
 from pinfold.sim.checkers.history import GARBLED, Call
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
+from pinfold.sim.plan import BLOCK, SECTOR, Plan
 from pinfold.sim.processes import GatewayProcess
 from pinfold.sim.workloads.s3 import User
 
@@ -41,6 +44,34 @@ _EXPECTED: Final = (NoSuchKey, NoSuchBucket, NoSuchUpload)
 """The only ways to say that what a client named is not there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A volume as its clients see it: cells of one size, each with a content of its own."""
+
+    size: int
+    unit: int
+    """Bytes of a cell: a block, or a sector of which several share a block."""
+
+    @classmethod
+    def of(cls, plan: Plan, number: int) -> "Disk":
+        """A run's volume of that number."""
+        if not number:
+            return cls(plan.volume_bytes, BLOCK)
+        rng = random.Random(f"{plan.seed}/disk {number}")
+        return cls(rng.choice((256 * KIB, 8 << 20, 1 << 40)), rng.choice((SECTOR, BLOCK)))
+
+    @property
+    def cells(self) -> list[int]:
+        """Those that clients touch: at both ends, around borders of blocks and extents.
+
+        They are few, so that they are written again and again.
+        """
+        total = self.size // self.unit
+        first, middle = BLOCK // self.unit - 1, total // 2
+        ends = *range(first, first + 8), *range(total - 8, total)
+        return sorted((*ends, *range(middle - 4, middle + 4)))
+
+
 class Bench:
     """Shared by the clients of one run."""
 
@@ -53,6 +84,9 @@ class Bench:
         self.buckets = [f"bucket{number}" for number in range(self.plan.buckets)]
         self.names = [_name(number) for number in range(self.plan.names)]
         self.volumes = [f"volume{number}" for number in range(self.plan.volumes)]
+        self.disks = {
+            volume: Disk.of(self.plan, number) for number, volume in enumerate(self.volumes)
+        }
         self.waiting: dict[str, str] = {}
         """What each client waits for at this moment."""
         self.counted: dict[str, tuple[int, int]] = {}

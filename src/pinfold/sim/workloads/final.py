@@ -14,7 +14,7 @@ from pinfold.sim.workloads import s3
 from pinfold.sim.workloads.bench import Bench, until
 from pinfold.sim.workloads.objects import create_bucket, list_bucket, read_object
 from pinfold.sim.workloads.s3 import Denied, User
-from pinfold.sim.workloads.volumes import blocks_of, create_volume, read_blocks
+from pinfold.sim.workloads.volumes import create_volume, read_blocks
 
 CLIENT: Final = "founder"
 
@@ -37,7 +37,7 @@ async def prepare(bench: Bench) -> None:
     for volume in bench.volumes:
 
         async def create(volume: str = volume) -> bool:
-            size = bench.plan.volume_bytes
+            size = bench.disks[volume].size
             try:
                 await bench.ask(
                     CLIENT,
@@ -99,7 +99,7 @@ async def read_everything(bench: Bench) -> None:
         await until(partial(_count, bench, gateways[-1], bucket))
     for volume in bench.volumes:
         gateway = bench.reading_gateway(volume)
-        for first in blocks_of(bench)[::4]:
+        for first in bench.disks[volume].cells[::4]:
             await until(partial(read_blocks, bench, READER, gateway, volume, first, 4, 10.0))
 
 

@@ -17,7 +17,7 @@ from pinfold.sim.inspection import group_status, volume_row
 from pinfold.sim.plan import BLOCK
 from pinfold.sim.processes import GatewayProcess
 from pinfold.sim.workloads.bench import Bench
-from pinfold.sim.workloads.volumes import blocks_of, read_blocks, seize, settle
+from pinfold.sim.workloads.volumes import read_blocks, seize, settle
 from pinfold.volumes.io import FLUSH, WRITE
 from pinfold.volumes.row import place_of
 from pinfold_ring import Ring
@@ -75,8 +75,8 @@ class _Contest:
         self._bench = bench
         self._client = client
         self._rng = rng
-        self._volume = rng.choice(bench.volumes)
-        first = rng.choice(blocks_of(bench)[:-2])
+        self._volume = bench.volumes[0]
+        first = rng.choice(bench.disks[self._volume].cells[:-2])
         self._blocks = (first, first + 1)
         self._one, self._other = rng.sample(bench.plan.front, 2)
         members = place(self._volume, first)

@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from pinfold.model.errors import Conflict, PinfoldError
 from pinfold.sim.checkers.history import DiskCall
 from pinfold.sim.cluster import Down, ProcessDied
-from pinfold.sim.plan import BLOCK
 from pinfold.sim.processes import GatewayProcess
 from pinfold.sim.workloads.bench import Bench
 from pinfold.volumes.io import FLUSH, READ, TRIM, WRITE, ZERO
@@ -19,11 +19,6 @@ _PAUSE_S: Final = 0.08
 _PATIENCE_S: Final = 6.0
 """A guest waits longer; but a client that takes a volume over should not wait for ever."""
 
-_ZEROES: Final = bytes(BLOCK)
-
-BLOCKS_USED: Final = 24
-"""Blocks that clients touch: few, so that they are written again and again."""
-
 
 async def create_volume(gateway: GatewayProcess, name: str, size: int) -> None:
     """Make a volume, or find that an earlier attempt has."""
@@ -31,14 +26,6 @@ async def create_volume(gateway: GatewayProcess, name: str, size: int) -> None:
         await gateway.sessions.registry.create(name, size)
     except Conflict:
         return
-
-
-def blocks_of(bench: Bench) -> list[int]:
-    """The blocks that clients touch: at both ends of the volume, around its extents' borders."""
-    total = bench.plan.volume_bytes // BLOCK
-    middle = total // 2
-    spread = [*range(8), *range(middle - 4, middle + 4), *range(total - 8, total)]
-    return spread[:BLOCKS_USED]
 
 
 async def volume_client(bench: Bench, client: str) -> None:
@@ -53,46 +40,55 @@ class _VolumeClient:
         self._rng: random.Random = bench.rng(client)
         self._gateway = self._rng.choice(bench.plan.front)
         self._volume = self._rng.choice(bench.volumes)
-        self._blocks = blocks_of(bench)
+        self._disk = bench.disks[self._volume]
 
     async def run(self) -> None:
+        """As many requests at once as the plan says, on one connection."""
+        async with asyncio.TaskGroup() as group:
+            for lane in range(self._bench.plan.depth):
+                group.create_task(self._one_after_the_other(lane))
+
+    async def _one_after_the_other(self, lane: int) -> None:
+        """Each on cells of its own, if they are many: orders of equals are hard to search."""
+        share = len(self._disk.cells) // self._bench.plan.depth
+        cells = self._disk.cells[lane * share : (lane + 1) * share]
         calls: dict[Callable[[], Coroutine[Any, Any, None]], float] = {
-            self._write: 6,
-            self._clear: 1,
-            self._read: 4,
+            partial(self._write, cells): 6,
+            partial(self._clear, cells): 1,
+            partial(self._read, cells): 4,
             self._flush: 2,
-            self._move: 0.4,
+            self._move: 0.4 / self._bench.plan.depth,
         }
         while not self._bench.stopping:
             await asyncio.sleep(self._rng.expovariate(1 / _PAUSE_S))
             (call,) = self._rng.choices(list(calls), list(calls.values()))
             await call()
 
-    def _run_of_blocks(self) -> tuple[int, int]:
-        """A first block and how many."""
-        first = self._rng.choice(self._blocks)
+    def _run_of(self, cells: list[int]) -> tuple[int, int]:
+        """A first cell and how many."""
+        first = self._rng.choice(cells)
         count = self._rng.choice((1, 1, 2, 4))
         end = first
-        while end < first + count and end in self._blocks:
+        while end < first + count and end in cells:
             end += 1
         return first, end - first
 
-    async def _write(self) -> None:
-        first, count = self._run_of_blocks()
-        pairs = [self._bench.new_value(self._client, BLOCK) for _ in range(count)]
+    async def _write(self, cells: list[int]) -> None:
+        first, count = self._run_of(cells)
+        pairs = [self._bench.new_value(self._client, self._disk.unit) for _ in range(count)]
         payload = b"".join(content for _, content in pairs)
         fua = self._rng.random() < 0.15
         call = self._begin("write", first, [token for token, _ in pairs], fua=fua)
-        await self._do(call, WRITE, first * BLOCK, payload=payload, fua=fua)
+        await self._do(call, WRITE, first * self._disk.unit, payload=payload, fua=fua)
 
-    async def _clear(self) -> None:
-        first, count = self._run_of_blocks()
+    async def _clear(self, cells: list[int]) -> None:
+        first, count = self._run_of(cells)
         kind = self._rng.choice((TRIM, ZERO))
         call = self._begin("write", first, [""] * count)
-        await self._do(call, kind, first * BLOCK, length=count * BLOCK)
+        await self._do(call, kind, first * self._disk.unit, length=count * self._disk.unit)
 
-    async def _read(self) -> None:
-        first, count = self._run_of_blocks()
+    async def _read(self, cells: list[int]) -> None:
+        first, count = self._run_of(cells)
         await read_blocks(
             self._bench, self._client, self._gateway, self._volume, first, count, _PATIENCE_S
         )
@@ -141,8 +137,8 @@ class _VolumeClient:
         fua: bool = False,
     ) -> None:
         length = length or len(payload)
-        client, volume = self._client, self._volume
-        what = f"{_NAMES[kind]} {volume} {offset // BLOCK}+{length // BLOCK}"
+        client, volume, unit = self._client, self._volume, self._disk.unit
+        what = f"{_NAMES[kind]} {volume} {offset // unit}+{length // unit}"
 
         async def request(gateway: GatewayProcess) -> None:
             await gateway.guests.do(client, volume, kind, offset, length, payload=payload, fua=fua)
@@ -189,9 +185,10 @@ async def read_blocks(
         client, "read", gateway=bench.cluster.life(gateway), volume=volume, block=first
     )
     what = f"read {volume} {first}+{count}"
+    unit = bench.disks[volume].unit
 
     async def request(process: GatewayProcess) -> bytes:
-        parts = await process.guests.do(client, volume, READ, first * BLOCK, count * BLOCK)
+        parts = await process.guests.do(client, volume, READ, first * unit, count * unit)
         return b"".join(parts)
 
     content = await settle(
@@ -199,8 +196,8 @@ async def read_blocks(
     )
     if content is None:
         return False
-    pieces = [content[at : at + BLOCK] for at in range(0, len(content), BLOCK)]
-    tokens = ["" if piece == _ZEROES else bench.token_of(piece) for piece in pieces]
+    pieces = [content[at : at + unit] for at in range(0, len(content), unit)]
+    tokens = ["" if not any(piece) else bench.token_of(piece) for piece in pieces]
     call.done(tokens=tokens)
     bench.account.tell(client, f"{what} found {' '.join(token or '0' for token in tokens)}")
     return True
