@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from pinfold.model.errors import Corrupt
 from pinfold.model.ids import Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.model.settings import VolumeSettings
@@ -175,5 +178,40 @@ def test_a_member_that_is_counted_and_dies_delays_nobody_for_long() -> None:
         world.start(2)
         await world.in_sync()
         assert world.contents(2, row.id, range(1)) == [pattern(7)]
+
+    play(story)
+
+
+def test_a_block_that_rotted_on_one_source_comes_from_the_other() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        await member_out(world, gateway, 0)
+        world.devices[1].extents.corrupt.add((0, 1))
+        world.devices[2].extents.corrupt.add((0, 0))
+        world.start(0)
+        await world.in_sync()
+        volume = (await world.row()).id
+        assert world.contents(0, volume, range(2)) == [pattern(1), pattern(3)]
+
+    play(story)
+
+
+def test_a_member_does_not_answer_with_old_bytes_for_a_block_that_rotted_on_all_others() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = await member_out(world, gateway, 0)
+        await client.write(0, pattern(2))
+        for number in (1, 2):
+            world.devices[number].extents.corrupt.add((0, 0))
+        world.start(0)
+        await asyncio.sleep(10)
+        assert set((await world.row()).out) == {0}
+        with pytest.raises(Corrupt):
+            await client.read(0, BLOCK_BYTES)
+        assert await client.read(BLOCK_BYTES, BLOCK_BYTES) == pattern(3)
+        await client.write(0, pattern(4))
+        await world.in_sync()
+        volume = (await world.row()).id
+        assert world.contents(0, volume, range(2)) == [pattern(4), pattern(3)]
 
     play(story)

@@ -52,6 +52,8 @@ class Care:
         self._corrupt: dict[tuple[DeviceId, int, int, int], None] = {}
         self._corrupt_found = asyncio.Event()
         self._copying = asyncio.Lock()
+        self._unread: dict[tuple[DeviceId, int, int, int], None] = {}
+        """Device that joins, extent, offset, length: rotten on every member in sync."""
 
     def start(self, scope: TaskScope) -> None:
         """Repair what is reported, in the background."""
@@ -69,17 +71,22 @@ class Care:
         while not self._settling.done:
             self.still_joining(lane)
             await self._holder.changed.wait()
+        for known in self._unread_of(lane):
+            del self._unread[known]
         copy = _Paced(self._copy_extent, self._settings.copy_bytes_per_s, self._now)
         async for extent in self._lacking(lane, everything=everything):
             await copy(lane, extent)
         for _ in range(PASSES):
             await self._copy_missed(lane, copy)
             await self._flushed(lane)
+            await self._copy_unread(lane)
             if not lane.missed:
                 break
         self._sequencer.count(lane)
         await self._copy_missed(lane, copy)
         await self._flushed(lane)
+        if self._unread_of(lane):
+            raise Unavailable(f"nobody can read some of what device {lane.device} lacks")
 
     async def _lacking(self, lane: Lane, *, everything: bool) -> AsyncIterator[int]:
         """Extents that the member may lack writes of, in order.
@@ -106,6 +113,21 @@ class Care:
         missed, lane.missed = lane.missed, {}
         for extent in sorted(missed):
             await copy(lane, extent)
+
+    async def _copy_unread(self, lane: Lane) -> None:
+        """Wait until blocks that are rotten on all others have been written anew, or trimmed.
+
+        What the member has there may be old and verifies: it must not be asked before.
+        """
+        while unread := self._unread_of(lane):
+            await asyncio.sleep(self._settings.rejoin_s)
+            self.still_joining(lane)
+            for known in unread:
+                del self._unread[known]
+                await self._copy(lane, *known[1:])
+
+    def _unread_of(self, lane: Lane) -> list[tuple[DeviceId, int, int, int]]:
+        return [known for known in self._unread if known[0] == lane.device]
 
     async def _flushed(self, lane: Lane) -> None:
         """Wait until the member has flushed everything that has been sent to it by now."""
@@ -144,7 +166,12 @@ class Care:
                 runs = await self._copies.gather(
                     self._sources(extent, lane), extent, within, length
                 )
-                return self._copies.send(lane, extent, runs) if lane.open else 0
+                if not lane.open:
+                    return 0
+                if not lane.in_sync:
+                    rotten = [(at, size) for at, content, size in runs if content is None]
+                    self._unread.update({(lane.device, extent, *run): None for run in rotten})
+                return self._copies.send(lane, extent, runs)
             finally:
                 self._sequencer.fences.lower(extent, mask)
                 self._sequencer.pump()
