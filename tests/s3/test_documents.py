@@ -1,11 +1,12 @@
 """Documents that clients make as expensive as they can."""
 
-import asyncio
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import pytest
 
-from pinfold.model.settings import S3Settings
+from pinfold.objects import digests
 from pinfold.s3 import documents
 from pinfold.s3.documents import (
     COMPLETE,
@@ -13,12 +14,17 @@ from pinfold.s3.documents import (
     FEED_BYTES,
     LEAF_CHARACTERS,
     LOCATION,
+    OFFLOAD_FROM_BYTES,
     POLICY,
+    Node,
     Shape,
 )
 from pinfold.s3.errors import Refused
-from tests.s3.world import TINY, World, in_world
+from tests.s3.signing import EMPTY
+from tests.s3.world import World, in_world
 from tests.twins.env import InlineOffload
+
+T = TypeVar("T")
 
 MIB = 1 << 20
 
@@ -102,26 +108,55 @@ def test_pieces_may_end_anywhere() -> None:
         ]
 
 
-def test_large_documents_are_read_off_the_loop() -> None:
-    class Counting(World):
-        def __init__(self, settings: S3Settings = TINY) -> None:
-            super().__init__(settings)
-            lane = self.service.store.documents._lane
-            assert isinstance(lane, InlineOffload)
-            self.lane = lane
+class Watched(InlineOffload):
+    """A lane that tells whether it is at work."""
 
-    async def run() -> None:
-        world = Counting()
-        await world.begin()
+    at_work = False
+
+    def __call__(self, function: Callable[..., T], /, *arguments: Any) -> Awaitable[T]:
+        self.at_work = True
+        try:
+            return super().__call__(function, *arguments)
+        finally:
+            self.at_work = False
+
+
+def test_large_documents_are_hashed_and_read_off_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest_hash, honest_parse = digests.checksum_of, documents.parse
+    lane = Watched("documents")
+
+    def demand_elsewhere(length: int) -> None:
+        assert lane.at_work == (length >= OFFLOAD_FROM_BYTES)
+
+    def checksum_of(algorithm: str, content: bytes) -> bytes:
+        demand_elsewhere(len(content))
+        return honest_hash(algorithm, content)
+
+    def parse(pieces: Iterable[bytes], shape: Shape) -> Node:
+        whole = list(pieces)
+        demand_elsewhere(sum(map(len, whole)))
+        return honest_parse(whole, shape)
+
+    async def test(world: World) -> None:
+        world.service.store.documents._lane = cast(Any, lane)
+        monkeypatch.setattr(digests, "checksum_of", checksum_of)
+        monkeypatch.setattr(documents, "parse", parse)
         small = b"<Delete><Object><Key>k</Key></Object></Delete>"
-        assert (await world.call("POST", "/bucket", small, query="delete=")).status == 200
-        assert world.lane.calls == 0
-        for body in (delete(1000), EXPENSIVE["siblings"]):
-            before = world.lane.calls
-            await world.call("POST", "/bucket", body, query="delete=")
-            assert world.lane.calls == before + 1
+        for body, code in (
+            (small, ""),
+            (delete(1000), ""),
+            (EXPENSIVE["siblings"], "MalformedXML"),
+        ):
+            signed = hashlib.sha256(body).hexdigest()
+            answer = await world.call("POST", "/bucket", body, query="delete=", payload_hash=signed)
+            assert answer.code == code
+            answer = await world.call("POST", "/bucket", body, query="delete=", payload_hash=EMPTY)
+            assert answer.code == "XAmzContentSHA256Mismatch"
+        assert lane.calls == 4
 
-    asyncio.run(run())
+    in_world(test)
 
 
 @pytest.mark.parametrize(

@@ -127,15 +127,23 @@ class Payload:
 
     async def whole(self, limit: int) -> bytes:
         """All of a small body, checked against what was declared of it."""
+        content = await self.unchecked(limit)
+        self.demand_content(content)
+        return content
+
+    async def unchecked(self, limit: int) -> bytes:
+        """All of a small body; `demand_content` is for whoever gets it."""
         if self.size > limit:
             raise Refused("MaxMessageLengthExceeded")
         pieces: list[Buffer] = []
         while piece := await self.read():
             pieces.append(piece)
-        content = b"".join(pieces)
+        return b"".join(pieces)
+
+    def demand_content(self, content: bytes) -> None:
+        """Refuse a body that is not what was declared of it; on any thread."""
         names = (MD5, *self.declared.algorithms)
         self.demand_declared({name: digests.checksum_of(name, content) for name in names})
-        return content
 
     def demand_declared(self, sums: dict[str, bytes]) -> None:
         """Refuse a payload with these checksums unless they are what the client declared."""

@@ -157,12 +157,11 @@ class Documents:
 
     async def read(self, payload: Payload, shape: Shape, convert: Callable[[Node], T]) -> T | None:
         """What `convert` makes of a document, perhaps on another thread; None of an empty body."""
-        content = await payload.whole(shape.bytes_max)
-        if not content:
-            return None
+        content = await payload.unchecked(shape.bytes_max)
 
-        def made() -> T:
-            return convert(parse(pieces(content), shape))
+        def made() -> T | None:
+            payload.demand_content(content)
+            return convert(parse(pieces(content), shape)) if content else None
 
         return made() if len(content) < OFFLOAD_FROM_BYTES else await self._lane(made)
 
