@@ -34,8 +34,10 @@ from pinfold.device.blobrecords import (
     ID_BYTES,
     decode_counts,
     decode_ids,
+    decode_move,
     decode_put,
     encode_counts,
+    encode_move,
     encode_put,
 )
 from pinfold.device.extentreads import hand_over
@@ -93,7 +95,7 @@ class Blobs:
         self._readers = readers
         self._space = space
         self._health = health
-        self._streams = Streams(journal, packs, stream_lane, space, health, self.holds, self._name)
+        self._streams = Streams(journal, packs, stream_lane, space, health, self._wants, self._name)
         self._pending: dict[BlobId, _Pending] = {}
         self._moving: list[_Move] = []
         self._unflushed: dict[BlobId, int] = {}
@@ -237,6 +239,12 @@ class Blobs:
                 location = decode_location(payload[ID_BYTES:])
                 self._packs.redo(location)
                 self._insert(blob, location._replace(sequence=record.sequence))
+        elif record.kind == kinds.BLOB_MOVED:
+            blob, left, location = decode_move(payload)
+            held = self.location(blob)
+            if held is not None and (held.pack, held.start) == left:
+                self._packs.redo(location)
+                self._relocate(blob, held, location)
         elif record.kind == kinds.BLOB_DELETE:
             for blob in decode_ids(payload):
                 if not self._newer(blob, record.sequence):
@@ -302,13 +310,34 @@ class Blobs:
         self._unflushed = {b: seq for b, seq in self._unflushed.items() if seq > flushed}
         self._index.put(COUNTS, encode_counts(self._count, self._bytes, self.quarantined))
 
-    def _name(self, blob: BlobId, location: Location) -> None:
-        """Record that a stream's flushed range is this blob: visible now, durable with a flush."""
-        entry = encode_location(location)
-        record = blob + entry
+    def move(self, blob: BlobId, old: Location) -> Stream:
+        """Begin to give a blob another place; it keeps the old one if it has changed by the end."""
+        return self._streams.begin(blob, old.length, old.checks, old)
+
+    def _wants(self, stream: Stream) -> bool:
+        """Whether what a stream has flushed is to be named."""
+        if stream.moves is not None:
+            return self.location(stream.blob) == stream.moves
+        return not self.holds(stream.blob)
+
+    def _name(self, stream: Stream) -> None:
+        """Record that a stream's flushed range is its blob: visible now, durable with a flush."""
+        blob, location, moves = stream.blob, stream.location, stream.moves
+        if moves is not None:
+            record = encode_move(blob, moves, location)
+            self._journal.append(kinds.BLOB_MOVED, (record,), len(record))
+            self._relocate(blob, moves, location)
+            return
+        record = blob + encode_location(location)
         sequence = self._journal.append(kinds.BLOB_PACKED, (record,), len(record))
         self._unflushed[blob] = sequence
         self._insert(blob, location._replace(sequence=sequence))
+
+    def _relocate(self, blob: BlobId, old: Location, new: Location) -> None:
+        """It is as old as it was: what was deleted after it came is still deleted after it."""
+        moved = new._replace(sequence=old.sequence)
+        self._index.put(_BLOB_TABLE + blob, encode_location(moved))
+        self._packs.drop(old)
 
     def _insert(self, blob: BlobId, location: Location) -> None:
         self._index.put(_BLOB_TABLE + blob, encode_location(location))
@@ -399,7 +428,7 @@ class Blobs:
             return
         error = reading.exception()
         self._packs.limit_open(wanted=True)
-        if isinstance(error, Corrupt) and self._location(blob) != location:
+        if isinstance(error, Corrupt) and self.location(blob) != location:
             _chain(again, answer)
             return
         if isinstance(error, Corrupt):
@@ -411,7 +440,7 @@ class Blobs:
         else:
             answer.set_result([memoryview(reading.result())[wanted]])
 
-    def _location(self, blob: BlobId) -> Location | None:
+    def location(self, blob: BlobId) -> Location | None:
         """Where a pack holds the blob."""
         entry = self._index.get(_BLOB_TABLE + blob)
         return None if entry is None else decode_location(entry)

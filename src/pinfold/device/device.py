@@ -19,6 +19,7 @@ from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, R
 from pinfold.device.applier import APPLIED, Applied, Applier, check_memory, decode_applied, measure
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
+from pinfold.device.compaction import Compaction
 from pinfold.device.engines import open_engine
 from pinfold.device.extents import Extents
 from pinfold.device.files import Superblock, enter_device, make_device, write_superblock
@@ -248,6 +249,7 @@ class Device:
         ]
         self._scope.start(self._reclaim.run())
         self._scope.start(self._pack_reclaim.run())
+        self._scope.start(self._compaction.run())
         self._journal.append(kinds.BOOT, (), 0)
         await self._journal.flush()
         await self._vouch()
@@ -292,6 +294,8 @@ class Device:
             self._extents.slots, arena, readers, self._lane("reclaim"), journal, health
         )
         self._pack_reclaim = PackReclaim(packs, readers, journal, health)
+        interval_s = settings.compact_interval_s
+        self._compaction = Compaction(self._blobs, packs, readers, health, interval_s)
         self._applier = Applier(
             disk,
             self._path,

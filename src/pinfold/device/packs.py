@@ -128,6 +128,10 @@ class Packs:
         """Every pack, by number."""
         return [self._packs[number] for number in sorted(self._packs)]
 
+    def has(self, number: int) -> bool:
+        """Whether there is a pack of this number."""
+        return number in self._packs
+
     def get(self, number: int) -> Pack:
         """A pack by number; Corrupt when an index entry names one that is not there."""
         pack = self._packs.get(number)

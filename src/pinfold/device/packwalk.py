@@ -31,13 +31,18 @@ Record = tuple[BlobId, Location]
 """A location found by a walk has the journal sequence 0: heads do not tell when a blob came."""
 
 
-def records(file: File, number: int, seed: int, start: int = PAGE_BYTES) -> Iterator[Record]:
-    """Every record of pack `number` whose head verifies, from `start` on. Raises OSError."""
-    end = file.size()
+def records(
+    file: File, number: int, seed: int, start: int = PAGE_BYTES, end: int | None = None
+) -> Iterator[Record]:
+    """Every record of pack `number` whose head verifies and stands from `start` on, before `end`.
+
+    Raises OSError.
+    """
+    end = file.size() if end is None else min(end, file.size())
     window, base = b"", start
     offset = start
     while offset < end:
-        if offset + _HEAD_MAX_BYTES > base + len(window) < end:
+        if offset + _HEAD_MAX_BYTES > base + len(window):
             window, base = file.pread(READ_BYTES, offset), offset
         found = _record(memoryview(window)[offset - base :], number, offset, seed)
         if found is None:

@@ -31,11 +31,11 @@ class Streams:
         lane: Offload,
         space: Space,
         health: Health,
-        holds: Callable[[BlobId], bool],
-        name: Callable[[BlobId, Location], None],
+        wants: "Callable[[Stream], bool]",
+        name: "Callable[[Stream], None]",
     ) -> None:
         self._journal = journal
-        self._holds = holds
+        self._wants = wants
         self._name_blob = name
         self._packs = packs
         self._lane = lane
@@ -46,8 +46,13 @@ class Streams:
         self._open: dict[Stream, None] = {}
         health.on_stop(self._fail)
 
-    def begin(self, blob: BlobId, length: int, checks: Sequence[int]) -> "Stream":
-        """See `BlobStore.begin`. Raises Invalid, Full, Unavailable."""
+    def begin(
+        self, blob: BlobId, length: int, checks: Sequence[int], moves: Location | None = None
+    ) -> "Stream":
+        """See `BlobStore.begin`; `moves` is what a blob leaves that is here already.
+
+        Raises Invalid, Full, Unavailable.
+        """
         self._health.check()
         if not 0 <= length <= SEGMENT_BYTES:
             raise Invalid(f"a blob has at most {SEGMENT_BYTES} bytes, not {length}")
@@ -56,7 +61,7 @@ class Streams:
         size = record_bytes(length, len(checks))
         self._space.take(size)
         pack, start = self._packs.reserve(size, stream=True)
-        stream = Stream(self, blob, length, tuple(checks), pack, start)
+        stream = Stream(self, blob, length, tuple(checks), pack, start, moves)
         self._open[stream] = None
         return stream
 
@@ -142,16 +147,13 @@ class Streams:
     def _name(self, stream: "Stream") -> None:
         if self._health.reason:
             return
-        if self._holds(stream.blob):
-            self.give_back(stream)
-        else:
+        if self._wants(stream):
             self._open.pop(stream, None)
-            offset = stream.start + head_bytes(len(stream.checks))
             size = record_bytes(stream.length, len(stream.checks))
             self._packs.keep(stream.pack, size, stream_at=stream.start)
-            self._name_blob(
-                stream.blob, Location(stream.pack.number, offset, stream.length, 0, stream.checks)
-            )
+            self._name_blob(stream)
+        else:
+            self.give_back(stream)
         self._journal.flush().add_done_callback(stream.finish)
 
     def _fail(self, error: PinfoldError) -> None:
@@ -178,6 +180,7 @@ class Stream:
         "blob",
         "checks",
         "length",
+        "moves",
         "pack",
         "start",
     )
@@ -190,8 +193,11 @@ class Stream:
         checks: tuple[int, ...],
         pack: Pack,
         start: int,
+        moves: Location | None,
     ) -> None:
         self.blob = blob
+        self.moves = moves
+        """What the blob leaves; None for a new one."""
         self.length = length
         self.checks = checks
         self.pack = pack
@@ -240,6 +246,12 @@ class Stream:
         if not self._over:
             self._over = True
             self._streams.give_back(self)
+
+    @property
+    def location(self) -> Location:
+        """Where its payload lies."""
+        offset = self.start + head_bytes(len(self.checks))
+        return Location(self.pack.number, offset, self.length, 0, self.checks)
 
     def finish(self, flushed: asyncio.Future[None]) -> None:
         """The record that names the blob is durable, or the device has stopped."""

@@ -294,6 +294,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Log entries of all groups held in memory; applied ones beyond it are trimmed."""
     pack_bytes: Bytes = 1 * GIB
     """A pack is sealed at this size. 1 TB of packs is then 1,000 files."""
+    compact_interval_s: Seconds = 60.0
+    """How often packs are looked for of which less than a quarter is in use, to be emptied."""
     open_packs: Count = 256
     """Pack files held open, below the usual limit of 1,024 descriptors."""
     read_lanes: Count = 4

@@ -311,6 +311,7 @@ def _settings(rng: random.Random, care_rng: random.Random) -> NodeSettings:
         apply_interval_s=rng.choice((0.02, 0.1, 0.5)),
         log_tail_bytes=rng.choice((8 * KIB, 128 * KIB)),
         pack_bytes=rng.choice((128 * KIB, 1024 * KIB)),
+        compact_interval_s=1.0,
         open_packs=2,
         read_lanes=2,
         reserve_bytes=1024 * KIB,
