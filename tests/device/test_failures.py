@@ -14,6 +14,7 @@ from pinfold.device.log import ROWLESS_BYTES
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, Full, Unavailable
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from pinfold.model.settings import BlobSettings
 from pinfold.sim.inode import Inode
 from pinfold.sim.world import SimNode, World
 from tests.device.model import whole
@@ -285,6 +286,9 @@ def test_entries_are_taken_for_a_while_after_rows_should_not_grow(
     async def act(device: Device) -> None:
         assert device.status().state == "full"
         assert device.status().reserve_bytes == SETTINGS.reserve_bytes
+        # What frees blobs hurries, however large the reserve is beside the disk.
+        shares = [device.status().free_share]
+        assert BlobSettings().free_delay(shares) == BlobSettings().free_delay_short_s
         assert device.log.full() is full
         entry = Entry(1, 3, bytes(1000))
         if takes:

@@ -379,6 +379,11 @@ class DeviceStatus:
     extent_bytes: int
     quarantined: int
 
+    @property
+    def free_share(self) -> float:
+        """Which part of the device payloads may still take: its reserve is not for them."""
+        return max(0, self.free_bytes - self.reserve_bytes) / max(self.total_bytes, 1)
+
 
 class Device(Protocol):
     """One open device."""

@@ -110,11 +110,8 @@ class StorageRole:
         }
 
     def _free_delay(self) -> float:
-        """By which part of each device payloads may still take: its reserve is not for them."""
         shown = [device.status() for device in self._table.devices.values()]
-        return self._settings.free_delay(
-            max(0, one.free_bytes - one.reserve_bytes) / max(one.total_bytes, 1) for one in shown
-        )
+        return self._settings.free_delay(one.free_share for one in shown)
 
     async def stop(self) -> None:
         """See `Role`."""
