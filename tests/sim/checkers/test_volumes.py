@@ -140,6 +140,18 @@ REFUSED = {
 }
 
 ALLOWED = {
+    "fall back to what another holder's loss had left": Disk()
+    .does(1, 2, "write", "a")
+    .cut(3, "n1", "n2")
+    .does(4, 6, "write", "b", gateway="g2")
+    .maybe(6.5, "c")
+    .dies(6.6, "g1")
+    .cut(6.6, "n1", "n2")
+    .does(7.2, 7.5, "read", "b", gateway="g2")
+    .cut(8, "n1", "n2")
+    .dies(8, "g2")
+    .does(9, 10, "flush", gateway="g3")
+    .does(11, 12, "read", "a", gateway="g3"),
     "never written": Disk().does(0, 1, "read", "", ""),
     "write on its way": Disk()
     .does(0, 9, "write", "a")

@@ -54,6 +54,8 @@ class BlockAction:
     fua: bool = False
     at: float = 0.0
     """When, of a loss."""
+    lost: frozenset[str] = frozenset()
+    """What a loss may take away: others are kept by a holder that lives, or are flushed."""
     gateway: str = ""
     """Of a write that was not answered: it cannot happen once this is fenced."""
     fences: frozenset[str] = frozenset()
@@ -85,6 +87,8 @@ class BlockModel:
                 return (state._replace(now=action.token),)
             case "write":
                 return (state._replace(now=action.token, newer=state.newer | token),)
+            case "lose" if state.now not in action.lost:
+                return (state,)
             case "lose":
                 could_be = state.older | state.newer
                 return tuple(
@@ -195,8 +199,9 @@ class _Block:
         for flush in self.flushes if losses else ():  # without losses they say nothing
             steps.append(Step(BlockAction(does="flush"), flush.began, flush.ended))
             sources.append(flush)
-        for at in losses:
-            steps.append(Step(BlockAction(does="lose", at=at), at, at))
+        for at, lost in losses.items():
+            tokens = frozenset(token if token in seen else UNSEEN for token in lost)
+            steps.append(Step(BlockAction(does="lose", at=at, lost=tokens), at, at))
             sources.append(_Loss(at))
         return steps, sources
 
@@ -218,9 +223,9 @@ class _Block:
         token = token if token in seen else UNSEEN
         return BlockAction(does="write", token=token, fua=request.fua, fences=fences)
 
-    def _losses(self) -> list[float]:
-        """Instants at which answered writes of this block may be lost for want of a flush."""
-        losses: set[float] = set()
+    def _losses(self) -> dict[float, set[str]]:
+        """When writes of this block may be lost for want of a flush, and which."""
+        losses: dict[float, set[str]] = defaultdict(set)
         for write in self.touching:
             if write.kind != "write":
                 continue
@@ -238,8 +243,8 @@ class _Block:
                 if durable is not None and at > durable:
                     break
                 if len(cut) >= self.min_in_sync:
-                    losses.add(at)
-        return sorted(losses)
+                    losses[at].add(self.token(write))
+        return dict(sorted(losses.items()))
 
     def _gone_at(self, write: DiskOperation, since: float) -> float | None:
         """When the gateway that keeps an answered write for sending it again was no more it."""
