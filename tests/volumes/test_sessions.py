@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pinfold.model.errors import Fenced, NotFound, PinfoldError
+from pinfold.model.limits import BLOCK_BYTES
 from tests.volumes.world import NAME, Client, World, pattern, play
 
 
@@ -53,6 +54,30 @@ def test_nobody_is_given_a_session_that_was_lost() -> None:
         late = Guest()
         assert old.sessions.attach(NAME, world.size, late) is not old.session
         assert not late.reasons
+
+    play(story)
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_volume_taken_by_force_is_served_nowhere_else_before_it_is_served_here(
+    reached: bool,
+) -> None:
+    async def story(world: World) -> None:
+        old, new = world.gateway("a"), world.gateway("b")
+        await Client(old.session).write(0, pattern(1))
+        world.nodes[2].up = reached
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await new.sessions.seize(NAME)
+        if reached:
+            assert loop.time() - began < 1
+        else:
+            assert loop.time() - began > world.settings.trust_s
+        reading = asyncio.create_task(Client(old.session).read(0, BLOCK_BYTES))
+        await asyncio.sleep(world.settings.beat_s)
+        assert isinstance(old.lost, Fenced)
+        with pytest.raises(Fenced):
+            await reading
 
     play(story)
 

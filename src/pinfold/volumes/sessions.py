@@ -15,12 +15,12 @@ from pinfold.cluster.extents import ExtentClient
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError, Unavailable
-from pinfold.model.ids import Boot, NodeName
+from pinfold.model.ids import Boot, NodeName, Token, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.lease import Lease
 from pinfold.volumes.placement import ExtentPlacement
 from pinfold.volumes.registry import Registry, VolumeShown
-from pinfold.volumes.row import Holder
+from pinfold.volumes.row import Holder, VolumeRow
 from pinfold.volumes.session import Session
 
 CLOSE_S: Final = 10.0
@@ -112,10 +112,26 @@ class Sessions:
     async def seize(self, name: str) -> None:
         """Take the volume from whoever holds it, without asking: see `Lease.acquire`.
 
-        A past session of this process holds it then, which the next one need not wait for.
+        A past session of this process holds it then, which the next one need not wait for. Where a
+        device cannot be told so, the former holder could still read there: its trust ends first.
         """
         await self.release(name)
-        await self._lease(name).acquire(force=True)
+        lease = self._lease(name)
+        await lease.acquire(force=True)
+        if not await self._told_everywhere(lease.row):
+            await asyncio.sleep(self._settings.takeover_s)
+
+    async def _told_everywhere(self, row: VolumeRow) -> bool:
+        """Whether every device in sync refuses tokens below the row's by now."""
+        for device in self._placement.devices():
+            deadline = self._env.clock.monotonic() + self._settings.claim_s
+            try:
+                if device not in row.out:
+                    volume, token = VolumeId(row.id), Token(row.token)
+                    await self._extents.claim(device, volume, token, 1, deadline=deadline)
+            except PinfoldError:
+                return False
+        return True
 
     async def close(self) -> None:
         """End every session; users are not told."""
