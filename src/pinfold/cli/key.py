@@ -1,12 +1,11 @@
 """`pinfold key`: access keys of S3 users."""
 
-from typing import Any
 from urllib.parse import quote
 
 import click
 
 from pinfold.cli.cluster import ClusterClient, cluster_command, echo
-from pinfold.cli.keyoptions import print_pair, secret_key_options
+from pinfold.cli.credentials import print_pair, secret_key_options, set_active
 from pinfold.cli.sizes import moment
 from pinfold.cli.tables import print_table
 
@@ -49,7 +48,7 @@ def list_(client: ClusterClient, as_json: bool, user_id: str) -> None:
 @cluster_command
 def disable(client: ClusterClient, as_json: bool, access_key: str) -> None:
     """Refuse what KEY signs; `enable` takes it back."""
-    _set_active(client, as_json, access_key, active=False)
+    set_active(client, as_json, _path(access_key), access_key, active=False)
 
 
 @key.command(epilog="Example: pinfold key enable AKIDALICE")
@@ -57,7 +56,7 @@ def disable(client: ClusterClient, as_json: bool, access_key: str) -> None:
 @cluster_command
 def enable(client: ClusterClient, as_json: bool, access_key: str) -> None:
     """Allow a disabled KEY again."""
-    _set_active(client, as_json, access_key, active=True)
+    set_active(client, as_json, _path(access_key), access_key, active=True)
 
 
 @key.command(epilog="Example: pinfold key rotate AKIDALICE")
@@ -80,8 +79,3 @@ def delete(client: ClusterClient, as_json: bool, access_key: str) -> None:
 
 def _path(access_key: str) -> str:
     return f"/v1/keys/{quote(access_key, safe='')}"
-
-
-def _set_active(client: ClusterClient, as_json: bool, access_key: str, *, active: bool) -> None:
-    changed: dict[str, Any] = client.call("PATCH", _path(access_key), {"active": active})
-    echo(as_json, changed, lambda: click.echo(f"{access_key} is {changed['state']}"))

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import click
 
 from pinfold.cli.cluster import ClusterClient, cluster_command, echo
-from pinfold.cli.keyoptions import print_pair, secret_key_options
+from pinfold.cli.credentials import print_pair, secret_key_options, set_active
 from pinfold.cli.tables import print_table
 
 
@@ -63,7 +63,7 @@ def list_(client: ClusterClient, as_json: bool) -> None:
 @cluster_command
 def disable(client: ClusterClient, as_json: bool, user_id: str) -> None:
     """Refuse whatever the keys of user ID sign, within 5 seconds; `enable` takes it back."""
-    _set_active(client, as_json, user_id, active=False)
+    set_active(client, as_json, f"/v1/users/{quote(user_id, safe='')}", user_id, active=False)
 
 
 @user.command(epilog="Example: pinfold user enable alice")
@@ -71,13 +71,7 @@ def disable(client: ClusterClient, as_json: bool, user_id: str) -> None:
 @cluster_command
 def enable(client: ClusterClient, as_json: bool, user_id: str) -> None:
     """Allow a disabled user again."""
-    _set_active(client, as_json, user_id, active=True)
-
-
-def _set_active(client: ClusterClient, as_json: bool, user_id: str, *, active: bool) -> None:
-    path = f"/v1/users/{quote(user_id, safe='')}"
-    changed = client.call("PATCH", path, {"active": active})
-    echo(as_json, changed, lambda: click.echo(f"{user_id} is {changed['state']}"))
+    set_active(client, as_json, f"/v1/users/{quote(user_id, safe='')}", user_id, active=True)
 
 
 @user.command(epilog="Example: pinfold user delete alice")

@@ -1,10 +1,12 @@
-"""How commands take a chosen secret key, and show a pair that was made."""
+"""What commands about users and about their keys share."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import IO, Any
 
 import click
+
+from pinfold.cli.cluster import ClusterClient, echo
 
 
 def secret_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,3 +40,9 @@ def print_pair(made: dict[str, Any]) -> None:
     """An access key and its secret: the one time that it is shown."""
     click.echo(f"  access key  {made['access_key']}")
     click.echo(f"  secret key  {made['secret_key']}")
+
+
+def set_active(client: ClusterClient, as_json: bool, path: str, name: str, *, active: bool) -> None:
+    """Disable the user or key at an admin path, or allow it again."""
+    changed = client.call("PATCH", path, {"active": active})
+    echo(as_json, changed, lambda: click.echo(f"{name} is {changed['state']}"))
