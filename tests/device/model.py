@@ -180,6 +180,9 @@ class VolumeModel:
         return [mark.extent for mark in marks]
 
     def write(self, device: Device, ops: list[ExtentOp], payload: bytes) -> None:
+        """Nothing has changed when the device refuses it."""
+        view = memoryview(payload)
+        device.extents.write(self.volume, self.token, 7, self.sequence + 1, ops, view)
         self.sequence += 1
         position = 0
         for op in ops:
@@ -193,8 +196,6 @@ class VolumeModel:
                 self.allowed.setdefault(unit, [before]).append(content)
                 self.now[unit] = content
             self.unflushed[op.extent] = self.sequence
-        view = memoryview(payload)
-        device.extents.write(self.volume, self.token, 7, self.sequence, ops, view)
 
     async def flush(self, device: Device) -> None:
         covered = {unit: len(contents) for unit, contents in self.allowed.items()}

@@ -8,7 +8,7 @@ import pytest
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.device import Device
 from pinfold.env.api import Env
-from pinfold.model.errors import Busy
+from pinfold.model.errors import Busy, Full
 from pinfold.model.ids import BlobId, GroupId, VolumeId
 from pinfold.model.limits import EXTENT_BYTES
 from pinfold.model.settings import DeviceSettings
@@ -23,8 +23,12 @@ LIVES = 6
 class Story:
     """One device through several lives."""
 
-    def __init__(self, rng: random.Random, *, churn: bool = False) -> None:
+    def __init__(
+        self, rng: random.Random, *, churn: bool = False, cramped: SimNode | None = None
+    ) -> None:
         self.rng = rng
+        self.cramped = cramped
+        """The node, if only volumes are written and its disk has no room now and then."""
         self.churn = churn
         """Use few blobs and whole extents again and again."""
         self.blobs = BlobModel()
@@ -47,12 +51,24 @@ class Story:
             await volume.check(device)
         self.lives += 1
         async with asyncio.TaskGroup() as group:
+            if self.cramped is not None:
+                group.create_task(self.cramp(self.cramped))
+                for volume in self.volumes:
+                    group.create_task(self.write_volume(device, volume))
+                return
             for log in self.logs:
                 group.create_task(self.write_log(device, log))
             for volume in self.volumes:
                 group.create_task(self.write_volume(device, volume))
             for _ in range(3):
                 group.create_task(self.write_blobs(device))
+
+    async def cramp(self, node: SimNode) -> None:
+        rng = self.rng
+        while True:
+            await asyncio.sleep(rng.random() * 0.1)
+            faults = node.disk.faults
+            faults.room_after, faults.room_failures = rng.randrange(20), rng.randint(1, 6)
 
     async def write_log(self, device: Device, log: LogModel) -> None:
         rng = self.rng
@@ -141,8 +157,10 @@ class Story:
             size += units * UNIT if kind == 0 else 0
         try:
             volume.write(device, ops, rng.randbytes(size))
-        except Busy:
-            raise AssertionError("the applier keeps up with this workload") from None
+        except (Busy, Full) as error:
+            assert self.cramped is not None, "the applier keeps up with this workload"
+            if isinstance(error, Full):
+                assert any(op.kind != 2 for op in ops), "a trim needs no room"
 
 
 async def tell(node: SimNode, story: Story) -> None:
@@ -153,6 +171,7 @@ async def tell(node: SimNode, story: Story) -> None:
     node.crash()
     while story.lives < LIVES:
         node.disk.faults.crash_after = rng.choice((rng.randrange(40), rng.randrange(600)))
+        node.disk.faults.room_after = -1
         life_task = node.start(story.live)
         while node.alive:
             await asyncio.sleep(0.05)
@@ -172,3 +191,11 @@ def test_what_is_freed_and_used_again_is_never_freed_twice(seed: int) -> None:
     with World(seed) as world:
         story = Story(random.Random(seed), churn=True)
         world.run(tell(world.node("n1"), story))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_volumes_lose_nothing_on_a_disk_without_room_now_and_then(seed: int) -> None:
+    with World(seed) as world:
+        node = world.node("n1")
+        story = Story(random.Random(seed), churn=True, cramped=node)
+        world.run(tell(node, story))

@@ -139,11 +139,14 @@ class Journal:
         return len(self._segments) * self._settings.segment_bytes
 
     def admit(self, length: int) -> None:
-        """Whether a payload may be appended: Busy over the limit, Full without a next segment."""
+        """Whether a payload may be appended: Busy over the limit, Full without a next segment.
+
+        A record without one waits for the segment: it may be what makes room, as deletions are.
+        """
         self._health.check()
         if self.unapplied_bytes + length > self._settings.unapplied_bytes:
             raise Busy(f"{self.unapplied_bytes} bytes of journal wait to be applied")
-        if self.no_room:
+        if length and self.no_room:
             raise Full("no room for another journal segment")
 
     def append(self, kind: int, buffers: Sequence[Buffer], length: int) -> int:
