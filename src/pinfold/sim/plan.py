@@ -97,6 +97,8 @@ _RIVALS_CHANCE: Final = 0.25
 
 _CALM_CHANCE: Final = 0.35
 
+_FORGED_CHANCE: Final = 0.2
+
 _AGED_CHANCE: Final = 0.35
 
 _FAR_REACHING: Final = (
@@ -158,6 +160,8 @@ class Plan:
     """What object clients mostly do; see `workloads.objects`."""
     calm: bool
     """Whether faults strike one node only, whose loss the policies promise to survive."""
+    forged: bool
+    """Whether clients write what looks like headers of a device's files."""
     aged: bool
     """Whether what takes days takes seconds: after those blobs are orphans, or named no more."""
     users: int
@@ -217,6 +221,7 @@ def make_plan(seed: int) -> Plan:
         watched=random.Random(f"{seed}/watched").random() < _WATCHED_CHANCE,
         focus=random.Random(f"{seed}/focus").choice(_FOCUSES),
         calm=random.Random(f"{seed}/calm").random() < _CALM_CHANCE,
+        forged=random.Random(f"{seed}/forged").random() < _FORGED_CHANCE,
         aged=random.Random(f"{seed}/aged").random() < _AGED_CHANCE,
         users=2 if random.Random(f"{seed}/users").random() < _TWO_USERS_CHANCE else 1,
         rivals=random.Random(f"{seed}/rivals").random() < _RIVALS_CHANCE,

@@ -25,6 +25,7 @@ from pinfold.sim.checkers.history import GARBLED, Call
 from pinfold.sim.cluster import Down, ProcessDied, SimCluster
 from pinfold.sim.plan import BLOCK, SECTOR, Plan
 from pinfold.sim.processes import GatewayProcess
+from pinfold.sim.workloads.forgery import forged
 from pinfold.sim.workloads.s3 import User
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ PATIENCE_S: Final = 12.0
 
 _AGAIN_S: Final = 0.2
 """Between attempts at what has to work in the end."""
+
+_FORGED: Final = 0.6
+"""How much of what clients write looks like a device's own, in runs where some of it does."""
 
 _USERS: Final = ("alice", "bob")
 
@@ -100,6 +104,7 @@ class Bench:
         """Open uploads that all clients know."""
         self.seen: dict[tuple[str, str], str] = {}
         """What was last known to be there: for If-Match."""
+        self._forger = self.rng("forger")
         self._count = 0
         self._contents: dict[str, bytes] = {}
         self._made: dict[str, str] = {}
@@ -130,6 +135,9 @@ class Bench:
         token = self.new_token(client)
         content = (token.encode() + b"|") * (size // (len(token) + 1) + 1)
         content = content[: max(size, len(token) + 1)]
+        if self.plan.forged and self._forger.random() < _FORGED:
+            content = content[: len(token) + 1]
+            content += forged(self._forger, size - len(content)) if size > len(content) else b""
         self.know(token, content)
         self._made[_md5(content)] = token
         return token, content
