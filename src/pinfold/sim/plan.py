@@ -233,7 +233,7 @@ def make_plan(seed: int) -> Plan:
     if plan.aged:
         plan = _with_short_days(plan)
     if plan.focus == "buckets":
-        plan = dataclasses.replace(plan, users=2, names=min(plan.names, 3))
+        plan = _with_changing_owners(plan)
     if plan.focus == "uploads":
         plan = dataclasses.replace(plan, names=1, buckets=1)
     return _with_short_journals(plan) if "lost-memory" in plan.faults else plan
@@ -259,6 +259,14 @@ def _with_splits(settings: NodeSettings, rng: random.Random) -> NodeSettings:
     )
     s3 = msgspec.structs.replace(settings.s3, objects=objects)
     return msgspec.structs.replace(settings, s3=s3)
+
+
+def _with_changing_owners(plan: Plan) -> Plan:
+    """Buckets of few names, soon empty, whose owner other gateways remember for long."""
+    objects = msgspec.structs.replace(plan.settings.s3.objects, bucket_cache_s=5.0)
+    s3 = msgspec.structs.replace(plan.settings.s3, objects=objects)
+    settings = msgspec.structs.replace(plan.settings, s3=s3)
+    return dataclasses.replace(plan, users=2, names=min(plan.names, 2), settings=settings)
 
 
 def _with_short_days(plan: Plan) -> Plan:

@@ -23,16 +23,16 @@ _PAUSE_S: Final = 0.06
 _FOCUS: Final[dict[str, dict[str, float]]] = {
     "": {},
     "uploads": {"upload": 20},
-    "buckets": {"bucket": 12, "delete": 4},
+    "buckets": {"bucket": 12, "delete": 4, "stranger": 0.4},
     "overwrites": {"rewrite": 6, "delete": 3},
 }
-"""By focus of the plan, what is done more often."""
+"""By focus of the plan, what is done more often: weights beside those of all runs."""
 
 _WATCHER_PATIENCE_S: Final = 0.5
 """Seconds after which a watcher gives a read up: far more than an answer takes."""
 
 _STRANGER: Final = 0.08
-"""How often a client asks as somebody else than the bucket's owner."""
+"""How often a client asks as anybody, and not as the bucket's owner."""
 
 
 async def object_client(bench: Bench, client: str) -> None:
@@ -90,7 +90,7 @@ class _ObjectClient:
 
     def _user(self, bucket: str) -> User:
         """Mostly who owns the bucket, as far as anybody knows."""
-        if self._rng.random() < _STRANGER:
+        if self._rng.random() < _FOCUS[self._bench.plan.focus].get("stranger", _STRANGER):
             return self._rng.choice(self._bench.users)
         return self._bench.owner_of(bucket)
 
