@@ -96,7 +96,7 @@ VALID: list[tuple[str, Any, bytes]] = [
     ("group.ping", [[9], [8], [[1, 1, 4, 1, 1]], [[9, 0.1]], 5], b""),
     ("group.confirm", [1, 1, 4, 0, 1, 0, 1, 9], b""),
     ("group.get", [1, 0, b"k", [["absent", b"k", 0, [], b""]]], b""),
-    ("group.scan", [1, 0, b"", b"z", 10, [1, b"/"], b"\x01", False, True, []], b""),
+    ("group.scan", [1, 0, b"", b"z", 10, [1, b"/"], False, True, []], b""),
     ("group.change", [1, 0, False], msgspec.msgpack.encode(CHANGE)),
     ("group.status", None, b""),
 ]

@@ -239,9 +239,10 @@ class Scheduled:
         for shard in await gateway.shards(BUCKET):
             start, end = keys.shard_range(shard.id)
             held = [key for key in self.store.rows if start <= key < end]
-            first, behind = shard.key_range()
-            assert all(first <= key < behind for key in held)
-            objects = [key for key in held if keys.kind_of(key) == keys.KIND_OBJECT]
+            for key in held:
+                first, behind = shard.key_range(keys.section_of(key))
+                assert first <= key < behind
+            objects = [key for key in held if keys.section_of(key) == keys.OBJECTS]
             sizes = [(await self.store.rows.get(b"", key)).size for key in objects]  # type: ignore[union-attr]
             assert await gateway.buckets.count(shard) == Counter(len(sizes), sum(sizes))
             rows, size = rows + len(sizes), size + sum(sizes)

@@ -1,11 +1,15 @@
 """Listings against a naive twin: all names and prefixes, once, in order, whatever the page size."""
 
 import asyncio
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pinfold.cluster.api import Page
+from pinfold.objects import keys
 from pinfold.objects.listing import Query
+from pinfold.objects.records import UploadRecord
 from tests.twins.store import MemoryStore
 
 NAMES = st.text("ab/\x00\x01é", min_size=1, max_size=6)
@@ -112,5 +116,34 @@ def test_a_name_put_between_two_pages_is_not_skipped() -> None:
         query = Query(delimiter=b"/", position=second.next_position, limit=2)
         third = await store.listings.page(bucket, query)
         assert [entry.name for entry in third.entries] == [b"c", b"d"]
+
+    asyncio.run(run())
+
+
+def test_listing_one_kind_reads_no_row_of_another() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        for number in range(50):
+            await store.put(bucket, f"k{number:02}", b"x")
+        upload = await store.multipart.open(bucket, b"k25", UploadRecord("alice"))
+        found = await store.multipart.find(bucket, b"k25", upload)
+        for number in range(1, 51):
+            staged = await store.stage(b"p")
+            await store.multipart.put_part(found, number, staged)
+        honest, read = store.rows.scan, 0
+
+        async def scan(*arguments: Any, **options: Any) -> Page:
+            nonlocal read
+            page = await honest(*arguments, **options)
+            read += len(page.items)
+            return page
+
+        store.rows.scan = scan  # type: ignore[method-assign]
+        uploads = await store.listings.page(bucket, Query(limit=1000), keys.UPLOADS)
+        assert [entry.name for entry in uploads.entries] == [b"k25"]
+        assert read == 1
+        assert len((await store.listings.page(bucket, Query(limit=1000))).entries) == 50
+        assert read == 51
 
     asyncio.run(run())

@@ -24,10 +24,26 @@ def all_keys(name: bytes) -> list[bytes]:
 
 
 @given(NAMES, NAMES)
-def test_all_rows_of_a_name_sort_as_the_name_does(one: bytes, other: bytes) -> None:
+def test_the_rows_of_a_name_sort_as_the_name_does_in_every_section(
+    one: bytes, other: bytes
+) -> None:
     if one < other:
-        assert max(all_keys(one)) < min(all_keys(other))
-        assert max(all_keys(one)) < keys.behind_name(SHARD, one) < min(all_keys(other))
+        for mine in all_keys(one):
+            behind = keys.at_position(SHARD, keys.section_of(mine), keys.behind_position(one))
+            for theirs in all_keys(other):
+                if keys.section_of(mine) == keys.section_of(theirs):
+                    assert mine < behind < theirs
+                assert keys.border_of(mine) < keys.border_of(behind) < keys.border_of(theirs)
+
+
+@given(NAMES, NAMES)
+def test_a_bound_at_a_name_leaves_the_names_below_to_the_shard(limit: bytes, name: bytes) -> None:
+    bound = keys.border(SHARD, keys.prefix_position(limit))
+    assert (keys.border(SHARD, keys.behind_position(name)) <= bound) == (name < limit)
+    for key in all_keys(name):
+        assert (keys.border_of(key + b"\x00") <= bound) == (name < limit)
+        _, end = keys.section_range(SHARD, keys.section_of(key))
+        assert keys.border_of(end) > bound
 
 
 @given(NAMES)
@@ -37,12 +53,17 @@ def test_keys_of_a_name_ascend_and_name_it(name: bytes) -> None:
     assert {keys.object_name(key) for key in rows} == {name}
     start, end = keys.shard_range(SHARD)
     assert all(start <= key < end for key in rows)
-    assert keys.at_position(SHARD, keys.position(rows[0])) == rows[0]
+    assert all(keys.in_shard(SHARD, keys.unsharded(key)) == key for key in rows)
+    for key in rows:
+        section = keys.section_of(key)
+        start, end = keys.section_range(SHARD, section)
+        assert start <= key < end
+        assert keys.at_position(SHARD, section, keys.position(key)) == key
 
 
 @given(NAMES, NAMES)
 def test_a_prefix_finds_exactly_the_names_that_start_with_it(prefix: bytes, name: bytes) -> None:
-    start = keys.prefix_key(SHARD, prefix)
+    start = keys.prefix_key(SHARD, keys.OBJECTS, prefix)
     end = names.successor(start)
     assert end is not None
     assert (start <= keys.object_key(SHARD, name) < end) == name.startswith(prefix)
@@ -54,8 +75,7 @@ def test_shard_ids_hold_no_zero_byte_so_the_first_terminator_ends_the_name(seed:
     assert len(shard) == keys.SHARD_ID_BYTES
     assert 0 not in shard
     key = keys.object_key(shard, b"a\x00b")
-    at = key.index(names.TERMINATOR) + len(names.TERMINATOR)
-    assert key[at] == keys.KIND_OBJECT
+    assert key.index(names.TERMINATOR) + len(names.TERMINATOR) == len(key)
 
 
 def test_parts_are_found_by_their_range_and_the_touch_row_is_first() -> None:

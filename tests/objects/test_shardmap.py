@@ -107,7 +107,7 @@ def test_what_is_remembered_is_what_was_last_learnt_of_a_position(
     routes, life = Routes(1000), b"l" * 16
     naive: dict[bytes, Shard] = {}
     every = [bytes(two) for a in range(256) for two in ((a,), (a, 7))]
-    every += [b"", asked]
+    every += [b"", asked, *(border for firsts, name in maps for border in (*firsts, name))]
     for firsts, name in maps:
         shards = shards_at(sorted(firsts | {b""}), life)
         shard = next(one for one in reversed(shards) if one.first <= name)

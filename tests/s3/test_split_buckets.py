@@ -79,3 +79,31 @@ def test_splits_are_counted() -> None:
         assert "pinfold_s3_buckets_splitting 1.0" in generate_latest(registry).decode()
 
     asyncio.run(run())
+
+
+def test_uploads_of_all_shards_are_listed_page_by_page_in_order() -> None:
+    async def run() -> None:
+        world = await filled()
+        began = []
+        for name in (NAMES[0], NAMES[7], NAMES[7], NAMES[14], "dir1/", "zzz"):
+            opened = await world.call("POST", f"/bucket/{name}", query="uploads=")
+            began.append((name, opened.texts("UploadId")[0]))
+        await world.call("PUT", "/bucket/zzz", b"p", query=f"partNumber=1&uploadId={began[-1][1]}")
+        assert len(await shards(world)) >= 4
+        listed: list[tuple[str, str]] = []
+        query = "max-uploads=2&uploads="
+        while True:
+            page = await world.call("GET", "/bucket", query=query)
+            listed += zip(page.texts("Upload/Key"), page.texts("Upload/UploadId"), strict=True)
+            if page.texts("IsTruncated") == ["false"]:
+                break
+            key, upload = page.texts("NextKeyMarker")[0], page.texts("NextUploadIdMarker")[0]
+            key = key.replace("/", "%2F")
+            query = f"key-marker={key}&max-uploads=2&upload-id-marker={upload}&uploads="
+        assert listed == sorted(began)
+        rolled = await world.call("GET", "/bucket", query="delimiter=%2F&uploads=")
+        prefixes = sorted({name.partition("/")[0] + "/" for name, _ in began} - {"zzz/"})
+        assert rolled.texts("CommonPrefixes/Prefix") == prefixes
+        assert rolled.texts("Upload/Key") == ["zzz"]
+
+    asyncio.run(run())

@@ -6,7 +6,7 @@ twin adds for tests: every `change` can be made to fail before or after it was a
 
 import heapq
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 
 import msgspec
 from sortedcontainers import SortedDict
@@ -79,14 +79,13 @@ class MemoryRows:
         limit: int,
         *,
         collapse: Collapse | None = None,
-        kinds: bytes | None = None,
         reverse: bool = False,
         payloads: bool = False,
         checks: tuple[Check, ...] = (),
     ) -> Page:
         await self._turn()
         self._demand(checks)
-        page = self._scan(start, end, limit, collapse, kinds, reverse)
+        page = self._scan(start, end, limit, collapse, reverse)
         await self._turn()
         if payloads:
             return page
@@ -99,14 +98,13 @@ class MemoryRows:
         end: bytes | None,
         limit: int,
         collapse: Collapse | None,
-        kinds: bytes | None,
         reverse: bool,
     ) -> Page:
         assert limit > 0
         if reverse:
             assert collapse is None, "the twin collapses forward only"
-            return self._scan_backward(start, end, limit, kinds)
-        return self._scan_forward(start, end, limit, collapse, kinds)
+            return self._scan_backward(start, end, limit)
+        return self._scan_forward(start, end, limit, collapse)
 
     async def _turn(self) -> None:
         if self.turn is not None:
@@ -120,11 +118,9 @@ class MemoryRows:
                 found = current and _without_payload(current)
                 raise Conflict(f"check {check.kind} failed", detail=(index, found))
 
-    def _scan_backward(
-        self, start: bytes, end: bytes | None, limit: int, kinds: bytes | None
-    ) -> Page:
+    def _scan_backward(self, start: bytes, end: bytes | None, limit: int) -> Page:
         keys = self._rows.irange(start, end, (True, False), reverse=True)
-        picked = [key for key in keys if kinds is None or _kind_in(key, kinds)][: limit + 1]
+        picked = list(islice(keys, limit + 1))
         items = tuple((key, self._rows[key]) for key in picked[:limit])
         return Page(items, picked[limit - 1] if len(picked) > limit else None)
 
@@ -134,7 +130,6 @@ class MemoryRows:
         end: bytes | None,
         limit: int,
         collapse: Collapse | None,
-        kinds: bytes | None,
     ) -> Page:
         items: list[tuple[bytes, Row | None]] = []
         position, looked_at = start, 0
@@ -146,8 +141,6 @@ class MemoryRows:
                 return Page(tuple(items), key)
             looked_at += 1
             position = key + b"\x00"
-            if kinds is not None and not _kind_in(key, kinds):
-                continue
             rolled = _rolled_up(key, collapse) if collapse else None
             if rolled is None:
                 items.append((key, self._rows[key]))
@@ -260,12 +253,6 @@ class MemoryRows:
 
 def _without_payload(row: Row) -> Row:
     return msgspec.structs.replace(row, payload=None) if row.payload else row
-
-
-def _kind_in(key: bytes, kinds: bytes) -> bool:
-    end = key.find(names.TERMINATOR)
-    at = end + len(names.TERMINATOR)
-    return end >= 0 and at < len(key) and key[at] in kinds
 
 
 def _rolled_up(key: bytes, collapse: Collapse) -> bytes | None:

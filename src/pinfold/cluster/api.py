@@ -143,7 +143,6 @@ class Rows(Protocol):
         limit: int,
         *,
         collapse: Collapse | None = None,
-        kinds: bytes | None = None,
         reverse: bool = False,
         payloads: bool = False,
         checks: tuple[Check, ...] = (),
@@ -151,8 +150,6 @@ class Rows(Protocol):
         """Up to `limit` items of start <= key < end in byte order; `checks` as for `get`.
 
         Without `payloads`, rows that have one come with `payload` None.
-        `kinds`: only rows whose key has one of these bytes right after the name terminator
-        (00 01) count, for collapsed items too.
         """
         ...
 

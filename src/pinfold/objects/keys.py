@@ -2,11 +2,12 @@
 
 A row key never starts with byte 00 (the log's own) and holds no 00 01 but the end of a name: shard
 ids are free of zero bytes, so whoever finds the first 00 01 in an object's key has its name.
-Layout of a shard's rows, in order: all rows of a name are adjacent, the current object first.
+The rows of a shard, each kind in a *section* of its own, so that whoever lists one kind meets no
+row of the others:
 
-    b"o" shard name-00-01 10                      the object
-    b"o" shard name-00-01 30 upload               an open multipart upload
-    b"o" shard name-00-01 40 upload number        its parts; number 0 is the upload's touch row
+    b"o" shard 10 name-00-01                      objects
+    b"o" shard 30 name-00-01 upload               open multipart uploads
+    b"o" shard 40 name-00-01 upload number        their parts; number 0 is an upload's touch row
     b"c" shard                                    counter: objects and bytes
     b"x" shard                                    bound: where the shard ends for writes
     b"y" shard                                    moved: where the shard ends for reads
@@ -17,7 +18,8 @@ Beside a bucket's own row, in its group:
     b"b" bucket-00-01                             the bucket
     b"m" life first                               its map: the shard that begins at this name
 
-A *position* is a key of a name without its shard; positions sort as names do, in any shard.
+A *position* is a key of a name without shard and section; positions sort as names do, in any. A
+*border* is a position among the names of one shard, as bounds and what they are compared with.
 """
 
 from random import Random
@@ -29,16 +31,15 @@ SHARD_ID_BYTES: Final = 16
 UPLOAD_ID_BYTES: Final = 16
 """48 bits of time, so that uploads of one name list in the order they began, then 80 random."""
 
-KIND_OBJECT: Final = 0x10
-KIND_UPLOAD: Final = 0x30
-KIND_PART: Final = 0x40
-KIND_END: Final = 0xFF
-"""Above every kind: where the rows of a name have ended."""
+OBJECTS: Final = b"\x10"
+UPLOADS: Final = b"\x30"
+PARTS: Final = b"\x40"
+SECTIONS: Final = (OBJECTS, UPLOADS, PARTS)
 
-_NAME_AT: Final = 1 + SHARD_ID_BYTES
-_OBJECT: Final = bytes((KIND_OBJECT,))
-_UPLOAD: Final = bytes((KIND_UPLOAD,))
-_PART: Final = bytes((KIND_PART,))
+_SECTION_AT: Final = 1 + SHARD_ID_BYTES
+_NAME_AT: Final = _SECTION_AT + 1
+_BEHIND: Final = b"\x00\x02"
+"""In the place of a name's end: behind all that starts with the name and its end."""
 
 
 def new_shard_id(rng: Random) -> bytes:
@@ -106,6 +107,11 @@ def shard_range(shard: bytes) -> tuple[bytes, bytes]:
     return _prefixed(b"o" + shard)
 
 
+def section_range(shard: bytes, section: bytes) -> tuple[bytes, bytes]:
+    """All rows of one kind."""
+    return _prefixed(b"o" + shard + section)
+
+
 def counter_key(shard: bytes) -> bytes:
     """The shard's counter row."""
     return b"c" + shard
@@ -126,9 +132,9 @@ def received_key(shard: bytes) -> bytes:
     return b"r" + shard
 
 
-def prefix_key(shard: bytes, prefix: bytes) -> bytes:
+def prefix_key(shard: bytes, section: bytes, prefix: bytes) -> bytes:
     """The start of the keys of all names that start with `prefix`, or sort after it."""
-    return b"o" + shard + names.escape(prefix)
+    return b"o" + shard + section + names.escape(prefix)
 
 
 def prefix_position(prefix: bytes) -> bytes:
@@ -137,33 +143,40 @@ def prefix_position(prefix: bytes) -> bytes:
 
 
 def behind_position(name: bytes) -> bytes:
-    """The position of `behind_name`."""
-    return names.encode(name) + bytes((KIND_END,))
+    """Where the rows of a name have ended: the start of a scan that continues after it."""
+    return names.escape(name) + _BEHIND
 
 
 def upload_position(name: bytes, upload: bytes) -> bytes:
     """The position of `upload_key`."""
-    return names.encode(name) + _UPLOAD + upload
+    return names.encode(name) + upload
+
+
+def border(shard: bytes, place: bytes) -> bytes:
+    """A position as a border of a shard."""
+    return b"o" + shard + place
+
+
+def border_of(key: bytes) -> bytes:
+    """The border below which a scan stays that ends at a key of a name, or at its section's end."""
+    if len(key) == _NAME_AT:
+        return _prefixed(key[:_SECTION_AT])[1]
+    return key[:_SECTION_AT] + key[_NAME_AT:]
 
 
 def object_key(shard: bytes, name: bytes) -> bytes:
     """The current object of a name."""
-    return b"o" + shard + names.encode(name) + _OBJECT
-
-
-def behind_name(shard: bytes, name: bytes) -> bytes:
-    """Where the rows of a name have ended: the start of a scan that continues after it."""
-    return b"o" + shard + names.encode(name) + bytes((KIND_END,))
+    return b"o" + shard + OBJECTS + names.encode(name)
 
 
 def upload_key(shard: bytes, name: bytes, upload: bytes) -> bytes:
     """An open upload."""
-    return b"o" + shard + names.encode(name) + _UPLOAD + upload
+    return b"o" + shard + UPLOADS + names.encode(name) + upload
 
 
 def part_key(shard: bytes, name: bytes, upload: bytes, number: int) -> bytes:
     """A part of an upload."""
-    return b"o" + shard + names.encode(name) + _PART + upload + number.to_bytes(2, "big")
+    return b"o" + shard + PARTS + names.encode(name) + upload + number.to_bytes(2, "big")
 
 
 def touch_key(shard: bytes, name: bytes, upload: bytes) -> bytes:
@@ -173,12 +186,12 @@ def touch_key(shard: bytes, name: bytes, upload: bytes) -> bytes:
 
 def part_range(shard: bytes, name: bytes, upload: bytes) -> tuple[bytes, bytes]:
     """All parts of an upload and its touch row."""
-    return _prefixed(b"o" + shard + names.encode(name) + _PART + upload)
+    return _prefixed(b"o" + shard + PARTS + names.encode(name) + upload)
 
 
-def kind_of(key: bytes) -> int:
-    """Which kind of row the key of any row of a name is of: one of the KIND constants."""
-    return key[names.decode(key, _NAME_AT)[1]]
+def section_of(key: bytes) -> bytes:
+    """Which of `SECTIONS` the key of any row of a name is in."""
+    return key[_SECTION_AT:_NAME_AT]
 
 
 def part_number(key: bytes) -> int:
@@ -202,13 +215,23 @@ def rolled_up_name(key: bytes) -> bytes:
 
 
 def position(key: bytes) -> bytes:
-    """A key without its shard: a place in a listing that survives a change of shards."""
+    """A key's position: a place in a listing that survives a change of shards."""
     return key[_NAME_AT:]
 
 
-def at_position(shard: bytes, place: bytes) -> bytes:
+def at_position(shard: bytes, section: bytes, place: bytes) -> bytes:
     """The inverse of `position`."""
-    return b"o" + shard + place
+    return b"o" + shard + section + place
+
+
+def unsharded(key: bytes) -> bytes:
+    """A key without its shard: its section and position."""
+    return key[_SECTION_AT:]
+
+
+def in_shard(shard: bytes, rest: bytes) -> bytes:
+    """The inverse of `unsharded`."""
+    return b"o" + shard + rest
 
 
 def _prefixed(prefix: bytes) -> tuple[bytes, bytes]:

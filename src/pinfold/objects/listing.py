@@ -83,18 +83,18 @@ class Listings:
         self._rows = rows
         self._buckets = buckets
 
-    async def page(self, bucket: Bucket, query: Query, kind: int = keys.KIND_OBJECT) -> Listing:
-        """Names that have a row of `kind`; NoSuchBucket, NotAllowed as from `Buckets.again`.
+    async def page(self, bucket: Bucket, query: Query, section: bytes = keys.OBJECTS) -> Listing:
+        """Names that have rows in a section; NoSuchBucket, NotAllowed as from `Buckets.again`.
 
         The bucket may be the cache's: a page without entries is asked for again of the real one.
         """
-        listing = await self._page(bucket, query, kind)
+        listing = await self._page(bucket, query, section)
         if listing.entries:
             return listing
         current = await self._buckets.again(bucket)
-        return listing if current.life == bucket.life else await self._page(current, query, kind)
+        return listing if current.life == bucket.life else await self._page(current, query, section)
 
-    async def _page(self, bucket: Bucket, query: Query, kind: int) -> Listing:
+    async def _page(self, bucket: Bucket, query: Query, section: bytes) -> Listing:
         """Shard by shard, each asked for what it holds; `position` is all that has been shown."""
         if query.limit == 0:
             return Listing([], None)
@@ -105,7 +105,7 @@ class Listings:
             bucket, shard = await self._buckets.locate(bucket, position)
             wanted = min(query.limit + 1 - len(entries), SCAN_ITEMS)
             try:
-                found, position = await self._part(shard, query, position, wanted, kind)
+                found, position = await self._part(shard, query, position, wanted, section)
             except ShardRefused as refused:
                 if refusals == ATTEMPTS:
                     raise Busy("the names keep moving") from None
@@ -118,21 +118,19 @@ class Listings:
         return Listing(entries, None)
 
     async def _part(
-        self, shard: Shard, query: Query, position: bytes, wanted: int, kind: int
+        self, shard: Shard, query: Query, position: bytes, wanted: int, section: bytes
     ) -> tuple[list[Entry], bytes | None]:
         """Up to `wanted` entries of one shard, and the position at which the rest begins."""
-        prefix = keys.prefix_key(shard.id, query.prefix)
+        prefix = keys.prefix_key(shard.id, section, query.prefix)
         collapse = None
         if query.delimiter:
             collapse = Collapse(len(prefix), names.escape(query.delimiter))
-        _, shard_end = shard.key_range()
+        _, shard_end = shard.key_range(section)
         end = min(shard_end, names.successor(prefix) or shard_end)
-        start = keys.at_position(shard.id, position)
+        start = keys.at_position(shard.id, section, position)
         if start >= end:
             return [], None
-        page = await self._rows.scan(
-            shard, start, end, wanted, collapse=collapse, kinds=bytes((kind,))
-        )
+        page = await self._rows.scan(shard, start, end, wanted, collapse=collapse)
         entries = []
         for key, row in page.items:
             name = keys.rolled_up_name(key) if row is None else keys.object_name(key)

@@ -72,7 +72,7 @@ class ReceivedRecord(msgspec.Struct, array_like=True, frozen=True):
     floor: bytes
     """The first name of the lowest range it was given, or is being given."""
     through: bytes
-    """Positions below this are there, of that range; empty: the range is complete."""
+    """A section and a position: what is below it is there, of that range; empty: all of it is."""
     rows: int
     """Objects it was given in all."""
 

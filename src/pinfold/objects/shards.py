@@ -37,12 +37,12 @@ class Shard(msgspec.Struct, frozen=True):
         """Placement of everything in the shard."""
         return keys.shard_place(self.id)
 
-    def key_range(self) -> tuple[bytes, bytes]:
-        """The keys of its names."""
-        start, end = keys.shard_range(self.id)
+    def key_range(self, section: bytes) -> tuple[bytes, bytes]:
+        """The keys of its names in a section."""
+        _, end = keys.section_range(self.id, section)
         if self.end is not None:
-            end = keys.prefix_key(self.id, self.end)
-        return max(start, keys.prefix_key(self.id, self.first)), end
+            end = keys.prefix_key(self.id, section, self.end)
+        return keys.prefix_key(self.id, section, self.first), end
 
 
 class ShardRefused(Conflict):
@@ -70,7 +70,9 @@ def bound_of(row: Row | None) -> BoundRecord:
 def bound_row(shard: bytes, bound: BoundRecord) -> Row:
     """The row that says so."""
     assert bound.deleting or bound.limit, "no bound is no row"
-    tag = _SEALED if bound.deleting else keys.prefix_key(shard, bound.limit)
+    tag = _SEALED
+    if not bound.deleting:
+        tag = keys.border(shard, keys.prefix_position(bound.limit))
     return Row(encode(bound), tag=tag)
 
 
@@ -110,7 +112,7 @@ class ShardRows:
 
     async def get(self, shard: Shard, key: bytes) -> Row | None:
         """A row of a name; ShardRefused."""
-        checks = (_ends_behind(keys.moved_key(shard.id), key + b"\x00"),)
+        checks = (_ends_behind(keys.moved_key(shard.id), keys.border_of(key + b"\x00")),)
         try:
             return await self._rows.get(shard.place, key, checks=checks)
         except Conflict as conflict:
@@ -124,20 +126,20 @@ class ShardRows:
         limit: int,
         *,
         collapse: Collapse | None = None,
-        kinds: bytes | None = None,
     ) -> Page:
-        """A page of rows of names, see `Rows.scan`; ShardRefused."""
-        checks = (_ends_behind(keys.moved_key(shard.id), end),)
+        """A page of rows of names in one section, see `Rows.scan`; ShardRefused."""
+        checks = (_ends_behind(keys.moved_key(shard.id), keys.border_of(end)),)
         try:
             return await self._rows.scan(
-                shard.place, start, end, limit, collapse=collapse, kinds=kinds, checks=checks
+                shard.place, start, end, limit, collapse=collapse, checks=checks
             )
         except Conflict as conflict:
             raise _refused(shard, checks[0].key, conflict) from None
 
     async def change(self, shard: Shard, name: bytes, change: Change) -> Changed:
         """Change rows of one name. ShardRefused; Conflict.detail counts only `change.checks`."""
-        bound = _ends_behind(keys.bound_key(shard.id), keys.behind_name(shard.id, name))
+        end = keys.border(shard.id, keys.behind_position(name))
+        bound = _ends_behind(keys.bound_key(shard.id), end)
         guarded = msgspec.structs.replace(change, checks=(bound, *change.checks))
         try:
             changed = await self._rows.change(shard.place, guarded)
@@ -151,7 +153,7 @@ class ShardRows:
 
 
 def _ends_behind(key: bytes, end: bytes) -> Check:
-    """Whether the bound at `key`, if there is one, leaves all keys below `end` to the shard."""
+    """Whether the bound at `key`, if there is one, leaves all names below `end` to the shard."""
     return Check("tag-not-below", key, tags=(end,))
 
 

@@ -60,26 +60,30 @@ for clean included, and its row unchanged since the map was read: an open in bet
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 import msgspec
 
-from pinfold.cluster.api import Change, Check, Row, Rows
+from pinfold.cluster.api import Change, Check, Page, Row, Rows
 from pinfold.env.api import Env
 from pinfold.model.errors import Conflict
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
+from pinfold.objects.ranges import (
+    carried,
+    first_of_range,
+    first_place,
+    given_away,
+    sealed_behind,
+)
 from pinfold.objects.records import (
     BoundRecord,
     BucketRecord,
-    ObjectRecord,
-    PartRecord,
     ReceivedRecord,
     SplitRecord,
-    UploadRecord,
     decode,
     encode,
 )
@@ -175,17 +179,6 @@ def _enough(split: SplitRecord, end: bytes | None, given: ReceivedRecord | None)
     return end <= split.until or given.rows >= split.rows
 
 
-def first_of_range(rows: Sequence[bytes], parent: Shard, split: SplitRecord) -> bytes | None:
-    """The first name of the next range, given the keys of the parent's last rows.
-
-    None when nothing can be given: a shard keeps its first name.
-    """
-    lowest = keys.object_name(rows[-1]) if rows else b""
-    first = max(lowest, split.until)
-    below = parent.end is None or first < parent.end
-    return first if below and first > parent.first else None
-
-
 class Mover:
     """Takes the steps. Any number may be at work on one split."""
 
@@ -236,20 +229,19 @@ class Mover:
         """Delete the rows that a shard has given away; it ends where some map says or below."""
         if parent.end is None:
             return
-        start: bytes | None = keys.prefix_key(parent.id, parent.end)
-        _, end = keys.shard_range(parent.id)
-        while start is not None:
-            page = await self._rows.scan(parent.place, start, end, RANGE_ROWS_MAX)
-            if page.items:
-                gone = (start, page.next_start or end)
-                change = Change(
-                    self._op_id(),
-                    delete_ranges=(gone,),
-                    counter=keys.counter_key(parent.id),
-                    keep_blobs=True,
-                )
-                await self._rows.change(parent.place, change)
-            start = page.next_start
+        for begin, end in given_away(parent):
+            start: bytes | None = begin
+            while start is not None:
+                page = await self._rows.scan(parent.place, start, end, RANGE_ROWS_MAX)
+                if page.items:
+                    change = Change(
+                        self._op_id(),
+                        delete_ranges=((start, page.next_start or end),),
+                        counter=keys.counter_key(parent.id),
+                        keep_blobs=True,
+                    )
+                    await self._rows.change(parent.place, change)
+                start = page.next_start
 
     async def _take(self, step: Step, state: State) -> None:
         match step:
@@ -304,11 +296,7 @@ class Mover:
         if parent.end is not None:
             behind = await self._mapped(name, found, parent.end)
             if bound_of(bound).limit == parent.end:
-                start, (_, end) = (
-                    keys.prefix_key(parent.id, parent.end),
-                    keys.shard_range(parent.id),
-                )
-                leftovers = bool((await self._rows.scan(parent.place, start, end, 1)).items)
+                leftovers = await self._any(parent, given_away(parent))
         return State(
             name=name,
             bucket=found[0],
@@ -331,16 +319,27 @@ class Mover:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
+    async def _any(self, parent: Shard, ranges: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether there is a row in any of some ranges of keys."""
+        for start, end in ranges:
+            if (await self._rows.scan(parent.place, start, end, 1)).items:
+                return True
+        return False
+
     async def _seal(self, state: State) -> None:
         """Choose a range at the parent's end and refuse its writes; or see that there is none."""
         parent, split = state.parent, state.split
         if bound_of(state.bound).deleting:
             raise Overtaken("the bucket is being deleted")
         missing = split.rows - (state.given.rows if state.given else 0)
-        page = await self._rows.scan(
-            parent.place, *parent.key_range(), max(1, min(missing, self._range_rows)), reverse=True
-        )
-        first = first_of_range([key for key, _ in page.items], parent, split)
+        last: list[Page] = []
+        for section in keys.SECTIONS:
+            wanted = self._range_rows
+            if section == keys.OBJECTS:
+                wanted = max(1, min(missing, wanted))
+            start, end = parent.key_range(section)
+            last.append(await self._rows.scan(parent.place, start, end, wanted, reverse=True))
+        first = first_of_range(last, parent, split)
         if first is None:
             await self._finish(state)
             return
@@ -356,7 +355,7 @@ class Mover:
         """The rest of the sealed range, page by page; a page that is there stays if this ends."""
         floor, given = bound_of(state.bound).limit, state.given
         started = given is not None and given.floor == floor
-        through: bytes = given.through if given and started else keys.prefix_position(floor)
+        through: bytes = given.through if given and started else first_place(floor)
         rows = given.rows if given else 0
         before = unchanged(keys.received_key(state.split.child), state.received)
         while through:
@@ -367,18 +366,25 @@ class Mover:
     async def _copy_page(
         self, state: State, floor: bytes, start: bytes, rows: int, before: Check
     ) -> tuple[bytes, int, int]:
-        """(position of the next page or empty, objects in this one, version of `received`)."""
+        """(place of the next page or empty, objects in this one, version of `received`)."""
         parent, child = state.parent, state.split.child
-        _, end = parent.key_range()
+        _, end = parent.key_range(start[:1])
         page = await self._rows.scan(
-            parent.place, keys.at_position(parent.id, start), end, self._copy_rows, payloads=True
+            parent.place, keys.in_shard(parent.id, start), end, self._copy_rows, payloads=True
         )
         found = [(key, row) for key, row in page.items if row is not None]
         counted = sum(row.size >= 0 for _, row in found)
-        through = b"" if page.next_start is None else keys.position(page.next_start)
+        through = b""
+        if page.next_start is not None:
+            through = keys.unsharded(page.next_start)
+        else:
+            for begin, behind in sealed_behind(parent, floor, start[:1]):
+                if await self._any(parent, ((begin, behind),)):
+                    through = keys.unsharded(begin)
+                    break
         note = Row(encode(ReceivedRecord(floor, through, rows + counted)))
         copies = [
-            (keys.at_position(child, keys.position(key)), carried(key, row)) for key, row in found
+            (keys.in_shard(child, keys.unsharded(key)), carried(key, row)) for key, row in found
         ]
         change = Change(
             self._op_id(),
@@ -458,21 +464,3 @@ class Mover:
 
     def _op_id(self) -> OpId:
         return OpId(self._rng.randbytes(16))
-
-
-def carried(key: bytes, row: Row) -> Row:
-    """The row as another group takes it: its record remembers the stamp that it loses."""
-    body, kind = row.body, keys.kind_of(key)
-    if kind == keys.KIND_OBJECT:
-        found = decode(ObjectRecord, body)
-        if not found.modified_ms:
-            body = encode(msgspec.structs.replace(found, modified_ms=row.stamp_ms))
-    elif kind == keys.KIND_UPLOAD:
-        upload = decode(UploadRecord, body)
-        if not upload.begun_ms:
-            body = encode(msgspec.structs.replace(upload, begun_ms=row.stamp_ms))
-    elif body:  # a part; the touch row has none
-        part = decode(PartRecord, body)
-        if not part.modified_ms:
-            body = encode(msgspec.structs.replace(part, modified_ms=row.stamp_ms))
-    return Row(body, row.tag, row.size, row.blobs, payload=row.payload)

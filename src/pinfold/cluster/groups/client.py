@@ -100,14 +100,13 @@ class RowClient:
         limit: int,
         *,
         collapse: Collapse | None = None,
-        kinds: bytes | None = None,
         reverse: bool = False,
         payloads: bool = False,
         checks: tuple[Check, ...] = (),
     ) -> Page:
         """See `Rows.scan`."""
         rolled = None if collapse is None else (collapse.prefix_length, collapse.delimiter)
-        arguments = (start, end, limit, rolled, kinds, reverse, payloads, checks)
+        arguments = (start, end, limit, rolled, reverse, payloads, checks)
         try:
             answer = await self._ask(self._group_of(place), SCAN, arguments)
         except Conflict as conflict:

@@ -43,7 +43,6 @@ class Scan(msgspec.Struct, array_like=True, frozen=True):
     end: bytes | None
     limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)]
     collapse: tuple[Number, bytes] | None
-    kinds: bytes | None
     reverse: bool
     payloads: bool
     checks: list[Check]

@@ -432,7 +432,6 @@ class GroupService:
                 asked.end,
                 asked.limit,
                 collapse=collapse,
-                kinds=asked.kinds,
                 reverse=asked.reverse,
                 payloads=asked.payloads,
                 late=lambda: self.clock.monotonic() >= late_at,

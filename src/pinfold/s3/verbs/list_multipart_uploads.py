@@ -19,7 +19,7 @@ async def list_multipart_uploads(call: Call) -> Response:
     bucket = await call.owned_bucket()
     encoding = encoding_of(query)
     limit = page_size(query, "max-uploads")
-    listing = await call.store.listings.page(bucket, _query(query, limit), keys.KIND_UPLOAD)
+    listing = await call.store.listings.page(bucket, _query(query, limit), keys.UPLOADS)
     writer = xml.Writer("ListMultipartUploadsResult")
     writer.leaf("Bucket", bucket.name)
     for element, parameter in (

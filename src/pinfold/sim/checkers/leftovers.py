@@ -20,7 +20,7 @@ def check(rows: Mapping[bytes, Row]) -> list[Finding]:
     """Findings about shards with rows that should be gone."""
     by_shard: dict[bytes, list[bytes]] = {}
     for key in rows:
-        if key[:1] != b"o" or keys.kind_of(key) != keys.KIND_PART:
+        if key[:1] != b"o" or keys.section_of(key) != keys.PARTS:
             continue
         shard, name = key[1 : 1 + keys.SHARD_ID_BYTES], keys.object_name(key)
         upload = key[-2 - keys.UPLOAD_ID_BYTES : -2]
