@@ -10,7 +10,6 @@ from pinfold.codec.packs import (
     encode_head,
     encode_location,
     encode_pack_header,
-    head_bytes,
     pack_seed,
 )
 from pinfold.codec.records import (
@@ -29,10 +28,8 @@ from pinfold.device.applier import Applied, decode_applied, encode_applied
 from pinfold.device.blobrecords import (
     decode_counts,
     decode_ids,
-    decode_move,
     decode_put,
     encode_counts,
-    encode_move,
     encode_put,
 )
 from pinfold.device.extentrows import NO_SLOT, Row, decode_row, encode_row, subs_of
@@ -292,18 +289,6 @@ DEVICE = [
         (B, (77,), b"small"),
         "101112131415161718191a1b1c1d1e1f00000001000000000000004d736d616c6c",
         lambda: encode_put(B, (77,)) + b"small",
-    ),
-    Case(
-        "journal: blob moved",
-        lambda r: decode_move(memoryview(r)),
-        (B, (9, 4096), Location(12, 8192, 70_000, 0, (1, 2))),
-        "101112131415161718191a1b1c1d1e1f0000000900000000000010000000000c0000000000002000"
-        "0000000000011170000000000000000000000000000000010000000000000002",
-        lambda: encode_move(
-            B,
-            Location(9, 4096 + head_bytes(2), 70_000, 88, (1, 2)),
-            Location(12, 8192, 70_000, 0, (1, 2)),
-        ),
     ),
     Case(
         "journal: blob ids",

@@ -176,8 +176,6 @@ DECODERS: tuple[tuple[Callable[[bytes], object], bytes], ...] = (
     (volume_rows.decode_volume, bytes(10)),
     (volume_rows.decode_index, bytes(10)),
     (lambda data: blobrecords.decode_put(memoryview(data)), bytes(28)),
-    (lambda data: blobrecords.decode_move(memoryview(data)), blobrecords.encode_move(
-        BlobId(b"b" * 16), *(packs.Location(pack, 8192, 5, 6, (7,)) for pack in (1, 2)))),
     (lambda data: blobrecords.decode_ids(memoryview(data)), bytes(32)),
     (blobrecords.decode_counts, msgpack.packb([1, 2, 3])),
     (memory.decode_memory, bytes(60)),

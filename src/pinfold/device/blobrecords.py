@@ -7,7 +7,6 @@ from typing import Final
 import msgpack
 
 from pinfold.codec.decoding import decodes, require
-from pinfold.codec.packs import Location, decode_location, encode_location
 from pinfold.model.ids import BlobId
 from pinfold.model.limits import BLOB_CHECK_BYTES, JOURNAL_BLOB_BYTES
 
@@ -17,7 +16,6 @@ COUNTS: Final = b"mb"
 ID_BYTES: Final = 16
 
 _PUT: Final = struct.Struct(">16sI")
-_MOVE: Final = struct.Struct(">16sIQ")
 
 
 def encode_put(blob: BlobId, checks: Sequence[int]) -> bytes:
@@ -43,18 +41,6 @@ def decode_ids(record: memoryview) -> list[BlobId]:
     require(len(record) % ID_BYTES == 0, "a record of blob ids has another length")
     starts = range(0, len(record), ID_BYTES)
     return [BlobId(bytes(record[start : start + ID_BYTES])) for start in starts]
-
-
-def encode_move(blob: BlobId, old: Location, new: Location) -> bytes:
-    """The record of a blob that has another place in the packs."""
-    return _MOVE.pack(blob, old.pack, old.start) + encode_location(new)
-
-
-@decodes("a record of a blob's move")
-def decode_move(record: memoryview) -> tuple[BlobId, tuple[int, int], Location]:
-    """(blob, the pack it leaves and where its record begins there, its new location)."""
-    blob, pack, start = _MOVE.unpack_from(record)
-    return BlobId(blob), (pack, start), decode_location(record[_MOVE.size :])
 
 
 def encode_counts(count: int, payload_bytes: int, quarantined: int) -> bytes:

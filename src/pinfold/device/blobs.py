@@ -34,10 +34,8 @@ from pinfold.device.blobrecords import (
     ID_BYTES,
     decode_counts,
     decode_ids,
-    decode_move,
     decode_put,
     encode_counts,
-    encode_move,
     encode_put,
 )
 from pinfold.device.extentreads import hand_over
@@ -239,12 +237,6 @@ class Blobs:
                 location = decode_location(payload[ID_BYTES:])
                 self._packs.redo(location)
                 self._insert(blob, location._replace(sequence=record.sequence))
-        elif record.kind == kinds.BLOB_MOVED:
-            blob, left, location = decode_move(payload)
-            held = self.location(blob)
-            if held is not None and (held.pack, held.start) == left:
-                self._packs.redo(location)
-                self._relocate(blob, held, location)
         elif record.kind == kinds.BLOB_DELETE:
             for blob in decode_ids(payload):
                 if not self._newer(blob, record.sequence):
@@ -321,11 +313,9 @@ class Blobs:
         return not self.holds(stream.blob)
 
     def _name(self, stream: Stream) -> None:
-        """Record that a stream's flushed range is its blob: visible now, durable with a flush."""
+        """A stream's flushed range is its blob: visible now; if it is new, durable with a flush."""
         blob, location, moves = stream.blob, stream.location, stream.moves
         if moves is not None:
-            record = encode_move(blob, moves, location)
-            self._journal.append(kinds.BLOB_MOVED, (record,), len(record))
             self._relocate(blob, moves, location)
             return
         record = blob + encode_location(location)
@@ -334,10 +324,13 @@ class Blobs:
         self._insert(blob, location._replace(sequence=sequence))
 
     def _relocate(self, blob: BlobId, old: Location, new: Location) -> None:
-        """It is as old as it was: what was deleted after it came is still deleted after it."""
+        """The index alone tells, in one commit with the old place's being free: a crash before it
+        finds the blob there. It is as old as it was, and what deleted it later does so still.
+        """
         moved = new._replace(sequence=old.sequence)
         self._index.put(_BLOB_TABLE + blob, encode_location(moved))
         self._packs.drop(old)
+        self._journal.activity.set()
 
     def _insert(self, blob: BlobId, location: Location) -> None:
         self._index.put(_BLOB_TABLE + blob, encode_location(location))

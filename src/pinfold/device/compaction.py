@@ -1,7 +1,7 @@
 """Empties sparse packs: what is left in one is copied to where streams write, and then it goes.
 
-A record is read, verified, written elsewhere, read back, flushed and named there by a record of the
-journal, which also frees its old place. A crash in between leaves it where it was. One that was
+A record is read, verified, written elsewhere, read back, flushed and named there by the index, in
+the commit that frees its old place. A crash in between leaves it where it was. One that was
 deleted, or put aside, or has another place by the time its copy is flushed keeps what it has: the
 copy is given back. Work is done in small steps at a bounded rate, and not on a full device.
 """
