@@ -227,9 +227,8 @@ class Buckets:
         """The bucket to use when one of `bucket`'s shards refused; NoSuchBucket, NotAllowed.
 
         Waits, the longer the more attempts there were, while what was asked for is on its way from
-        one shard to another; ends whatever attempt to delete the bucket has sealed the shard; and
-        takes away what an attempt or a split that has ended left there. The seal was read before
-        the bucket's row is, and that before the map: see `seals`.
+        one shard to another; and ends, or lifts, whatever attempt to delete the bucket has sealed
+        the shard. The seal was read before the bucket's row is, and that before the map.
         """
         bound, known = refused.bound, refused.shard
         self._maps.forget(bucket.life, known)
@@ -248,9 +247,6 @@ class Buckets:
             return current
         if shard.end is not None and shard.end <= bound.limit:
             return current  # what was asked for is another's
-        if current.split is None or current.split.child != bound.split:
-            await self._seals.undo(shard, refused.key, refused.row)
-            return current
         pause_s = min(_MOVING_MIN_S * 2**attempt, _MOVING_MAX_S)
         await asyncio.sleep(pause_s * (0.5 + self._rng.random() / 2))
         if attempt >= _HELP_AFTER:

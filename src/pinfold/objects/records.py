@@ -24,7 +24,7 @@ class SplitRecord(msgspec.Struct, array_like=True, frozen=True):
     first: bytes
     """The parent's first name, under which the bucket's map has it."""
     child: bytes
-    """Made for this split, so that it also tells it from any other: seals carry it."""
+    """Made for this split, so that it also tells it from any other."""
     until: bytes
     """It has given enough when it ends at this name or below."""
     rows: int
@@ -61,9 +61,8 @@ class BoundRecord(msgspec.Struct, array_like=True, frozen=True):
     """The first name it has given up; empty: none."""
     deleting: bytes = b""
     """The attempt to delete the bucket that sealed it: meanwhile it takes no write at all."""
-    split: bytes = b""
-    """The child of the split that set the limit, which means nothing above what the map says the
-    shard holds once that split has ended. Empty: it is where the map says that the shard ends."""
+    closed: bytes = b""
+    """The child of a split that seals nothing here any more: it is about to end, or has ended."""
 
 
 class ReceivedRecord(msgspec.Struct, array_like=True, frozen=True):

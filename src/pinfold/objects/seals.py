@@ -1,10 +1,8 @@
-"""Seals: bounds below what a shard holds, by those who need its writes or reads to stand still.
+"""Seals: shards that take no write at all while it is decided whether their bucket is deleted.
 
-A seal of the whole shard, while it is decided whether its bucket is deleted, carries the attempt
-that set it; a limit for a range that is on its way to another shard carries the split. Both stand
-for as long as the bucket's row says that this attempt, or this split, is under way: one that was
-set too late, or left behind, means nothing. Whoever meets a seal therefore reads it first, then the
-bucket's row, and takes away only that very seal.
+A seal carries the id of the attempt that set it. It stands for as long as the bucket's row says
+that this attempt is under way; whoever meets a seal of any other attempt lifts it. So a seal is
+read first, then the bucket's row, and only that very seal is lifted.
 """
 
 from collections.abc import Callable
@@ -16,22 +14,14 @@ from pinfold.cluster.api import Change, Check, Row, Rows
 from pinfold.model.errors import Busy, Conflict
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
-from pinfold.objects.records import BoundRecord
-from pinfold.objects.shards import (
-    Shard,
-    bound_of,
-    bound_row,
-    failed_check,
-    rebound,
-    unchanged,
-)
+from pinfold.objects.shards import bound_of, bound_row, failed_check, unchanged
 
 ATTEMPTS: Final = 16
 """Rounds of reading a bound before its changing meanwhile counts as too much."""
 
 
 class Seals:
-    """Sets those of deletions, and takes both kinds away."""
+    """Sets and lifts them."""
 
     def __init__(self, rows: Rows, op_id: Callable[[], OpId]) -> None:
         self._rows = rows
@@ -63,30 +53,23 @@ class Seals:
         raise Busy("the shard's bound keeps changing")
 
     async def lift(self, shard: bytes, row: Row) -> None:
-        """Lift a deletion's seal that a bound row was read with, unless it has changed since."""
+        """Lift the seal that a bound row was read with, unless it has changed since."""
         bound = bound_of(row)
         assert bound.deleting
-        lifted = msgspec.structs.replace(bound, deleting=b"")
-        await self._replace(shard, keys.bound_key(shard), row, lifted)
+        key = keys.bound_key(shard)
+        before = (Check("version", key, number=row.version),)
+        if bound.limit or bound.closed:
+            restored = bound_row(shard, msgspec.structs.replace(bound, deleting=b""))
+            change = Change(self._op_id(), before, puts=((key, restored),))
+        else:
+            change = Change(self._op_id(), before, deletes=(key,))
+        try:
+            await self._rows.change(keys.shard_place(shard), change)
+        except Conflict:
+            return  # somebody else has lifted it
 
     async def lift_of(self, shard: bytes, attempt: bytes) -> None:
         """Lift an attempt's seal, if the shard has it."""
         row = await self._rows.get(keys.shard_place(shard), keys.bound_key(shard))
         if row is not None and bound_of(row).deleting == attempt:
             await self.lift(shard, row)
-
-    async def undo(self, shard: Shard, key: bytes, row: Row) -> None:
-        """Take back the limit of a split that has ended: the shard holds all that its map says.
-
-        `key` is that of its bound for writes, or for reads. Nothing if the row has changed since.
-        """
-        held = msgspec.structs.replace(bound_of(row), limit=shard.end or b"", split=b"")
-        await self._replace(shard.id, key, row, held)
-
-    async def _replace(self, shard: bytes, key: bytes, row: Row, bound: BoundRecord) -> None:
-        try:
-            await self._rows.change(
-                keys.shard_place(shard), rebound(shard, key, row, bound, self._op_id())
-            )
-        except Conflict:
-            return  # somebody else has been there

@@ -15,7 +15,6 @@ import msgspec
 
 from pinfold.cluster.api import Change, Changed, Check, Collapse, Page, Row, Rows
 from pinfold.model.errors import Conflict, Invalid
-from pinfold.model.ids import OpId
 from pinfold.objects import keys
 from pinfold.objects.records import BoundRecord, decode, encode
 
@@ -46,12 +45,11 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class ShardRefused(Conflict):
-    """The shard holds the range no longer, or takes no writes; the row at `key` says why."""
+    """The shard holds the range no longer, or takes no writes; `row` says why."""
 
-    def __init__(self, shard: Shard, key: bytes, row: Row) -> None:
+    def __init__(self, shard: Shard, row: Row) -> None:
         super().__init__("the shard does not hold the name")
         self.shard = shard
-        self.key = key
         self.row = row
 
     @property
@@ -69,19 +67,13 @@ def bound_of(row: Row | None) -> BoundRecord:
 
 def bound_row(shard: bytes, bound: BoundRecord) -> Row:
     """The row that says so."""
-    assert bound.deleting or bound.limit, "no bound is no row"
-    tag = _SEALED
-    if not bound.deleting:
+    if bound.deleting:
+        tag = _SEALED
+    elif bound.limit:
         tag = keys.border(shard, keys.prefix_position(bound.limit))
+    else:
+        tag = keys.shard_range(shard)[1]
     return Row(encode(bound), tag=tag)
-
-
-def rebound(shard: bytes, key: bytes, row: Row | None, bound: BoundRecord, op_id: OpId) -> Change:
-    """The change of a bound that was read; without limit and seal it is no row at all."""
-    checks = (unchanged(key, row),)
-    if not (bound.limit or bound.deleting):
-        return Change(op_id, checks, deletes=(key,))
-    return Change(op_id, checks, puts=((key, bound_row(shard, bound)),))
 
 
 def unchanged(key: bytes, row: Row | None) -> Check:
@@ -116,7 +108,7 @@ class ShardRows:
         try:
             return await self._rows.get(shard.place, key, checks=checks)
         except Conflict as conflict:
-            raise _refused(shard, checks[0].key, conflict) from None
+            raise _refused(shard, conflict) from None
 
     async def scan(
         self,
@@ -134,7 +126,7 @@ class ShardRows:
                 shard.place, start, end, limit, collapse=collapse, checks=checks
             )
         except Conflict as conflict:
-            raise _refused(shard, checks[0].key, conflict) from None
+            raise _refused(shard, conflict) from None
 
     async def change(self, shard: Shard, name: bytes, change: Change) -> Changed:
         """Change rows of one name. ShardRefused; Conflict.detail counts only `change.checks`."""
@@ -146,7 +138,7 @@ class ShardRows:
         except Conflict as conflict:
             index, row = failed_check(conflict)
             if index == 0:
-                raise _refused(shard, bound.key, conflict) from None
+                raise _refused(shard, conflict) from None
             raise Conflict(conflict.message, detail=(index - 1, row)) from None
         self._changed(shard, name)
         return changed
@@ -157,7 +149,7 @@ def _ends_behind(key: bytes, end: bytes) -> Check:
     return Check("tag-not-below", key, tags=(end,))
 
 
-def _refused(shard: Shard, key: bytes, conflict: Conflict) -> ShardRefused:
+def _refused(shard: Shard, conflict: Conflict) -> ShardRefused:
     _, row = failed_check(conflict)
     assert row is not None, "a bound that is not there refuses nothing"
-    return ShardRefused(shard, key, row)
+    return ShardRefused(shard, row)

@@ -8,8 +8,8 @@ with it: all that is known about it is in these rows.
 
     bucket row      the split: parent, child, how much to give; rewritten whenever the map changes
     bucket's map    a row for each shard, in the bucket row's group: where it begins and ends
-    parent's bound  the first name that the parent takes no writes of, and by which split
-    parent's moved  the first name that the parent answers no reads of, and by which split
+    parent's bound  the first name that the parent takes no writes of; which split is closed
+    parent's moved  the first name that the parent answers no reads of
     child's received  the range being given, how far it is copied, how many objects were given
 
 Let `end` be where the map says that the parent ends. One range is given in these steps:
@@ -20,16 +20,16 @@ Let `end` be where the map says that the parent ends. One range is given in thes
     open    the map says that the child begins, and the parent ends, at the range's first name
     clean   the range's rows leave the parent, and their blobs are *not* freed
 
-and then the next range, until the child has enough and the split leaves the bucket row. Names of
-the range wait between seal and open, a dozen round trips; all others are served throughout.
+and then the next range, until the child has enough: the split is closed, and leaves the bucket row.
+Names of the range wait between seal and open, a dozen round trips; all others are served meanwhile.
 Copying everything first and sealing at the end would make a whole half wait for a comparison of
 all its rows.
 
 Why no acknowledged write is lost, doubled or read after it was replaced:
 
-1.  `end` only ever goes down. While a split is under way `bound` and `moved`, as it set them, only
-    go down too, bound <= moved <= end, and each by a change that checks the version read before. (A
-    bucket's deletion may seal the bound further; lifting that restores the limit it found.)
+1.  `bound`, `moved` and `end` only ever go down, bound <= moved <= end, and each by a change that
+    checks the version read before. (A bucket's deletion may seal the bound further; lifting that
+    restores the limit it found.)
 2.  A write below `bound` is in the parent before any range above it is copied, because writes check
     the bound in log order and the copy reads after the seal. From then on the range's rows in the
     parent stand still until `clean`, which deletes only what lies at or above `end`.
@@ -45,15 +45,12 @@ Why no acknowledged write is lost, doubled or read after it was replaced:
     child's row: never by clean.
 7.  Counted rows enter the child's counter with the copy and leave the parent's with clean. In
     between they count twice; when no split is under way counters equal sums.
-8.  A limit means something only while the split that set it is the bucket row's, or at `end`. Open
-    checks the bucket row's version, so once that row names another split, or none, the one that
-    set the limit opens nothing any more: its limit below `end` seals a range that the parent goes
-    on holding, whose rows nobody has taken over. It may have been set by a worker who was so late
-    that others had found nothing to give and ended the split, or have been left when they did.
-    Whoever meets it (`lift`, here, or a client who was refused) reads the limit first, then the
-    bucket row, then `end`, and puts `end` in the limit's place if that has not changed since: a
-    later split that seals or hides something changes it before. Splits set no limit while another's
-    lingers. A split that was ended never comes back, since a child's id is made once.
+8.  Nothing of a split comes after it. Before a split ends the parent's bound is *closed* for it,
+    by a change that checks the bound read before, and only while nothing is sealed that has not
+    opened. So a worker who was late to seal, because others had found nothing to give and ended the
+    split meanwhile, changes nothing: a limit of his would be lifted by nobody. The same closing
+    keeps a split from ending while others are copying, which would leave a child that no map knows,
+    with rows that name the parent's blobs.
 
 A bucket that is being deleted (see `buckets`) needs every shard of the map to be empty, rows left
 for clean included, and its row unchanged since the map was read: an open in between changes it.
@@ -87,7 +84,6 @@ from pinfold.objects.records import (
     decode,
     encode,
 )
-from pinfold.objects.seals import Seals
 from pinfold.objects.shardmap import shard_of, shard_row
 from pinfold.objects.shards import Shard, bound_of, bound_row, unchanged
 
@@ -104,12 +100,12 @@ EVERYTHING: Final = 1 << 60
 class Step(Enum):
     """What a split needs next."""
 
-    LIFT = "lift"
     CLEAN = "clean"
     SEAL = "seal"
     COPY = "copy"
     HIDE = "hide"
     OPEN = "open"
+    CLOSE = "close"
     FINISH = "finish"
 
 
@@ -139,32 +135,20 @@ class State:
         """What the child has been given."""
         return decode(ReceivedRecord, self.received.body) if self.received else None
 
-    def lingering(self) -> list[tuple[bytes, Row]]:
-        """The parent's limits, by key, that a split which has ended set and never opened."""
-        found = []
-        for key, row in (
-            (keys.bound_key(self.parent.id), self.bound),
-            (keys.moved_key(self.parent.id), self.moved),
-        ):
-            bound = bound_of(row)
-            ours = bound.split == self.split.child
-            if row is not None and not ours and (bound.limit or None) != self.parent.end:
-                found.append((key, row))
-        return found
-
 
 def next_step(state: State) -> Step:
     """The step that a split needs next. Overtaken when some of the rows are ahead of others."""
-    if state.lingering():
-        return Step.LIFT
-    limit = bound_of(state.bound).limit or None
+    bound = bound_of(state.bound)
+    limit = bound.limit or None
     end, given = state.parent.end, state.given
     if limit in (None, end):  # none: it has never given anything, whatever lies above it
         if given is not None and (end is None or given.floor < end):
             raise Overtaken("a range has been sealed and is being given already")
         if state.leftovers:
             return Step.CLEAN
-        return Step.FINISH if _enough(state.split, end, given) else Step.SEAL
+        if bound.closed == state.split.child:
+            return Step.FINISH
+        return Step.CLOSE if _enough(state.split, end, given) else Step.SEAL
     assert limit is not None
     if given is not None and given.floor < limit:
         raise Overtaken("a lower range is being given already")
@@ -185,7 +169,6 @@ class Mover:
     def __init__(self, env: Env, rows: Rows, range_rows: int) -> None:
         self._rng = env.rng
         self._rows = rows
-        self._seals = Seals(rows, self._op_id)
         self._range_rows = min(range_rows, RANGE_ROWS_MAX)
         self._copy_rows = min(COPY_ROWS_MAX, -(-self._range_rows // 2))
 
@@ -245,9 +228,6 @@ class Mover:
 
     async def _take(self, step: Step, state: State) -> None:
         match step:
-            case Step.LIFT:
-                for key, row in state.lingering():
-                    await self._seals.undo(state.parent, key, row)
             case Step.CLEAN:
                 await self.clean(state.parent)
             case Step.SEAL:
@@ -258,6 +238,8 @@ class Mover:
                 await self._hide(state)
             case Step.OPEN:
                 await self._open(state)
+            case Step.CLOSE:
+                await self._close(state)
             case Step.FINISH:
                 await self._finish(state)
 
@@ -277,12 +259,9 @@ class Mover:
             parent = await self._mapped(name, found, split.first)
             assert parent is not None
             assert parent.id == split.parent, "the map has what its bucket's row says"
-            state = await self._look(name, found, split, parent)
-            if state.lingering():  # or is it a newer split's? then the bucket's row is another
-                await self._mapped(name, found, split.first)
+            return await self._look(name, found, split, parent)
         except Conflict as conflict:
             raise Overtaken(conflict.message) from None
-        return state
 
     async def _look(
         self, name: str, found: tuple[Row, BucketRecord], split: SplitRecord, parent: Shard
@@ -341,13 +320,13 @@ class Mover:
             last.append(await self._rows.scan(parent.place, start, end, wanted, reverse=True))
         first = first_of_range(last, parent, split)
         if first is None:
-            await self._finish(state)
+            await self._close(state)
             return
         key = keys.bound_key(parent.id)
         change = Change(
             self._op_id(),
             checks=(unchanged(key, state.bound),),
-            puts=((key, bound_row(parent.id, BoundRecord(first, split=split.child))),),
+            puts=((key, bound_row(parent.id, BoundRecord(first))),),
         )
         await self._rows.change(parent.place, change)
 
@@ -398,7 +377,7 @@ class Mover:
 
     async def _hide(self, state: State) -> None:
         parent = state.parent
-        limit = BoundRecord(bound_of(state.bound).limit, split=state.split.child)
+        limit = BoundRecord(bound_of(state.bound).limit)
         key = keys.moved_key(parent.id)
         if state.moved is not None and bound_of(state.moved).limit < limit.limit:
             raise Overtaken("a lower range is hidden already")
@@ -422,6 +401,17 @@ class Mover:
             puts=(shard_row(shrunk, life), shard_row(grown, life)),
             deletes=(shard_row(child, life)[0],) if child else (),
         )
+
+    async def _close(self, state: State) -> None:
+        """See to it that nobody seals a range for this split any more."""
+        parent, key = state.parent, keys.bound_key(state.parent.id)
+        closed = msgspec.structs.replace(bound_of(state.bound), closed=state.split.child)
+        change = Change(
+            self._op_id(),
+            checks=(unchanged(key, state.bound),),
+            puts=((key, bound_row(parent.id, closed)),),
+        )
+        await self._rows.change(parent.place, change)
 
     async def _finish(self, state: State) -> None:
         record = msgspec.structs.replace(state.record, split=None)
