@@ -464,3 +464,15 @@ def test_entries_in_flight_mean_what_changes_applied_at_once_mean(plan, data):
         assert mine == rows
 
     run_virtual(work)
+
+
+def test_a_refusal_names_any_check_and_is_told_to_any_change_of_its_op_id():
+    """However many checks a member sends, and whatever it sends the next time."""
+    store = Store()
+    many = (Check("absent", b"k"),) * 70_000 + (Check("present", b"k"),)
+    refused_for_good(store, Change(op_id(2), many, ((b"k", Row(b"")),)))
+    store.apply(1)
+    known = store.ledger.results.known(op_id(2))
+    batch = store.ledger.begin(store.op, 1000, 0.0)
+    assert batch.refusal(put(2, b"k"), known).detail == (0xFFFF, None)
+    assert batch.refusal(Change(op_id(2), many), known).detail == (0xFFFF, None)

@@ -32,6 +32,8 @@ _FREE_FORMAT: Final = b"\x02"
 
 OP_ID_BYTES: Final = 16
 _REFUSED_BYTES: Final = OP_ID_BYTES + 2
+CHECK_MAX: Final = 0xFFFF
+"""The highest check that a stored refusal can name."""
 RESERVED: Final = b"\x00"
 """First byte of the group's own keys."""
 _RESULTS: Final = b"\x00r"

@@ -19,6 +19,7 @@ import msgspec
 from pinfold.cluster.api import BlobRef, Change, Changed, Check, Counter, Row, blob_stamp_ms
 from pinfold.cluster.groups.checks import failure, holds
 from pinfold.cluster.groups.entries import (
+    CHECK_MAX,
     OP_ID_BYTES,
     RESERVED,
     VERSION_SHIFT,
@@ -244,11 +245,13 @@ class Batch:
 
     def refuse(self, change: Change, check: int) -> None:
         """Have this check refuse the change for good: another attempt may be on its way."""
-        self._refused[change.op_id] = check
+        self._refused[change.op_id] = min(check, CHECK_MAX)
 
     def refusal(self, change: Change, refused: Refused) -> Conflict:
         """What the caller hears of a change that was refused for good."""
-        check = change.checks[min(refused.check, len(change.checks) - 1)]
+        if refused.check >= len(change.checks):  # another change under the same op id
+            return Conflict("the change was refused before", detail=(refused.check, None))
+        check = change.checks[refused.check]
         return failure(refused.check, check, self._row(check.key))
 
     def add(self, change: Change) -> Changed:
