@@ -234,8 +234,8 @@ def make_plan(seed: int) -> Plan:
         plan = _with_short_days(plan)
     if plan.focus == "buckets":
         plan = _with_changing_owners(plan)
-    if plan.focus == "uploads":
-        plan = dataclasses.replace(plan, names=1, buckets=1)
+    if plan.focus in ("uploads", "overwrites"):
+        plan = dataclasses.replace(plan, names=1, buckets=1, object_clients=3)
     return _with_short_journals(plan) if "lost-memory" in plan.faults else plan
 
 
@@ -266,7 +266,9 @@ def _with_changing_owners(plan: Plan) -> Plan:
     objects = msgspec.structs.replace(plan.settings.s3.objects, bucket_cache_s=5.0)
     s3 = msgspec.structs.replace(plan.settings.s3, objects=objects)
     settings = msgspec.structs.replace(plan.settings, s3=s3)
-    return dataclasses.replace(plan, users=2, names=min(plan.names, 2), settings=settings)
+    return dataclasses.replace(
+        plan, users=2, names=min(plan.names, 2), object_clients=3, settings=settings
+    )
 
 
 def _with_short_days(plan: Plan) -> Plan:

@@ -27,6 +27,9 @@ REFUSED = {
     .does(2, 3, "delete-bucket", "", user="alice")
     .does(4, 5, "create-bucket", "", user="bob")
     .does(6, 7, "put", value="1", user="alice"),
+    "listing of the bucket of somebody else": Story()
+    .does(0, 1, "create-bucket", "", user="alice")
+    .lists(4, 5, user="bob"),
     "bucket made over another's": Story()
     .does(0, 1, "create-bucket", "", user="alice")
     .does(2, 3, "create-bucket", "", user="bob"),

@@ -122,6 +122,8 @@ class Page:
     after: str = ""
     """Only names and prefixes above this one (the last of the page before, or start-after)."""
     limit: int = 1000
+    user: str = ""
+    """Who signed it."""
     names: tuple[tuple[str, str | None], ...] = ()
     """(name, token that its ETag stands for, or None if that was not looked at), as shown."""
     prefixes: tuple[str, ...] = ()
@@ -343,6 +345,7 @@ class Recorder:
         after: str = "",
         limit: int = 1000,
         truncated: bool = False,
+        user: str = "",
     ) -> None:
         """A page was answered just now; `began` is the `instant()` taken before it was asked for.
 
@@ -357,6 +360,7 @@ class Recorder:
                 delimiter=delimiter,
                 after=after,
                 limit=limit,
+                user=user,
                 names=tuple(names),
                 prefixes=tuple(prefixes),
                 truncated=truncated,

@@ -316,6 +316,9 @@ def _tell_of_buckets(history: History, stories: dict[Key, _Story]) -> None:
             continue
         if operation.outcome == "ok":
             story_of_bucket.add(operation, Action(does="see", values=(_owner(operation),)))
+    for page in history.pages:
+        if page.user and page.bucket in buckets:
+            buckets[page.bucket].add(page, Action(does="see", values=(page.user,)))
     stories.update({(bucket, ""): story for bucket, story in buckets.items()})
 
 

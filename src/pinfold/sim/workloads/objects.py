@@ -246,12 +246,13 @@ class _ObjectClient:
         await self._uploader.act(self._gateway, bucket, name, self._user(bucket))
 
     async def _list(self) -> None:
-        rng = self._rng
+        rng, bucket = self._rng, self._rng.choice(self._bench.buckets)
         await list_bucket(
             self._bench,
             self._client,
             self._gateway,
-            rng.choice(self._bench.buckets),
+            bucket,
+            user=self._user(bucket),
             prefix=rng.choice(("", "", "a", "b/")),
             delimiter=rng.choice(("", "/")),
             limit=rng.choice((1, 2, 1000)),
@@ -346,9 +347,10 @@ async def list_bucket(
     delimiter: str = "",
     limit: int = 1000,
     after: str = "",
+    user: User | None = None,
 ) -> bool:
     """All pages of a listing, recorded; whether it came to its end or there is no bucket."""
-    user = bench.owner_of(bucket)
+    user = user or bench.owner_of(bucket)
     query = {
         "list-type": "2",
         "encoding-type": "url",
@@ -382,6 +384,7 @@ async def list_bucket(
             after=after,
             limit=limit,
             truncated=bool(page.token),
+            user=user.id,
         )
         bench.account.count("list ok")
         if not page.token:
