@@ -407,6 +407,7 @@ class Buckets:
         self.forget(bucket.name)
         with contextlib.suppress(PinfoldError):
             await self._notes.remove(bucket.owner, bucket.name, _intent(bucket))
+        with contextlib.suppress(PinfoldError):
             await self._maps.erase(bucket)
         return True
 
