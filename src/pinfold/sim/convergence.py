@@ -9,10 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from pinfold.model.errors import PinfoldError
 from pinfold.sim.checkers import leftovers
 from pinfold.sim.checkers.convergence import Inspection, check
-from pinfold.sim.cluster import Down, ProcessDied, SimCluster
+from pinfold.sim.cluster import SimCluster
 from pinfold.sim.copies import lacking_copies, let_days_pass, strays, unfreed
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inspection import (
@@ -21,6 +20,8 @@ from pinfold.sim.inspection import (
     inspect_volume,
     rotten_rows,
     rows_of,
+    unnamed_extents,
+    volume_row,
     wished,
 )
 from pinfold.sim.operator import attend, restart_stopped
@@ -30,14 +31,18 @@ from pinfold.sim.workloads.volumes import read_blocks, release
 _LOOK_S: Final = 0.25
 """Between two looks."""
 
-_LOOKS: Final = 20
-"""Looks at a volume that nobody uses, until its members have to be equal."""
+_LOOKS: Final = 120
+"""Looks at a volume that nobody uses, until its members have to be equal: whoever tends it when
+nobody holds it takes some rounds."""
 
 _REST_S: Final = 0.03
 """Between two looks for an instant at which nothing is on its way."""
 
 _READ_S: Final = 10.0
 """Patience of a read that takes a volume over."""
+
+_LEFT_ALONE_CHANCE: Final = 0.4
+"""How likely nobody holds a volume while it is made whole."""
 
 CLIENT: Final = "doctor"
 """Who asks, in histories and accounts."""
@@ -59,6 +64,7 @@ async def converge(bench: Bench, stage: Stage) -> None:
     for volume in bench.volumes:
         await _volume_in_sync(bench, volume)
         _judge(bench, await _volume_at_rest(bench, volume))
+    await _until(bench, lambda: unnamed_extents(cluster))
     _judge(bench, await _groups_at_rest(bench))
     for finding in leftovers.check(dict(rows_of(cluster))):
         bench.account.violated(finding.checker, str(finding))
@@ -184,27 +190,22 @@ def members_behind(cluster: SimCluster, targets: dict[int, int]) -> list[str]:
 
 
 async def _volume_in_sync(bench: Bench, volume: str) -> None:
-    """Have one gateway take the volume, and wait until no device is out of sync.
+    """Wait until no device is out of sync, with one gateway holding the volume, or nobody.
 
     The others' clients have gone: they give back what they hold or wait for.
     """
     gateway = bench.reading_gateway(volume)
+    left_alone = bench.rng(f"end of {volume}").random() < _LEFT_ALONE_CHANCE
     for other in bench.plan.front:
-        if other != gateway:
+        if left_alone or other != gateway:
             await release(bench, CLIENT, other, volume)
-    await until(partial(read_blocks, bench, CLIENT, gateway, volume, 0, 1, _READ_S))
-    while True:
-        try:
-            shown = await bench.ask(
-                CLIENT,
-                gateway,
-                f"show {volume}",
-                lambda process: process.sessions.registry.show(volume),
-            )
-        except (PinfoldError, Down, ProcessDied, TimeoutError):
-            await asyncio.sleep(_LOOK_S)
-            continue
-        if not shown.out_of_sync:
-            return
-        bench.waiting[CLIENT] = f"{volume}: devices {shown.out_of_sync} are out of sync"
-        await asyncio.sleep(_LOOK_S)
+    if not left_alone:
+        await until(partial(read_blocks, bench, CLIENT, gateway, volume, 0, 1, _READ_S))
+    await _until(bench, lambda: _out_of_sync(bench, volume))
+
+
+def _out_of_sync(bench: Bench, volume: str) -> list[str]:
+    return [
+        f"{volume}: device {device} is out of sync"
+        for device in volume_row(bench.cluster, volume).out
+    ]

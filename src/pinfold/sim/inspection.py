@@ -24,6 +24,8 @@ from pinfold.sim.cluster import SimCluster
 from pinfold.volumes.row import VolumeRow, decode_volume, key_of
 from pinfold_ring import Ring
 
+_ALL: Final = 1 << 30
+
 _ZEROES: Final = bytes(BLOCK_BYTES)
 
 
@@ -151,6 +153,18 @@ def rotten_rows(cluster: SimCluster) -> list[str]:
 def volume_row(cluster: SimCluster, name: str) -> VolumeRow:
     """A volume's row, as the member of its group that has applied most has it."""
     return next(decode_volume(row.body) for key, row in rows_of(cluster) if key == key_of(name))
+
+
+def unnamed_extents(cluster: SimCluster) -> list[str]:
+    """Extents on devices of volumes that no row names."""
+    prefix = key_of("")[:1]
+    named = {decode_volume(row.body).id for key, row in rows_of(cluster) if key.startswith(prefix)}
+    return [
+        f"device {device} has extents of volume {volume.hex()}, which no row names"
+        for device, store in _devices(cluster)
+        for volume in store.extents.volumes(b"", _ALL)
+        if volume not in named
+    ]
 
 
 def _present(store: Device, volume: VolumeId, token: Token) -> list[int]:

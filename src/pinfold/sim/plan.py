@@ -360,7 +360,7 @@ def _settings(rng: random.Random, care_rng: random.Random) -> NodeSettings:
         batches_max=rng.choice((1, 4)),
         dirty_extents=rng.choice((2, 1024)),
         tend_round_s=5.0,
-        tend_stall_s=3.0,
+        tend_stall_s=10.0,
         beat_s=0.5,
         trust_s=2.0,
         takeover_s=3.0,

@@ -14,7 +14,7 @@ from pinfold.sim.cluster import Down, ProcessDied
 from pinfold.sim.plan import BLOCK
 from pinfold.sim.processes import GatewayProcess
 from pinfold.sim.workloads.bench import Bench
-from pinfold.sim.workloads.volumes import settle
+from pinfold.sim.workloads.volumes import release, settle
 from pinfold.volumes.io import FLUSH, READ, TRIM, WRITE
 
 NAME: Final = "spare"
@@ -46,6 +46,7 @@ class _Life:
         self._rng = rng
         self._recorded = recorded
         self._size = rng.choice(_SIZES)
+        self._written: set[int] = set()
 
     async def run(self) -> None:
         made = await self._do(
@@ -57,7 +58,7 @@ class _Life:
             if self._bench.stopping:
                 return
             await self._use()
-            step = self._rng.choice((self._rest, self._grow, self._give_back))
+            step = self._rng.choice((self._rest, self._grow, self._shrink, self._give_back))
             await step()
         await self._do(
             "delete", lambda process: process.sessions.registry.delete(NAME, force=True), NotFound
@@ -90,19 +91,54 @@ class _Life:
         await asyncio.sleep(self._rng.uniform(0, _REST_S))
 
     async def _grow(self) -> None:
-        larger = self._size + self._rng.choice((BLOCK, 1 << 20))
-        if await self._do(
-            "resize", lambda process: process.sessions.registry.resize(NAME, larger), NotFound
-        ):
-            self._size = larger
+        await self._resize(self._size + self._rng.choice((BLOCK, 1 << 20)))
+
+    async def _shrink(self) -> None:
+        """What was cut off is zeroes when it is shown again, however soon that is."""
+        before = self._size
+        smaller = self._rng.choice((BLOCK, 2 * BLOCK, before - BLOCK))
+        calls = [
+            self._bench.recorder.begin_disk(
+                self._client,
+                "write",
+                gateway="the row",
+                volume=self._recorded,
+                block=cell,
+                tokens=[""],
+                fua=True,
+            )
+            for cell in sorted(self._written)
+            if cell >= smaller // BLOCK
+        ]
+        shrunk = await self._resize(smaller)
+        for call in calls:
+            if shrunk:
+                call.done()
+            else:
+                call.lost("unknown")
+        if shrunk and self._rng.random() < 0.7:
+            await self._resize(before)
+
+    async def _resize(self, size: int) -> bool:
+        """Have the size changed, and every gateway forget what its clients were told."""
+        done = await self._do(
+            "resize",
+            lambda process: process.sessions.registry.resize(NAME, size, force=True),
+            NotFound,
+        )
+        if done:
+            self._size = size
+            await self._give_back()
+        return done
 
     async def _give_back(self) -> None:
-        await self._do("release", lambda process: process.sessions.release(NAME), NotFound)
+        for gateway in self._bench.plan.front:
+            await release(self._bench, self._client, gateway, NAME)
 
     def _cells(self) -> list[int]:
         """Blocks at both ends of what the volume is now."""
         total = self._size // BLOCK
-        return [0, 1, 2, total - 2, total - 1]
+        return sorted({cell for cell in (0, 1, 2, total - 2, total - 1) if 0 <= cell < total})
 
     async def _use(self) -> None:
         gateway = self._rng.choice(self._bench.plan.front)
@@ -121,6 +157,7 @@ class _Life:
         if kind == WRITE:
             token, payload = bench.new_value(self._client, BLOCK)
             tokens = [token]
+            self._written.add(cell)
         call = bench.recorder.begin_disk(
             self._client,
             "flush" if kind == FLUSH else "write",
