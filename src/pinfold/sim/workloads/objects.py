@@ -23,7 +23,7 @@ _PAUSE_S: Final = 0.06
 _FOCUS: Final[dict[str, dict[str, float]]] = {
     "": {},
     "uploads": {"upload": 20},
-    "buckets": {"bucket": 12, "delete": 4, "stranger": 0.4},
+    "buckets": {"bucket": 3, "hands": 5, "stranger": 0.4},
     "overwrites": {"rewrite": 6, "delete": 3},
 }
 """By focus of the plan, what is done more often: weights beside those of all runs."""
@@ -77,6 +77,7 @@ class _ObjectClient:
             self._list: 2,
             self._list_buckets: 0.3 + more.get("bucket", 0) / 4,
             self._life_of_bucket: 0.5 + more.get("bucket", 0),
+            self._change_hands: more.get("hands", 0),
         }
         while not bench.stopping:
             await asyncio.sleep(self._rng.expovariate(1 / _PAUSE_S))
@@ -159,11 +160,17 @@ class _ObjectClient:
         await bench.recorded(call, self._gateway, request, token_of)
 
     async def _delete(self) -> None:
-        bench, (bucket, name) = self._bench, self._key()
+        bucket, name = self._key()
         user = self._user(bucket)
         condition, headers = self.condition((bucket, name))
         if condition in (IF_ABSENT, IF_PRESENT):
             condition, headers = None, {}
+        await self._delete_name(bucket, name, user, condition, headers)
+
+    async def _delete_name(
+        self, bucket: str, name: str, user: User, condition: str | None, headers: dict[str, str]
+    ) -> None:
+        bench = self._bench
         call = bench.recorder.begin(
             self._client, "delete", bucket=bucket, name=name, condition=condition, user=user.id
         )
@@ -283,16 +290,32 @@ class _ObjectClient:
         bench, rng = self._bench, self._rng
         bucket = rng.choice(bench.buckets)
         if rng.random() < 0.4:
-            user = self._user(bucket)
-            call = bench.recorder.begin(self._client, "delete-bucket", bucket=bucket, user=user.id)
-
-            async def request(gateway: GatewayProcess) -> None:
-                await s3.call(gateway, user, "DELETE", f"/{bucket}")
-
-            await bench.recorded(call, self._gateway, request)
+            await self._delete_bucket(bucket, self._user(bucket))
             return
         user = rng.choice(bench.users)
         await create_bucket(bench, self._client, self._gateway, bucket, user)
+
+    async def _delete_bucket(self, bucket: str, user: User) -> bool:
+        bench = self._bench
+        call = bench.recorder.begin(self._client, "delete-bucket", bucket=bucket, user=user.id)
+
+        async def request(gateway: GatewayProcess) -> None:
+            await s3.call(gateway, user, "DELETE", f"/{bucket}")
+
+        await bench.recorded(call, self._gateway, request)
+        return call.operation.outcome == "ok"
+
+    async def _change_hands(self) -> None:
+        """Empty a bucket, delete it, and have the next user make it, while others are at work."""
+        bench, bucket = self._bench, self._rng.choice(self._bench.buckets)
+        owner = bench.owner_of(bucket)
+        for upload in [one for one in bench.uploads if one.bucket == bucket]:
+            await self._uploader.abort(self._gateway, upload)
+        for name in bench.names:
+            await self._delete_name(bucket, name, owner, None, {})
+        if await self._delete_bucket(bucket, owner):
+            following = bench.users[(bench.users.index(owner) + 1) % len(bench.users)]
+            await create_bucket(bench, self._client, self._gateway, bucket, following)
 
 
 async def create_bucket(bench: Bench, client: str, gateway: str, bucket: str, user: User) -> None:

@@ -67,7 +67,7 @@ class Uploader:
             self._list_parts: 1,
             self._list_uploads: 1,
             self._complete: 3 if upload.parts else 0,
-            self._abort: 1,
+            self.abort: 1,
         }
         (act,) = self._rng.choices(list(acts), list(acts.values()))
         await act(gateway, upload)
@@ -146,7 +146,8 @@ class Uploader:
         bench.recorder.uploads_page(self._client, bucket=upload.bucket, began=began, uploads=found)
         bench.account.count("list-uploads ok")
 
-    async def _abort(self, gateway: str, upload: Upload) -> None:
+    async def abort(self, gateway: str, upload: Upload) -> None:
+        """Abort an upload, whoever opened it."""
         call = self._begin("abort", upload)
 
         async def request(process: GatewayProcess) -> None:
