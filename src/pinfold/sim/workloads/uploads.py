@@ -4,6 +4,7 @@ Open uploads are on the bench for all clients, with every part that anybody may 
 upload is completed of different parts, aborted and added to at the same time.
 """
 
+import asyncio
 import hashlib
 import random
 from collections.abc import Callable
@@ -23,6 +24,9 @@ NUMBERS: Final = (1, 2, 3)
 """Numbers of parts: few, so that they are replaced."""
 
 _SIZES: Final = (12, 200, 1500, 6000, 6000, 20_000, 80_000)
+
+_MOMENT_S: Final = 0.015
+"""About as long as a Complete takes."""
 
 _KNOWN_MAX: Final = 3
 """Uploads known at a time; of more the oldest is forgotten and stays open."""
@@ -66,7 +70,8 @@ class Uploader:
             self._part: 5,
             self._list_parts: 1,
             self._list_uploads: 1,
-            self._complete: 3 if upload.parts else 0,
+            self._complete: 2 if upload.parts else 0,
+            self._contend: 2 if upload.parts else 0,
             self.abort: 1,
         }
         (act,) = self._rng.choices(list(acts), list(acts.values()))
@@ -145,6 +150,20 @@ class Uploader:
             query["upload-id-marker"] = answer.document.findtext("NextUploadIdMarker", "")
         bench.recorder.uploads_page(self._client, bucket=upload.bucket, began=began, uploads=found)
         bench.account.count("list-uploads ok")
+
+    async def _contend(self, gateway: str, upload: Upload) -> None:
+        """Complete, and do something else to the upload in the same moment."""
+        rng = self._rng
+        rival = rng.choice((self.abort, self._part, self._complete))
+        other = rng.choice(self._bench.plan.front)
+
+        async def a_little_later() -> None:
+            await asyncio.sleep(rng.uniform(0.0, _MOMENT_S))
+            await rival(other, upload)
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._complete(gateway, upload))
+            both.create_task(a_little_later())
 
     async def abort(self, gateway: str, upload: Upload) -> None:
         """Abort an upload, whoever opened it."""
