@@ -310,3 +310,15 @@ def test_a_complete_that_has_to_look_again_keeps_no_blobs_of_its_first_look() ->
         assert len(upload.store.blobs.payloads) == 2
 
     asyncio.run(run())
+
+
+def test_parts_of_an_upload_that_was_closed_meanwhile_are_not_an_empty_list() -> None:
+    async def run() -> None:
+        upload = await Uploading.begin()
+        part = await upload.part(1, b"x" * 100)
+        opened = await upload.store.multipart.find(upload.bucket, NAME, upload.id)
+        await upload.complete(part)
+        with pytest.raises(NoSuchUpload):
+            await upload.store.multipart.parts(opened, limit=10)
+
+    asyncio.run(run())

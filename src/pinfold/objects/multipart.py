@@ -186,12 +186,18 @@ class Multipart:
     async def parts(
         self, upload: Upload, *, after: int = 0, limit: int
     ) -> tuple[list[StoredPart], bool]:
-        """Up to `limit` parts with numbers above `after`, and whether there are more."""
+        """Up to `limit` parts with numbers above `after`, and whether there are more.
 
-        async def attempt(_bucket: Bucket, shard: Shard) -> list[tuple[bytes, Row]]:
+        NoSuchUpload when it was closed meanwhile: then none are left to be seen.
+        """
+
+        async def attempt(bucket: Bucket, shard: Shard) -> list[tuple[bytes, Row]]:
             start = keys.part_key(shard.id, upload.name, upload.id, after + 1)
             _, end = keys.part_range(shard.id, upload.name, upload.id)
-            return await self._scan(shard, start, end, limit + 1)
+            found = await self._scan(shard, start, end, limit + 1)
+            if not found:
+                await self._find(bucket, shard, upload.name, upload.id)
+            return found
 
         found = await self._buckets.routed(upload.bucket, upload.name, attempt)
         return [_part(key, row) for key, row in found[:limit]], len(found) > limit
