@@ -144,7 +144,7 @@ async def rot_rows(stage: Stage) -> None:
     hit = sorted(stage.rng.sample(rows, min(len(rows), stage.rng.choice((1, 1, 3)))))
     engine.commit([(key, _flipped(stage, stored)) for key, stored in hit])
     engine.close()
-    node.crash()
+    node.crash(power=False)  # the tool has ended: nobody was told of a loss of power
     node.disk.faults = faults
     stage.hurt = stage.hurt or bool(hit)
     stage.cluster.auditor.of(stage.victim.uuid).rotten_rows([key for key, _ in hit])
@@ -203,7 +203,7 @@ async def lose_index(stage: Stage) -> None:
     rebuilt = rebuild_index(
         disk, path, stage.cluster.plan.settings.device, encode_voted(Voted(Standing.COPYING))
     )
-    node.crash()
+    node.crash(power=False)  # the tool has ended: nobody was told of a loss of power
     node.disk.faults = faults
     stage.hurt = True
     stage.cluster.auditor.of(stage.victim.uuid).rebuilt(whole=rebuilt.whole)
