@@ -47,6 +47,8 @@ class _Life:
         self._recorded = recorded
         self._size = rng.choice(_SIZES)
         self._written: set[int] = set()
+        self._used = ""
+        """The gateway that served last."""
 
     async def run(self) -> None:
         made = await self._do(
@@ -142,6 +144,9 @@ class _Life:
 
     async def _use(self) -> None:
         gateway = self._rng.choice(self._bench.plan.front)
+        if self._used not in ("", gateway):  # who has a client keeps the lease, rightly for ever
+            await release(self._bench, self._client, self._used, NAME)
+        self._used = gateway
         for _ in range(self._rng.randrange(1, 6)):
             if self._bench.stopping:
                 return
