@@ -1,8 +1,11 @@
 """How a copy of the rows gets done while they change: in rounds, within bounds."""
 
+from contextlib import suppress
+
 from pinfold.cluster.groups.entries import encode_body
 from pinfold.cluster.groups.messages import CopyPage
 from pinfold.cluster.groups.state import Limits
+from pinfold.model.errors import Busy
 from tests.cluster.replica_world import World
 from tests.cluster.test_copying_members import copying
 from tests.cluster.test_replica import serving
@@ -210,3 +213,53 @@ def test_pages_on_their_way_grow_with_those_that_arrive_and_halve_in_a_silence()
     assert copy._window < 4
     world.heal()
     world.check_agreement()
+
+
+def test_a_row_that_cannot_be_read_holds_a_copy_up_and_leaves_no_key_out():
+    """The keys of a page are still to come when one of them fails, and nothing need arrive for
+    the copy to go on.
+    """
+    limits = Limits(
+        batch_bytes=600, window_entries=64, retained_bytes=400, trim_entries=1,
+        page_bytes=2000, copy_pages=1,
+    )  # fmt: skip
+    world = World(0, limits=limits)
+    world.heal(12)
+    (primary,) = serving(world)
+    behind, _ = (one for one in world.all.values() if one is not primary)
+    behind.crash()
+    write(world, primary, 80)
+    behind.start()
+    copying(world, primary, behind)
+    write(world, primary, 20, to=behind)
+    copy = primary.replica.leadership.followers[behind.device].copy
+    read, failed = primary.memory.get, []
+
+    def get(group, key):
+        if key == b"row0010" and len(failed) < 3:
+            failed.append(key)
+            raise Busy("the row fails its checksum")
+        return read(group, key)
+
+    primary.memory.get = get
+    for _ in range(200):
+        with suppress(Busy):
+            primary.replica.tick()
+            world.settle()
+    assert copy.done
+    world.heal()
+    world.check_agreement()
+    assert len(failed) == 3
+
+
+def write(world, primary, count, to=None):
+    """Write so many rows; without a word `to` a member."""
+    for number in range(count):
+        writes = [(b"row%04d" % number, b"%040d" % world.rng.randrange(10**6))]
+        primary.replica.propose(encode_body(writes), writes)
+        for _ in range(50):
+            if world.network:
+                world.deliver()
+            for one in world.up():
+                if one is not to:
+                    one.memory.flush()

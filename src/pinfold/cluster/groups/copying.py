@@ -128,10 +128,13 @@ class CopyOut:
         return not self._complete and len(self._sent) < self._window
 
     def repeat(self) -> None:
-        """Something may have been lost: send the oldest page again, as it was."""
-        if self.offered:
+        """Something may have been lost: send the oldest page again, as it was.
+
+        The next one where none is on its way: rows that could not be read may be readable again.
+        """
+        if self.offered or not self._sent:
             self.go_on()
-        elif self._sent:
+        else:
             self._repeats += 1
             if self._repeats % _REPEATS_PER_HALVING == 0:
                 self._window = max(1, self._window // 2)
@@ -186,9 +189,12 @@ class CopyOut:
         """What some of the keys of this round say now."""
         rows: list[Write] = []
         size = 0
-        while self._keys and size < self._state.limits.page_bytes:
-            key = self._keys.popleft()
-            value = self._state.log.get(key)
+        for key in self._keys:
+            value = self._state.log.get(key)  # may raise: all these keys are still to come then
             rows.append((key, value))
             size += len(key) + len(value or b"")
+            if size >= self._state.limits.page_bytes:
+                break
+        for _ in rows:
+            self._keys.popleft()
         return rows
