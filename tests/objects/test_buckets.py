@@ -362,6 +362,40 @@ def test_a_deleted_bucket_is_not_listed_when_its_note_could_not_be_removed() -> 
     asyncio.run(run())
 
 
+def test_a_listing_that_looked_before_a_deletion_does_not_bring_the_bucket_back() -> None:
+    """Also when the note it read is the intent of a creator who came too late, and died."""
+
+    async def run() -> None:
+        store, other = MemoryStore(), MemoryStore(seed=2)
+        other.rows = store.rows
+        other.attach()
+        look = other.buckets.get
+
+        async def overtaken(name: str, *rest: Any) -> Any:
+            with pytest.raises(NoSuchBucket):
+                await look(name, *rest)
+            await store.bucket()
+            crash_at(store, 1, after=False)
+            raise NoSuchBucket(name)
+
+        other.buckets.get = overtaken  # type: ignore[method-assign]
+        with pytest.raises(Crash):
+            await other.bucket()
+        store.rows.before_change = None
+
+        async def deleted_meanwhile(name: str, *rest: Any) -> Any:
+            found = await look(name, *rest)
+            await store.delete_bucket()
+            return found
+
+        other.buckets.get = deleted_meanwhile  # type: ignore[method-assign]
+        await listed(other)
+        assert not await exists(store)
+        assert await listed(store) == []
+
+    asyncio.run(run())
+
+
 def test_a_bucket_that_was_made_is_so_called_when_its_note_could_not_be_settled() -> None:
     async def run() -> None:
         store = MemoryStore()

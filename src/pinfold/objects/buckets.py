@@ -393,7 +393,7 @@ class Buckets:
 
         The list's note becomes an intent before: so listings look, also if nobody removes it.
         """
-        await self._notes.doubt(bucket.owner, bucket.name, _intent(bucket))
+        await self._notes.doubt(bucket.owner, bucket.name)
         key = keys.bucket_key(bucket.name.encode())
         change = Change(
             self.op_id(),

@@ -49,17 +49,17 @@ class Notes:
             with contextlib.suppress(Conflict):
                 await self.write(owner, name, intent, Check("absent", key))
 
-    async def doubt(self, owner: str, name: str, intent: BucketListRecord) -> None:
-        """Make a note of the same life the intent, if it is so already too.
+    async def doubt(self, owner: str, name: str) -> None:
+        """Make the note an intent, or write it again if it is one, whatever life it is about.
 
-        Whoever read it before, and found the bucket, does not make it live any more.
+        Whoever read it before, and found the bucket, does not make it live any more. An intent of
+        another life may stand in the place of the bucket's own: of a creator who came too late.
         """
         row = await self._read(owner, name)
         if row is None:
             return
-        note = decode(BucketListRecord, row.body)
-        if note.life == intent.life:
-            await self.rewrite(owner, name, intent, row.version)
+        note = msgspec.structs.replace(decode(BucketListRecord, row.body), live=False)
+        await self.rewrite(owner, name, note, row.version)
 
     async def remove(self, owner: str, name: str, note: BucketListRecord) -> None:
         """Remove the note if it still is about this life of the bucket."""
