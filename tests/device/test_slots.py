@@ -5,7 +5,14 @@ import random
 import pytest
 
 from pinfold.device.index import Index
-from pinfold.device.slots import CHUNK_SLOTS, OPEN_SLOTS, Slots, neighbours, runs_of
+from pinfold.device.slots import (
+    CHUNK_SLOTS,
+    OPEN_SLOTS,
+    PIECE_CHUNKS,
+    Slots,
+    neighbours,
+    runs_of,
+)
 from tests.device.engine import MemoryEngine
 
 
@@ -116,6 +123,28 @@ def test_freed_slots_wait_for_the_commit_and_for_the_flush_behind_the_punch() ->
     assert slots.take() == 8  # the hole may not be durable
     slots.flushed(slots.to_flush())
     assert slots.take() == 0
+
+
+def test_slots_are_not_given_back_again_while_a_flush_makes_their_holes_durable() -> None:
+    twin = Twin(random.Random(1))
+    slots = twin.slots
+    taken = [slots.take() for _ in range((PIECE_CHUNKS + 1) * CHUNK_SLOTS)]
+    twin.commit()
+    slots.free(taken)
+    twin.commit()
+    first = slots.piece()
+    slots.given_back(first)
+    second = slots.piece()
+    flushing = slots.to_flush()
+    slots.given_back(second)  # behind the flush's beginning, which may not have seen these holes
+    # A piece from here on would be punched when its slots have been handed out again.
+    assert slots.piece() == []
+    slots.flushed(flushing)
+    assert slots.held == CHUNK_SLOTS
+    assert slots.piece() == []
+    slots.flushed(slots.to_flush())
+    assert slots.held == 0
+    assert slots.to_flush() == {}
 
 
 def test_old_chunks_are_used_again_before_new_ones() -> None:

@@ -182,15 +182,19 @@ class Slots:
             self._given[number] = self._given.get(number, 0) | bits
 
     def to_flush(self) -> dict[int, int]:
-        """Bits of slots, by chunk, that are no longer held once the arena is flushed."""
-        given, self._given = self._given, {}
-        return given
+        """Bits of slots, by chunk, that are no longer held once the arena is flushed.
+
+        Until then no piece has them: one that is punched late would hit what was written since.
+        """
+        return self._given.copy()
 
     def flushed(self, given: dict[int, int]) -> None:
         """These (see `to_flush`) take no space any more, whatever happens."""
         for number, bits in given.items():
             self._chunk(number).held &= ~bits
             self.held -= bits.bit_count()
+            if later := self._given.pop(number) & ~bits:
+                self._given[number] = later
 
     def free_in(self, number: int) -> int:
         """The bits of a chunk's free slots, as the next commit would have them."""
