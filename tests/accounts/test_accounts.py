@@ -129,6 +129,22 @@ def test_a_disabled_key_or_user_is_refused_everywhere_within_five_seconds() -> N
     asyncio.run(run())
 
 
+def test_a_key_is_not_believed_longer_than_its_user_is() -> None:
+    async def run() -> None:
+        world = World()
+        here, there = world.accounts, world.another()
+        await here.create_user("alice")
+        access_key = (await here.create_key("alice")).access_key
+        assert await there.display_name("alice") == "alice"  # there knows the user from now on
+        await here.set_user_state("alice", "disabled")
+        world.clock.advance(3.9)
+        assert await there.lookup(access_key) is not None  # and the key from here on
+        world.clock.advance(1.1)
+        assert await there.lookup(access_key) is None
+
+    asyncio.run(run())
+
+
 def test_no_id_is_ever_given_again() -> None:
     async def run() -> None:
         world = World()

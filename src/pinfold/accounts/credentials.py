@@ -67,18 +67,18 @@ class Credentials:
             return None
         if known is None and not self._budget.take(now):
             raise Busy("too many unknown access keys are being tried")
-        credential = await self._read(access_key, now)
+        credential, until = await self._read(access_key, now)
         if credential is None:
             self._known.forget(access_key)
             self._unknown.put(access_key, now + self._settings.negative_cache_s, None)
         else:
             self._unknown.forget(access_key)
-            self._known.put(access_key, now + self._settings.cache_s, credential)
+            self._known.put(access_key, until, credential)
         return credential
 
     async def display_name(self, user: str) -> str:
         """What a user is called, as it was some seconds ago; the id of one that is gone."""
-        record = await self._user(user, self._clock.monotonic()) if user else None
+        record = (await self._user(user, self._clock.monotonic()))[1] if user else None
         return user if record is None else record.display_name
 
     def forget(self, access_key: str) -> None:
@@ -92,26 +92,29 @@ class Credentials:
         for access_key in access_keys:
             self.forget(access_key)
 
-    async def _read(self, access_key: str, now: float) -> Credential | None:
+    async def _read(self, access_key: str, now: float) -> tuple[Credential | None, float]:
+        """The credential, and until when it is believed: not longer than its user is."""
         row = await self._rows.get(access_place(access_key), access_key_row(access_key))
         if row is None:
-            return None
+            return None, now
         record = decode(KeyRecord, row.body)
         if record.state != "active":
-            return None
-        user = await self._user(record.user, now)
+            return None, now
+        until, user = await self._user(record.user, now)
         if user is None or user.state != "active":
-            return None
+            return None, now
         secret = self._sealer.unseal(record.sealed, access_key)
-        return Credential(access_key, secret, record.user, user.display_name)
+        return Credential(access_key, secret, record.user, user.display_name), until
 
-    async def _user(self, user: str, now: float) -> UserRecord | None:
+    async def _user(self, user: str, now: float) -> tuple[float, UserRecord | None]:
+        """A user's row and until when it is believed, at most `cache_s` from now."""
         if (known := self._users.get(user)) is not None and now < known[0]:
-            return known[1]
+            return known
         row = await self._rows.get(USERS_PLACE, user_key(user))
         record = None if row is None else decode(UserRecord, row.body)
-        self._users.put(user, now + self._settings.cache_s, record)
-        return record
+        until = now + self._settings.cache_s
+        self._users.put(user, until, record)
+        return until, record
 
 
 class _Remembered(Generic[T]):
