@@ -23,7 +23,7 @@ from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.api import OutStream, Reply, Request
 from pinfold.rpc.dispatch import Operations
 from pinfold.rpc.handshake import Identity, Keyring
-from pinfold.rpc.limits import PAYLOAD_BYTES, RpcLimits
+from pinfold.rpc.limits import HANDSHAKE_S, PAYLOAD_BYTES, RpcLimits
 from pinfold.rpc.peers import PeerTable
 
 A, B = NodeName("a"), NodeName("b")
@@ -449,6 +449,18 @@ def test_no_session_no_stream(tmp_path: Path) -> None:
     async def body(pair: Pair) -> None:
         with pytest.raises(Unavailable):
             pair.a.open(NodeName("x"), "take", deadline=soon())
+
+    run(tmp_path, body)
+
+
+def test_a_handshake_begun_before_a_secret_was_replaced_proves_nothing(tmp_path: Path) -> None:
+    async def body(pair: Pair) -> None:
+        reader, writer = await asyncio.open_unix_connection(f"{tmp_path}/b")
+        await pair.a.call(B, "echo", deadline=soon())  # b has seen the newcomer meanwhile
+        pair.tables[B].set_keyring(Keyring(1, {0: b"s", 1: b"new"}))
+        async with asyncio.timeout(HANDSHAKE_S / 2):  # sooner than by its own limit
+            assert await reader.read() == b""
+        writer.close()
 
     run(tmp_path, body)
 

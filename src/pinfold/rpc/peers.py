@@ -155,10 +155,13 @@ class PeerTable:
     # secrets
 
     def set_keyring(self, keyring: Keyring) -> None:
-        """Prove and accept these secrets from now on; who proved another one has to come again."""
+        """Prove and accept these secrets from now on; who proved another one has to come again.
+
+        So has who is proving one: a handshake goes by the secrets that there were at its start.
+        """
         self._identity = replace(self._identity, keyring=keyring)
         for session, handshake in list(self._sessions.items()):
-            if handshake.key_id not in keyring.secrets:
+            if handshake.peer is None or handshake.key_id not in keyring.secrets:
                 session.fail(Unavailable("the cluster's secret has been replaced"))
 
     # peers
