@@ -57,6 +57,26 @@ def test_a_reopened_log_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "before\nafter\n"
 
 
+def test_what_a_full_disk_does_not_take_is_counted_and_nobody_fails(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    script = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pinfold.node.logs import LogFile\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "log = LogFile(Path(sys.argv[1]))\n"
+        "log.write('before')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, -1))\n"
+        "log.write('the file takes three bytes of this')\n"
+        "log.write('two lines\\nat once')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
+        "log.write('after')\n"
+        "log.write('and on')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=30)
+    assert path.read_text() == 'before\n{"lines_left_out":3}\nafter\nand on\n'
+
+
 def test_what_libraries_log_is_in_the_process_log_and_not_on_stderr(tmp_path: Path) -> None:
     script = (
         "import logging, sys\n"

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from datetime import UTC, datetime
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,11 +37,15 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 class LogFile:
     """Appends lines and turns the file over at `limit` bytes. Lines are whole and never lost
     by a kill: each is one write to the page cache.
+
+    What a full or broken file system does not take is left out, and the next line that it takes is
+    told how many: who logs has something else to do than to fail.
     """
 
     def __init__(self, path: Path, *, limit: int = LOG_BYTES_MAX) -> None:
         self._path = path
         self._limit = limit
+        self._left_out = 0
         self._open()
 
     def _open(self) -> None:
@@ -48,19 +53,32 @@ class LogFile:
         self._size = os.fstat(self._file).st_size
 
     def write(self, line: str) -> None:
-        """Append one line and its newline."""
+        """Append one line (or several, with newlines between) and its newline."""
         content = line.encode("utf-8", "backslashreplace") + b"\n"
+        told = msgspec.json.encode({"lines_left_out": self._left_out}) + b"\n"
+        try:
+            self._append(told + content if self._left_out else content)
+            self._left_out = 0
+        except OSError:
+            self._left_out += content.count(b"\n")
+
+    def _append(self, content: bytes) -> None:
         if self._size + len(content) > self._limit and self._size:
             self._turn_over()
-        self._size += os.write(self._file, content)
+        written = os.write(self._file, content)
+        if written < len(content):
+            os.ftruncate(self._file, self._size)  # lines are whole or not there
+            raise OSError(ENOSPC, "a line was cut short")
+        self._size += written
 
     def _turn_over(self) -> None:
-        os.close(self._file)
         for number in range(LOG_GENERATIONS, 0, -1):
             older = self._path if number == 1 else _generation(self._path, number - 1)
             if older.exists():
                 older.rename(_generation(self._path, number))
+        full = self._file
         self._open()
+        os.close(full)
 
     # What structlog's filtering logger calls on us.
     debug = info = warning = error = critical = write
