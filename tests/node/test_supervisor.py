@@ -179,6 +179,24 @@ def test_one_process_is_stopped_and_started_on_command(world: World) -> None:
     assert world.of("ended") == ["n1"]
 
 
+def test_a_stop_on_the_heels_of_a_start_ends_it(world: World) -> None:
+    world.child("n1", READY + UNTIL_TOLD)
+
+    async def use(supervisor: Supervisor) -> None:
+        await supervisor.ready(30)
+        name = NodeName("n1")
+        await supervisor.stop_one(name)
+        started = asyncio.ensure_future(supervisor.start_one(name, 30))
+        stopped = asyncio.ensure_future(supervisor.stop_one(name))
+        async with asyncio.timeout(5):
+            await stopped
+        with pytest.raises(Unavailable, match="ended while starting"):
+            await started
+        assert supervisor.children[name].starts == 1
+
+    world.run(use)
+
+
 def test_a_process_that_waits_for_its_next_start_is_stopped_too(world: World) -> None:
     world.child("n1", 'line.send(b\'{"state":"failed","message":"no disk"}\\n\')\n')
 

@@ -176,7 +176,6 @@ class Supervisor:
         self._changed.set()
         await child.released.wait()
         child.down.clear()
-        child.held = False
 
     async def stop_one(self, name: NodeName) -> None:
         """Stop a process and leave it down. NotFound; Conflict when it is down already."""
@@ -202,6 +201,7 @@ class Supervisor:
         if not child.down.is_set():
             raise Conflict(f"{name} is not down")
         child.state = None
+        child.held = False  # now, and not when its keeper wakes: a stop may come in between
         child.released.set()
         child.down.clear()
         try:
