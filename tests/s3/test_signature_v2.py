@@ -57,6 +57,18 @@ def test_signed_headers_of_botocore_are_taken(url):
     verify("PUT", url, headers)
 
 
+def test_a_bucket_may_be_signed_as_the_root_of_its_names():
+    """As boto3 does for every operation on a bucket, wherever the URL has its name."""
+    request = AWSRequest("GET", "http://host/bucket?acl", headers={}, auth_path="/bucket/")
+    HmacV1QueryAuth(CREDENTIALS, expires=60).add_auth(request)
+    url = str(request.prepare().url)
+    verify("GET", url, {})
+    with pytest.raises(Refused):
+        verify("GET", url.replace("/bucket", "/another"), {})
+    with pytest.raises(Refused):
+        verify("GET", url.replace("/bucket", "/bucket/key"), {})
+
+
 @pytest.mark.parametrize(
     ("method", "change"),
     [

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from pinfold.env.api import Buffer, Clock
-from pinfold.s3.request import Chunks, Request, Response
+from pinfold.s3.request import Chunks, Request, Response, unquoted_query
 
 TARGET_CHARACTERS_MAX: Final = 2048
 """Of a request's path and query, as much as is kept: twice what the longest name takes."""
@@ -120,7 +120,7 @@ class _Counted:
         await self._chunks.aclose()
 
 
-_SECRET_PARAMETERS: Final = frozenset({"X-Amz-Signature", "Signature", "X-Amz-Security-Token"})
+_SECRETS: Final = frozenset({"X-Amz-Signature", "Signature", "X-Amz-Security-Token"})
 """What makes a presigned URL work: a log must not hand it on."""
 
 
@@ -128,7 +128,7 @@ def _target(request: Request) -> str:
     target = request.path
     if request.raw_query:
         shown = "&".join(
-            f"{name}=..." if (name := part.partition("=")[0]) in _SECRET_PARAMETERS else part
+            f"{name}=..." if unquoted_query(name := part.partition("=")[0]) in _SECRETS else part
             for part in request.raw_query.split("&")
         )
         target = f"{target}?{shown}"

@@ -139,11 +139,12 @@ def parse_query(raw: str) -> dict[str, str]:
     for pair in pairs:
         if pair:
             name, _, value = pair.partition("=")
-            query.setdefault(_unquoted(name), _unquoted(value))
+            query.setdefault(unquoted_query(name), unquoted_query(value))
     return query
 
 
-def _unquoted(text: str) -> str:
+def unquoted_query(text: str) -> str:
+    """What a parameter's name or value stands for; Refused(InvalidURI)."""
     if text.isascii() and "%" not in text and "+" not in text:
         return text
     try:

@@ -127,10 +127,17 @@ def demand_signature(
     for name in query:
         if name not in _SIGNED_PARAMETERS and name not in _MAY_BE_UNSIGNED:
             raise Refused("AccessDenied", f"Version 2 does not sign the parameter {name}")
-    text = string_to_sign(claim.date, method=method, path=path, query=query, headers=headers)
-    mac = hmac.digest(secret.encode(), text.encode("utf-8", "surrogateescape"), "sha1")
-    if not hmac.compare_digest(b64encode(mac), claim.signature.encode("utf-8", "replace")):
-        raise Refused("SignatureDoesNotMatch")
+    for signed in _resources(path):
+        text = string_to_sign(claim.date, method=method, path=signed, query=query, headers=headers)
+        mac = hmac.digest(secret.encode(), text.encode("utf-8", "surrogateescape"), "sha1")
+        if hmac.compare_digest(b64encode(mac), claim.signature.encode("utf-8", "replace")):
+            return
+    raise Refused("SignatureDoesNotMatch")
+
+
+def _resources(path: str) -> tuple[str, ...]:
+    """The forms in which clients sign a path: a bucket's, some end with the slash of its root."""
+    return (path, f"{path}/") if len(path) > 1 and path.count("/") == 1 else (path,)
 
 
 def string_to_sign(
