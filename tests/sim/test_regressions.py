@@ -29,6 +29,8 @@ FOUND: Final = {
     20124: "the same as 6011, in two groups at once",
     6000069: "a device that lost its index twice believed what its journal said of the first loss: "
     "members in sync differed (device/test_rebuild: before_an_index_was_lost_again)",
+    72015: "a member of an idle group kept a rotten row for ever: it asked for a copy only when "
+    "somebody wrote (cluster/test_rotten_members: copied_though_nobody_writes)",
     7000278: "a volume at rest did not notice that a member had lost its extents "
     "(volumes/test_session: at_rest_that_lost_its_extents)",
     7000311: "callers asked for ever a member that its group had left behind in a view of its own "

@@ -118,6 +118,9 @@ class Following:
         if commit_op > state.commit_op:
             state.commit_op = commit_op
             state.apply_committed()
+        if self._needs_copy and self._copy is None:
+            # Nothing is written to an idle group, and a row may fail there as in any other.
+            state.send(self._primary, NeedCopy(state.view, 0, b""))
 
     def on_copy_page(self, page: CopyPage) -> None:
         """See `CopyPage`."""

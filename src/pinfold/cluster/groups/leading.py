@@ -216,18 +216,19 @@ class Leadership:
     def on_need_copy(self, sender: DeviceId, need: NeedCopy) -> None:
         """See `NeedCopy`."""
         follower = self.followers[sender]
-        follower.silent_ticks = 0
         copy = follower.copy
+        if copy is not None and copy.copy_id != need.copy_id:
+            return  # it has not heard of the copy under way, which is offered again in its silence
+        follower.silent_ticks = 0
         if copy is None:
             self._begin_copy(follower)
-        elif copy.copy_id == need.copy_id:
-            if copy.offered:
-                copy.choose(need.digest)
-                self._go_on_with(copy)
-            elif not need.digest or need.digest != copy.told:
-                self._begin_copy(follower)  # it has restarted: what it told holds no more
-            elif not copy.begun:
-                copy.repeat()
+        elif copy.offered:
+            copy.choose(need.digest)
+            self._go_on_with(copy)
+        elif not need.digest or need.digest != copy.told:
+            self._begin_copy(follower)  # it has restarted: what it told holds no more
+        elif not copy.begun:
+            copy.repeat()
 
     def on_copy_ack(self, sender: DeviceId, ack: CopyAck) -> None:
         """See `CopyAck`."""
