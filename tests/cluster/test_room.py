@@ -10,7 +10,7 @@ from pinfold.cluster.api import Change, Row
 from pinfold.cluster.groups.ledger import Batch
 from pinfold.cluster.groups.room import Room
 from pinfold.model.errors import Full
-from pinfold.model.ids import DeviceId, NodeName, OpId
+from pinfold.model.ids import DeviceId, GroupId, NodeName, OpId
 from tests.cluster.group_cluster import Cluster
 from tests.cluster.test_ledger import Store
 from tests.twins.virtual import run_virtual
@@ -71,19 +71,27 @@ def test_what_makes_room_or_notes_a_deletion_goes_on(taken: Change) -> None:
 
 
 def test_a_group_grows_while_its_primary_and_a_majority_have_room() -> None:
-    room, full = Room(), set[DeviceId]()
+    room, full, absent = Room(), set[DeviceId](), set[DeviceId]()
     room.watch(A, lambda: A in full)
-    members = (A, B, C)
-    assert room.grows(A, members)
+
+    def grows() -> bool:
+        return room.grows(A, (A, B, C), absent.__contains__)
+
+    assert grows()
     room.heard(NodeName("n2"), [B])
-    assert room.grows(A, members)
+    assert grows()
     room.heard(NodeName("n3"), [C])
-    assert not room.grows(A, members)
+    assert not grows()
     room.heard(NodeName("n2"), [])
-    assert room.grows(A, members)
+    assert grows()
+    absent.add(B)
+    assert not grows()  # every entry would have to go to C
+    absent.add(C)
+    room.heard(NodeName("n3"), [])
+    assert grows()  # without a majority, but not for want of room
     full.add(A)
     assert room.tell() == [A]
-    assert not room.grows(A, members)
+    assert not grows()
 
 
 def fill(cluster: Cluster, n: int) -> None:
@@ -110,6 +118,34 @@ def test_a_full_primary_hands_its_groups_over_and_full_members_refuse_all_but_de
                 await rows.change(place, change(puts=[(b"q", OBJECT)]))
             await rows.change(place, change(deletes=[b"o"]))
             assert await rows.get(place, b"o") is None
+        await cluster.close()
+
+    run_virtual(life)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_full_member_is_not_filled_up_while_another_is_away_or_copies(copies: bool) -> None:
+    """Every entry needs it: without room for more, not even deletes would be committed."""
+
+    async def life() -> None:
+        cluster = await Cluster(3, groups=1).start()
+        rows = cluster.client
+        await rows.change(b"p", change(puts=[(b"o", OBJECT), (b"p", OBJECT)]))
+        primary = cluster.primary(GroupId(0))
+        full, other = (n for n in (1, 2, 3) if n != primary)
+        fill(cluster, full)
+        await asyncio.sleep(5)
+        await rows.change(b"p", change(puts=[(b"q", OBJECT)]))
+        if copies:
+            leadership = cluster.services[primary].led()[0].replica.leadership
+            assert leadership is not None
+            leadership.copies_to = DeviceId(other).__eq__  # type: ignore[assignment]
+        else:
+            await cluster.kill(other)
+            await asyncio.sleep(5)
+        with pytest.raises(Full):
+            await rows.change(b"p", change(puts=[(b"r", OBJECT)]))
+        await rows.change(b"p", change(deletes=[b"o"]))
         await cluster.close()
 
     run_virtual(life)

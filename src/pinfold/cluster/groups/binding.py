@@ -55,6 +55,10 @@ class Surroundings(Protocol):
         """Whether this node may have one more page of a copy on its way."""
         ...
 
+    def alive(self, device: DeviceId) -> bool:
+        """Whether a device is believed to serve."""
+        ...
+
     def device_failed(self, device: DeviceId, error: PinfoldError) -> None:
         """A durable call has failed: the device takes no further part."""
         ...
@@ -158,7 +162,13 @@ class BoundGroup:
             self.serving.on_committed(op)
 
     def _grows(self) -> bool:
-        return self._surroundings.room.grows(self.me, self.replica.state.voters)
+        surroundings, leadership = self._surroundings, self.replica.leadership
+
+        def absent(member: DeviceId) -> bool:
+            copies = leadership is not None and leadership.copies_to(member)
+            return copies or not surroundings.alive(member)
+
+        return surroundings.room.grows(self.me, self.replica.state.voters, absent)
 
     def _confirm(self, done: Confirmed) -> None:
         state = self.replica.state

@@ -146,6 +146,11 @@ class Leadership:
         follower = self.followers[device]
         return follower.copy is None and follower.counted_op == self._state.last_op
 
+    def copies_to(self, device: DeviceId) -> bool:
+        """Whether a member is behind the log, and acknowledges nothing before it has a copy."""
+        follower = self.followers.get(device)
+        return follower is not None and follower.copy is not None
+
     def tick(self) -> None:
         """Repeat what may have been lost, and trim."""
         state = self._state

@@ -3,7 +3,9 @@
 Deletes go on where everything else is refused, and need room themselves: for their entries, and for
 the rows that say what they free. So a primary proposes nothing that grows once its own device is
 half through its reserve, or so many of its members' are that no majority has room; members take
-entries in for a while longer (`LogStore.append`).
+entries in for a while longer (`LogStore.append`). Members that acknowledge nothing at present help
+no majority: while one is away the group needs a full one for every entry, deletes too, and would
+use up its room for them.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -35,8 +37,19 @@ class Room:
         own = self._own.get(device)
         return own() if own else any(device in told for told in self._elsewhere.values())
 
-    def grows(self, primary: DeviceId, members: Collection[DeviceId]) -> bool:
-        """Whether a group may take in what grows."""
+    def grows(
+        self,
+        primary: DeviceId,
+        members: Collection[DeviceId],
+        absent: Callable[[DeviceId], bool],
+    ) -> bool:
+        """Whether a group may take in what grows. `absent` members are away, or copy its rows.
+
+        Where none is full that is not asked: a group without a majority is no full one.
+        """
         if self.full(primary):
             return False
-        return 2 * sum(self.full(member) for member in members) < len(members)
+        without = set(filter(self.full, members))
+        if without:
+            without.update(filter(absent, members))
+        return 2 * len(without) < len(members)

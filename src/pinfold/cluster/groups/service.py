@@ -270,7 +270,7 @@ class GroupService:
                     bound.act(bound.replica.hand_over, heir)
 
     def _fit(self, device: DeviceId) -> bool:
-        return self._alive(device) and not self.tempo.slow(device) and not self.room.full(device)
+        return self.alive(device) and not self.tempo.slow(device) and not self.room.full(device)
 
     def _balance(self) -> None:
         """Hand one group back to the member that leads it when nothing has failed."""
@@ -314,13 +314,14 @@ class GroupService:
 
     def _watch_primary(self, bound: BoundGroup) -> None:
         replica = bound.replica
-        if not replica.impatient and (replica.primary == bound.me or self._alive(replica.primary)):
+        if not replica.impatient and (replica.primary == bound.me or self.alive(replica.primary)):
             return
-        view = replica.next_view(self._fit) or replica.next_view(self._alive)
+        view = replica.next_view(self._fit) or replica.next_view(self.alive)
         if view is not None:
             replica.change_view(view)
 
-    def _alive(self, device: DeviceId) -> bool:
+    def alive(self, device: DeviceId) -> bool:
+        """See `Surroundings`."""
         try:
             node = self._membership.node_of(device)
         except PinfoldError:
