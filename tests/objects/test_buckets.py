@@ -84,6 +84,7 @@ def test_a_crash_while_deleting_is_finished_by_repeating(step: int, *, after: bo
             await store.delete_bucket()
         assert not await exists(store)
         assert await listed(store) == []
+        assert not [key for key in store.rows if key[:1] in (b"b", b"m")]
         await store.bucket()
         assert await listed(store) == ["bucket"]
 

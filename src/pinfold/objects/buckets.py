@@ -5,7 +5,8 @@ before (as an intent) and after, and that `list` corrects. Nothing needs two gro
 
     create   intent in the list; bucket row if absent; list row live
     delete   mark the bucket row with a fresh attempt; seal every shard if it is empty; list row
-             an intent again; delete the bucket row if it has not changed; delete the list row
+             an intent again; delete the bucket row, and the map, if it has not changed; delete the
+             list row
     refused  (a shard is not empty:) take the mark back; lift the attempt's seals
 
 The bucket row decides: an attempt deletes it only as it was marked and mapped when all its shards
@@ -391,7 +392,8 @@ class Buckets:
     async def _remove(self, bucket: Bucket) -> bool:
         """Delete the row of a bucket all of whose shards are sealed; False when it has changed.
 
-        The list's note becomes an intent before: so listings look, also if nobody removes it.
+        The list's note becomes an intent before: so listings look, also if nobody removes it. The
+        map goes with the row: nobody would come for it who knew the bucket's life.
         """
         await self._notes.doubt(bucket.owner, bucket.name)
         key = keys.bucket_key(bucket.name.encode())
@@ -399,6 +401,7 @@ class Buckets:
             self.op_id(),
             checks=(Check("version", key, number=bucket.version),),
             deletes=(key,),
+            delete_ranges=(await self._maps.first_rows(bucket),),
         )
         try:
             await self._rows.change(keys.bucket_place(bucket.name.encode()), change)

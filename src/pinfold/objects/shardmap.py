@@ -80,15 +80,23 @@ class ShardMaps:
                 yield shard_of(bucket.name, bucket.life, key, row)
             position = page.next_start
 
+    async def first_rows(self, bucket: Bucket) -> tuple[bytes, bytes]:
+        """The keys of as much of the map as one change may delete: all of it, of most buckets."""
+        start, end = keys.map_range(bucket.life)
+        place = keys.bucket_place(bucket.name.encode())
+        page = await self._rows.scan(place, start, end, PAGE_ROWS)
+        return start, page.next_start or end
+
     async def erase(self, bucket: Bucket) -> None:
-        """Delete the map of a bucket that is gone, piece by piece."""
+        """Delete what is left of the map of a bucket that is gone, piece by piece."""
         position: bytes | None
         position, end = keys.map_range(bucket.life)
         place = keys.bucket_place(bucket.name.encode())
         while position is not None:
             page = await self._rows.scan(place, position, end, PAGE_ROWS)
-            piece = (position, page.next_start or end)
-            await self._rows.change(place, Change(self._op_id(), delete_ranges=(piece,)))
+            if page.items:
+                piece = (position, page.next_start or end)
+                await self._rows.change(place, Change(self._op_id(), delete_ranges=(piece,)))
             position = page.next_start
 
 
