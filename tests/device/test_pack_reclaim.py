@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from pinfold.codec.packs import Location, checks_of, head_bytes, record_bytes
+from pinfold.codec.packs import (
+    Location,
+    checks_of,
+    decode_head,
+    decode_location,
+    head_bytes,
+    record_bytes,
+)
 from pinfold.device import packreclaim
 from pinfold.device.device import Device
 from pinfold.device.health import Health
@@ -140,3 +147,47 @@ def test_what_a_stream_is_writing_is_listed_for_a_crash_and_not_given_back_befor
         await device.close()
 
     lives(fill, act, again)
+
+
+def test_the_place_of_a_quarantined_blob_is_kept_though_its_records_are_redone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It came and was set aside in the middle of a pass: the index knows, the pass does not say."""
+    blob, content = BLOBS[0], bytes(200_000)
+
+    async def first(env: Env) -> None:
+        device = await opened(env)
+        committed = asyncio.Event()
+        apply = device.extents.apply
+
+        async def in_between(lane: Any) -> None:
+            monkeypatch.undo()
+            stream = device.blobs.begin(blob, len(content), checks_of(content))
+            await stream.write(content)
+            await stream.commit()
+            device.blobs.quarantine(blob)
+            await apply(lane)
+            monkeypatch.setattr(device._reclaim, "committed", committed.set)
+
+        monkeypatch.setattr(device.extents, "apply", in_between)
+        await device.blobs.put(BLOBS[1], memoryview(PAYLOAD), checks_of(PAYLOAD))
+        await committed.wait()
+        assert device._packs.all()[-1].live == 1
+
+    async def again(env: Env) -> None:
+        device = await opened(env)
+        assert device.status().quarantined == 1
+        await asyncio.sleep(2)
+        stored = device._index.get(b"q" + blob)
+        assert stored is not None
+        place = decode_location(stored)
+        number = place.pack
+        assert waiting(device) == 0
+        file = env.disk.open(device._packs.get(number).path)
+        head = file.pread(head_bytes(len(place.checks)), place.start)
+        assert decode_head(head, device._packs.get(number).seed)[0] == blob
+        file.close()
+        assert device._packs.get(number).live == 1
+        await device.close()
+
+    lives(first, again)

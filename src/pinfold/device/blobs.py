@@ -233,7 +233,7 @@ class Blobs:
                 self._pending[blob] = _Pending(body, checks, record.sequence)
         elif record.kind == kinds.BLOB_PACKED:
             blob = BlobId(bytes(payload[:ID_BYTES]))
-            if not self.holds(blob):
+            if not (self.holds(blob) or self._newer(blob, record.sequence - 1)):
                 location = decode_location(payload[ID_BYTES:])
                 self._packs.redo(location)
                 self._insert(blob, location._replace(sequence=record.sequence))
@@ -249,8 +249,8 @@ class Blobs:
 
     def _newer(self, blob: BlobId, sequence: int) -> bool:
         """Whether the index is ahead of the journal's `sequence` about this blob."""
-        entry = self._index.get(_BLOB_TABLE + blob)
-        return entry is not None and decode_location(entry).sequence > sequence
+        entries = (self._index.get(table + blob) for table in (_BLOB_TABLE, _QUARANTINE_TABLE))
+        return any(entry and decode_location(entry).sequence > sequence for entry in entries)
 
     def seal(self) -> None:
         """Give every pending blob a place in a pack."""
