@@ -3,10 +3,10 @@
 from contextlib import suppress
 
 from pinfold.cluster.groups.entries import encode_body
-from pinfold.cluster.groups.messages import CopyPage
+from pinfold.cluster.groups.messages import Ack, CopyPage, NeedCopy
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Busy
-from tests.cluster.replica_world import World
+from tests.cluster.replica_world import GROUP, World
 from tests.cluster.test_copying_members import copying
 from tests.cluster.test_replica import serving
 
@@ -250,6 +250,40 @@ def test_a_row_that_cannot_be_read_holds_a_copy_up_and_leaves_no_key_out():
     world.heal()
     world.check_agreement()
     assert len(failed) == 3
+
+
+def test_the_pages_of_an_abandoned_copy_are_not_taken_for_those_of_a_much_later_one():
+    """A member comes back with pages of a copy, hundreds of copies of others later."""
+    limits = Limits(
+        batch_bytes=600, window_entries=64, retained_bytes=400, trim_entries=1,
+        page_bytes=200, copy_pages=4,
+    )  # fmt: skip
+    world = World(0, limits=limits)
+    world.heal(12)
+    (primary,) = serving(world)
+    behind, other = (one for one in world.all.values() if one is not primary)
+    behind.crash()
+    write(world, primary, 80)
+    behind.start()
+    copying(world, primary, behind)
+    leadership = primary.replica.leadership
+    follower = leadership.followers[behind.device]
+    world.cuts = {(primary.device, behind.device)}
+    write(world, primary, 80)
+    for _ in range(40):
+        primary.replica.tick()
+        world.settle()
+        if follower.copy is None:
+            break
+    assert behind.memory.durable(GROUP).incomplete
+    state, birth = primary.replica.state, other.replica.state.durable_birth
+    for _ in range(255):
+        primary.replica.handle(other.device, NeedCopy(state.view, 0, b""))
+        enough = Ack(state.view, state.last_op, state.applied_op, True, birth)
+        primary.replica.handle(other.device, enough)
+    world.network.clear()
+    world.heal()
+    world.check_agreement()
 
 
 def write(world, primary, count, to=None):

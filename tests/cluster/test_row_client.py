@@ -127,6 +127,23 @@ def test_a_member_that_was_left_behind_in_its_own_view_is_not_asked_for_ever(vie
     run_virtual(story)
 
 
+def test_nodes_that_have_just_come_into_the_map_are_waited_for() -> None:
+    """They have had no session as long as this process runs, and nobody looked for one."""
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        peers = Nodes({"n1": SILENT, "n2": SILENT, "n3": SILENT})
+        client = client_of(peers)
+        peers.lost = frozenset(("n2", "n3"))
+        await asyncio.sleep(10 * AWAY_S)
+        began = loop.time()
+        with pytest.raises(Unavailable):
+            await client.change(b"p", CHANGE)
+        assert AWAY_S <= loop.time() - began < AWAY_S + 1
+
+    run_virtual(story)
+
+
 def test_without_a_majority_in_reach_nobody_waits_for_the_deadline() -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()

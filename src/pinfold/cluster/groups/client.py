@@ -77,8 +77,7 @@ class RowClient:
         self._group_of = group_of
         self._deadline_s = deadline_s
         self._lost_at: dict[NodeName, float] = {}
-        """When the session to a node was lost, for those that have none."""
-        self._began = env.clock.monotonic()
+        """When the session to a node was lost, or first looked for, for those that have none."""
         peers.watch(self._session_changed)
         self._primaries: dict[GroupId, tuple[int, DeviceId]] = {}
         self._told: dict[GroupId, tuple[DeviceId, ...]] = {}
@@ -200,7 +199,7 @@ class RowClient:
             return True
         if self._peers.connected(node):
             return False
-        return now - self._lost_at.get(node, self._began) >= AWAY_S
+        return now - self._lost_at.setdefault(node, now) >= AWAY_S
 
     def _members(self, group: GroupId) -> tuple[DeviceId, ...]:
         """Whom to try: the ring's members, then those the group itself has named."""

@@ -20,6 +20,11 @@ from pinfold.model.ids import DeviceId
 _FAREWELL_TICKS: Final = 50
 """How long a member taken out is still sent the log, to learn of it (some 10 s)."""
 
+_COPY_BITS: Final = 16
+"""Of a copy's id tell it from others of its view. A member that has pages of one takes no offer of
+that id: it must have forgotten them long before an id is used again.
+"""
+
 _COPY_PATIENCE_TICKS: Final = 25
 """Silence after which a copy no longer keeps the log from being trimmed, nor notes what is written
 meanwhile (some 5 s)."""
@@ -340,7 +345,7 @@ class Leadership:
         self._copies += 1
         follower.probing = True
         follower.match_op = follower.counted_op = follower.applied_op = 0
-        copy_id = state.view << 8 | self._copies & 0xFF
+        copy_id = state.view << _COPY_BITS | self._copies % (1 << _COPY_BITS)
         follower.copy = CopyOut(state, follower.device, copy_id)
         follower.copy.go_on()
 
