@@ -1,6 +1,12 @@
 """What shrinking cuts off does not come back."""
 
+import asyncio
+
+import pytest
+
+from pinfold.model.errors import Fenced
 from pinfold.model.limits import BLOCK_BYTES
+from pinfold.volumes.cutting import Cutting
 from pinfold.volumes.registry import Registry
 from tests.volumes.test_tending import registry_of, round_of, tending_of
 from tests.volumes.world import NAME, Client, World, pattern, play
@@ -54,3 +60,72 @@ def test_space_cut_off_comes_back_although_nobody_attaches() -> None:
         assert not await round_of(tending)
 
     play(story)
+
+
+def test_a_volume_that_has_its_size_again_is_not_served_before_the_cut_is_zeroed() -> None:
+    """Its holder looks at the row now and then: it may find the size that it knows."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(8 << 20, pattern(7))
+        await asyncio.sleep(0.1)
+        registry = registry_of(world)
+        shrinking = asyncio.get_running_loop().create_task(
+            registry.resize(NAME, 4 << 20, force=True)
+        )
+        await _grow_again(world, registry)
+        await shrinking
+        assert isinstance(gateway.lost, Fenced)
+        client = Client(world.gateway().session)
+        assert await client.read(8 << 20, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+        await client.write(8 << 20, pattern(8))
+        await world.gateways[-1].sessions.close()
+        client = Client(world.gateway().session)
+        assert await client.read(8 << 20, BLOCK_BYTES) == pattern(8)
+
+    play(story)
+
+
+def test_shrinking_ends_when_no_answer_can_be_cut_off_any_more() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(8 << 20, pattern(7))
+        await registry_of(world).resize(NAME, 4 << 20, force=True)
+        with pytest.raises(Fenced):
+            await client.write(8 << 20, pattern(8))
+
+    play(story)
+
+
+def test_what_is_cut_off_while_a_cut_is_zeroed_is_zeroed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(world: World) -> None:
+        registry = await filled(world)
+        await registry.resize(NAME, 12 << 20, force=True)
+        await registry.resize(NAME, world.size)
+        zero = Cutting.zero
+
+        async def zero_and_be_cut_again(cutting: Cutting, first: int, end: int) -> None:
+            await zero(cutting, first, end)
+            monkeypatch.setattr(Cutting, "zero", zero)
+            await asyncio.gather(
+                registry.resize(NAME, 4 << 20, force=True), _grow_again(world, registry)
+            )
+
+        monkeypatch.setattr(Cutting, "zero", zero_and_be_cut_again)
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        assert await client.read(8 << 20, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+        assert gateway.lost is None
+        assert (await world.row()).cut == (0, 0)
+
+    play(story)
+
+
+async def _grow_again(world: World, registry: Registry) -> None:
+    while (await world.row()).size == world.size:  # noqa: ASYNC110 - rows cannot tell
+        await asyncio.sleep(0)
+    await registry.resize(NAME, world.size)

@@ -50,6 +50,26 @@ def test_a_part_of_a_block_that_is_rotten_everywhere_fails_and_delays_nothing() 
     play(story)
 
 
+@pytest.mark.parametrize("kind", [TRIM, ZERO])
+def test_zeroes_that_are_there_already_are_flushed_when_that_is_asked(kind: int) -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        await client.flush()
+        await client.write(0, bytes(BLOCK_BYTES))
+        await client.change(kind, 0, 512, fua=True)
+        for number in range(3):
+            world.kill(gateway, number)
+        await gateway.die()
+        for number in range(3):
+            world.start(number, forgetful=True)
+        client = Client(world.gateway().session)
+        assert await client.read(0, 512) == bytes(512)
+
+    play(story)
+
+
 def test_parts_of_one_block_written_together_all_stay() -> None:
     async def story(world: World) -> None:
         client = Client(world.gateway().session)

@@ -158,6 +158,25 @@ def test_a_volume_is_never_taken_from_a_holder() -> None:
     play(story)
 
 
+def test_a_tender_takes_no_volume_from_clients_of_its_own_process() -> None:
+    """It was found at rest and then waited for its turn, or for a device, while a client came."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway("n0")
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        holder = (await world.row()).holder
+        assert holder is not None
+        tending = tending_of(world, "n0")
+        assert holder.boot == tending._boot
+        await tending.run(Tend(name=NAME, rank=0))
+        await client.write(0, pattern(2))
+        assert gateway.lost is None
+        assert (await world.row()).token == 1
+
+    play(story)
+
+
 def test_whoever_attaches_does_not_wait_for_the_tender() -> None:
     async def story(world: World) -> None:
         await at_rest_without(world, 2)

@@ -48,8 +48,8 @@ class Client:
     async def write(self, offset: int, data: bytes, *, fua: bool = False) -> None:
         await self._do(Io(WRITE, offset, len(data), self, payload=data, fua=fua))
 
-    async def change(self, kind: int, offset: int, length: int) -> None:
-        await self._do(Io(kind, offset, length, self))
+    async def change(self, kind: int, offset: int, length: int, *, fua: bool = False) -> None:
+        await self._do(Io(kind, offset, length, self, fua=fua))
 
     async def read(self, offset: int, length: int) -> bytes:
         io = await self._do(Io(READ, offset, length, self))

@@ -45,12 +45,14 @@ def superseded(row: VolumeRow, me: Holder) -> bool:
 
     One process has a gateway's name at a time, so a lower boot of it has ended, and within one
     process a later session begins when the earlier one has closed. Who tends a volume serves
-    nobody, and makes room for whoever has a client.
+    nobody, and makes room for whoever has a client; it makes none for who tends it, in the same
+    process least of all.
     """
     holder = row.holder
     if holder is None or (holder.tending and not me.tending):
         return True
-    return holder.gateway == me.gateway and holder.boot <= me.boot
+    past = holder.boot < me.boot or (holder.boot == me.boot and holder.tending == me.tending)
+    return holder.gateway == me.gateway and past
 
 
 class Lease:

@@ -286,14 +286,14 @@ class Members:
 
     async def zero_what_was_cut(self) -> None:
         """What shrinking cut off is zeroed before anybody is served."""
-        cut = self._lease.row.cut
-        if cut[0] < cut[1]:
+        while (cut := self._lease.row.cut)[0] < cut[1]:  # it may be more when that is zeroed
             cutting = Cutting(self._sequencer, self.copies, self._schedule, self._settings)
             try:
                 await cutting.zero(*cut)
                 await self._lease.uncut(cut)
             except PinfoldError as error:
                 self._lose(error)
+                return
 
     def vouch(self) -> None:
         """Let answers rely on what the row says of the members by now."""

@@ -50,7 +50,9 @@ class _Patch:
         return self.found
 
     def writes(self) -> list[Io]:
-        """Of whole blocks, now that they are read. One that would not change is left alone."""
+        """Of whole blocks, now that they are read. One that trimming would not change, and of
+        which no flush is asked, is left alone.
+        """
         io = self.io
         self.begun = True
         old = {read.offset: b"".join(read.parts) for read in self.found}
@@ -67,7 +69,7 @@ class _Patch:
                 low = max(io.offset - at, 0)
                 high = min(io.offset + io.length - at, BLOCK_BYTES)
                 new = block[:low] + bytes(high - low) + block[high:]
-                if new != block:
+                if new != block or io.fua:  # what is there already need not be flushed
                     writes.append(Io(WRITE, at, BLOCK_BYTES, self, payload=new, fua=io.fua))
             start += BLOCK_BYTES * (start in old)
             end -= BLOCK_BYTES * (end - BLOCK_BYTES in old)

@@ -148,7 +148,8 @@ class Registry:
         """Change the size. Shrinking cuts off data and is refused (Conflict) unless forced.
 
         A gateway that serves the volume closes its clients' connections within seconds; they
-        see the new size when they connect again.
+        see the new size when they connect again. Shrinking ends when it has been told: what it
+        answers later is not cut off any more, whatever the size is by then.
         """
         _check_size(size)
         while True:
@@ -163,7 +164,10 @@ class Registry:
             except Conflict:
                 continue  # its holder confirmed it meanwhile
             await self._put_index(name, resized, ready=True)
-            return _shown(name, resized, live=self._is_live(row, stamp_ms))
+            live = self._is_live(row, stamp_ms)
+            if live and size < row.size:
+                await asyncio.sleep(2 * self._settings.beat_s)
+            return _shown(name, resized, live=live)
 
     async def delete(self, name: str, *, force: bool = False) -> None:
         """Forget a volume and its data. Conflict while a live gateway serves it, unless forced.

@@ -88,9 +88,9 @@ class Session:
         if self._sequencer is not None and self._ready:
             self._sequencer.submit(ios)
             self._schedule()
-            return
-        self._early.extend(ios)
-        self.start()
+        else:
+            self._early.extend(ios)
+            self.start()
 
     def start(self) -> None:
         """Take the volume without waiting for a request."""
@@ -426,7 +426,8 @@ class Session:
         return self._now() - self._lease.confirmed < self._settings.trust_s
 
     def _check_size(self) -> None:
-        if self._lease.row.size != self._size:
+        row = self._lease.row  # though it has its size again, what was cut off must be zeroed first
+        if row.size != self._size or (self._ready and row.cut[0] < row.cut[1]):
             raise Fenced("the volume has been resized")
 
     async def _tick(self) -> None:
