@@ -2,19 +2,21 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from pinfold.care.worker import Found
+from pinfold.cluster.api import Change, Check, Row
 from pinfold.cluster.extents import ExtentClient
-from pinfold.model.errors import NotFound, Unavailable
-from pinfold.model.ids import Boot, DeviceId, DeviceUuid, NodeName
+from pinfold.model.errors import Conflict, NotFound, Unavailable
+from pinfold.model.ids import Boot, DeviceId, DeviceUuid, NodeName, OpId
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.volumes.leftovers import Drop, Leftovers
 from pinfold.volumes.registry import Registry
-from pinfold.volumes.row import Holder, VolumeRow
+from pinfold.volumes.row import Holder, VolumeRow, encode, key_of, place_of
 from pinfold.volumes.tending import Tend, Tending, needs
 from tests.twins.extents import MemoryNetwork
-from tests.volumes.world import NAME, Client, World, pattern, play
+from tests.volumes.world import NAME, Client, Gateway, World, pattern, play
 
 
 def client_of(world: World, network: MemoryNetwork | None = None) -> ExtentClient:
@@ -284,6 +286,83 @@ def test_a_name_that_is_used_again_while_a_deletion_ends_keeps_its_index_row() -
         await registry.delete(NAME)
         assert await registry.indexed("", 9) == [NAME]
         assert (await registry.show(NAME)).size == 1 << 20
+
+    play(story)
+
+
+async def recreated(world: World) -> Gateway:
+    """The volume is deleted, and another one of its name is in use."""
+    registry = registry_of(world)
+    await registry.delete(NAME)
+    await registry.create(NAME, world.size)
+    gateway = world.gateway()
+    await Client(gateway.session).write(0, pattern(2))
+    return gateway
+
+
+async def expect_untouched(world: World, gateway: Gateway) -> None:
+    assert await registry_of(world).names(limit=9) == [NAME]
+    leftovers = leftovers_of(world, 0)
+    for _ in range(3):
+        assert not await leftover_round(leftovers)
+    assert gateway.lost is None
+    assert await Client(gateway.session).read(0, BLOCK_BYTES) == pattern(2)
+
+
+def test_a_deletion_that_was_overtaken_leaves_the_next_volume_of_the_name_alone() -> None:
+    async def story(world: World) -> None:
+        late = registry_of(world)
+        finishing = late._finish
+        gateways: list[Gateway] = []
+
+        async def finish_too_late(name: str, row: VolumeRow, *, held: bool) -> None:
+            gateways.append(await recreated(world))
+            await finishing(name, row, held=held)
+
+        late._finish = finish_too_late  # type: ignore[method-assign]
+        await late.delete(NAME)
+        await expect_untouched(world, gateways[0])
+
+    play(story)
+
+
+def test_a_tender_that_finishes_a_deletion_deletes_no_other_volume_of_the_name() -> None:
+    async def story(world: World) -> None:
+        row = msgspec.structs.replace(await world.row(), state="deleting")
+        await world.rows.change(
+            place_of(NAME), Change(OpId(bytes(16)), puts=((key_of(NAME), Row(encode(row))),))
+        )
+        tending = tending_of(world)
+        looking = tending._row
+        gateways: list[Gateway] = []
+
+        async def look_and_sleep(name: str) -> VolumeRow | None:
+            found = await looking(name)
+            gateways.append(await recreated(world))
+            await gateways[0].session.close(deadline=world.env.clock.monotonic() + 10)
+            return found
+
+        tending._row = look_and_sleep  # type: ignore[method-assign]
+        await tending.run(Tend(name=NAME, rank=0))
+        await expect_untouched(world, world.gateway())
+
+    play(story)
+
+
+def test_a_volume_is_not_created_on_the_index_row_of_one_that_is_deleted_meanwhile() -> None:
+    async def story(world: World) -> None:
+        creator = registry_of(world)
+        putting = creator._put
+
+        async def put_after_the_deletion(name: str, row: VolumeRow, check: Check) -> None:
+            await registry_of(world).delete(NAME)
+            await putting(name, row, check)
+            raise Unavailable("the answer was lost")
+
+        creator._put = put_after_the_deletion  # type: ignore[method-assign]
+        with pytest.raises((Conflict, Unavailable)):
+            await creator.create(NAME, world.size)
+        assert await creator.indexed("", 9) == [NAME]
 
     play(story)
 

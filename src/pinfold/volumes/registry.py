@@ -169,10 +169,11 @@ class Registry:
                 await asyncio.sleep(2 * self._settings.beat_s)
             return _shown(name, resized, live=live)
 
-    async def delete(self, name: str, *, force: bool = False) -> None:
+    async def delete(self, name: str, *, force: bool = False, only: VolumeId | None = None) -> None:
         """Forget a volume and its data. Conflict while a live gateway serves it, unless forced.
 
-        A device that cannot be reached keeps its extents until it is asked again.
+        A device that cannot be reached keeps its extents until it is asked again. With `only`,
+        another volume that has the name by now is left alone.
         """
         while True:
             try:
@@ -181,6 +182,8 @@ class Registry:
                 if await self._unlist(name, None):
                     return  # an earlier attempt had come so far
                 raise
+            if only is not None and row.id != only:
+                return
             if self._is_live(row, stamp_ms) and not force:
                 assert row.holder is not None
                 raise Conflict(f"volume {name!r} is in use by {row.holder.gateway}; force it")
@@ -200,14 +203,27 @@ class Registry:
         The index row goes last, so that a volume row is never without one: whoever looks for
         volumes by the index misses none. Each goes only if it is still the one that was read.
         """
-        await self._put_index(name, row, ready=False)
-        indexed = await self._rows.get(INDEX_PLACE, index_key(name))
+        indexed = await self._hide(name, row)
         if held:
             await self._evict(row)
         await self._drop(VolumeId(row.id))
         await self._remove(name, row.id)
         if indexed is not None:
-            await self._unlist(name, indexed.version)
+            await self._unlist(name, indexed)
+
+    async def _hide(self, name: str, row: VolumeRow) -> int | None:
+        """Let listings show a volume no more: the version of its index row.
+
+        None when it has none any more: another deletion came first, and what is there now is of
+        the next volume of this name.
+        """
+        while True:
+            found = await self._rows.get(INDEX_PLACE, index_key(name))
+            if found is None or decode_index(found.body).id != row.id:
+                return None
+            check = Check("version", index_key(name), found.version)
+            with contextlib.suppress(Conflict):
+                return await self._put_index(name, row, ready=False, checks=(check,))
 
     async def _unlist(self, name: str, version: int | None) -> bool:
         """Remove an index row of no volume, if it is this version (None: any); whether it was."""
@@ -292,13 +308,16 @@ class Registry:
     async def _intend(self, name: str, row: VolumeRow) -> None:
         """Write the index row of a volume that is about to exist.
 
-        One that is there already is written anew unless a volume works under it: an earlier
-        deletion that still has to remove it then finds another version, and leaves it.
+        One that is there already is written anew unless a volume works under it, which is a
+        Conflict: an earlier deletion that still has to remove it then finds another version, and
+        leaves it.
         """
         while True:
             found = await self._rows.get(INDEX_PLACE, index_key(name))
             if found is not None and decode_index(found.body).ready:
-                return
+                with contextlib.suppress(NotFound):
+                    await self._get(name)
+                    raise Conflict(f"volume {name!r} exists already")
             check = Check("absent", index_key(name))
             if found is not None:
                 check = Check("version", index_key(name), found.version)
@@ -310,10 +329,10 @@ class Registry:
 
     async def _put_index(
         self, name: str, row: VolumeRow, *, ready: bool, checks: tuple[Check, ...] = ()
-    ) -> None:
+    ) -> int:
         index = IndexRow(id=row.id, size=row.size, created_ms=row.created_ms, ready=ready)
         put = (index_key(name), Row(encode(index)))
-        await self._change(INDEX_PLACE, checks=checks, puts=(put,))
+        return await self._change(INDEX_PLACE, checks=checks, puts=(put,))
 
     async def _change(
         self,
@@ -322,11 +341,10 @@ class Registry:
         checks: tuple[Check, ...] = (),
         puts: tuple[tuple[bytes, Row], ...] = (),
         deletes: tuple[bytes, ...] = (),
-    ) -> None:
+    ) -> int:
         op_id = OpId(self._env.rng.randbytes(16))
-        await self._rows.change(
-            place, Change(op_id=op_id, checks=checks, puts=puts, deletes=deletes)
-        )
+        change = Change(op_id=op_id, checks=checks, puts=puts, deletes=deletes)
+        return (await self._rows.change(place, change)).version
 
 
 def _shown(name: str, row: VolumeRow, *, live: bool) -> VolumeShown:

@@ -426,9 +426,8 @@ class Session:
         return self._now() - self._lease.confirmed < self._settings.trust_s
 
     def _check_size(self) -> None:
-        row = self._lease.row  # though it has its size again, what was cut off must be zeroed first
-        if row.size != self._size or (self._ready and row.cut[0] < row.cut[1]):
-            raise Fenced("the volume has been resized")
+        if self._lease.row.size != self._size or (self._ready and self._lease.row.cut != (0, 0)):
+            raise Fenced("the volume has been resized")  # maybe back: what was cut is zeroed first
 
     async def _tick(self) -> None:
         sequencer, settings = self._sequencer, self._settings

@@ -17,7 +17,7 @@ from pinfold.cluster.api import Rows
 from pinfold.cluster.extents import ExtentClient
 from pinfold.env.api import Env
 from pinfold.model.errors import NotFound, PinfoldError, Unavailable
-from pinfold.model.ids import Boot, DeviceId, DeviceUuid, NodeName
+from pinfold.model.ids import Boot, DeviceId, DeviceUuid, NodeName, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.lease import Lease, Silence
 from pinfold.volumes.placement import ExtentPlacement
@@ -135,7 +135,7 @@ class Tending:
             return 0
         if row.state != "ready":
             with contextlib.suppress(NotFound):  # whoever deletes it has come to the end
-                await self._registry.delete(job.name)
+                await self._registry.delete(job.name, only=VolumeId(row.id))
             return 0
         await self._tend(job.name, row.size)
         return 0
