@@ -8,6 +8,7 @@ from pinfold.model.errors import Fenced
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.volumes.cutting import Cutting
 from pinfold.volumes.registry import Registry
+from tests.twins.extents import MemoryNode
 from tests.volumes.test_tending import registry_of, round_of, tending_of
 from tests.volumes.world import NAME, Client, World, pattern, play
 
@@ -121,6 +122,33 @@ def test_what_is_cut_off_while_a_cut_is_zeroed_is_zeroed_too(
         assert await client.read(8 << 20, BLOCK_BYTES) == bytes(BLOCK_BYTES)
         assert gateway.lost is None
         assert (await world.row()).cut == (0, 0)
+
+    play(story)
+
+
+def test_a_device_that_restarts_while_a_cut_is_zeroed_fails_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(world: World) -> None:
+        registry = await filled(world)
+        await registry.resize(NAME, 4 << 20, force=True)
+        await registry.resize(NAME, world.size)
+        gateway = world.gateway()
+        zero = Cutting.zero
+
+        def restart_once(node: MemoryNode, operation: str) -> None:
+            if operation == "extent.marks":
+                gateway.network.before_delivery = None
+                world.devices[world.nodes.index(node)].restart(None)
+
+        async def zero_at_a_bad_time(cutting: Cutting, first: int, end: int) -> None:
+            gateway.network.before_delivery = restart_once
+            await zero(cutting, first, end)
+
+        monkeypatch.setattr(Cutting, "zero", zero_at_a_bad_time)
+        client = Client(gateway.session)
+        assert await client.read(8 << 20, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+        assert gateway.lost is None
 
     play(story)
 

@@ -7,7 +7,7 @@ next holder zeroes it before it serves anybody.
 import asyncio
 from collections.abc import Callable
 
-from pinfold.model.errors import Corrupt, PinfoldError, Unavailable
+from pinfold.model.errors import Corrupt, Fenced, PinfoldError
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.copies import EVERYTHING, Copies
 from pinfold.volumes.io import FLUSH, TRIM, Io
@@ -39,7 +39,9 @@ class Cutting:
         while after < (end - 1) >> EXTENT_SHIFT:
             try:
                 marks, told_to = await self._copies.present(after)
-            except Unavailable:
+            except Fenced:
+                raise
+            except PinfoldError:  # a member was lost meanwhile: it comes back, or is put out
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             found = sorted({mark.extent for mark in marks if mark.extent <= told_to})
