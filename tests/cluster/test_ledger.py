@@ -36,7 +36,7 @@ class Store:
     def new_ledger(self, now_s=0.0, **limits):
         ledger = Ledger(self.rows.get, self.scan, DAY_MS, **limits)
         while not ledger.results.loaded:
-            ledger.results.load(now_s)
+            ledger.results.load(lambda _op: now_s)
         return ledger
 
     def scan(self, start, end):
@@ -163,7 +163,7 @@ def test_results_of_earlier_views_are_loaded_slice_by_slice():
     results = Ledger(store.rows.get, store.scan, DAY_MS).results
     steps = 0
     while not results.loaded:
-        results.load(0.0)
+        results.load(lambda _op: 0.0)
         steps += 1
     assert steps in (3, 4)
     assert all(results.known(op_id(number)) for number in range(3 * results_module.LOAD_RESULTS))

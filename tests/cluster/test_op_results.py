@@ -217,6 +217,27 @@ def test_a_group_that_may_forget_no_result_answers_busy_until_it_may():
     run_virtual(story)
 
 
+def test_results_are_as_old_for_the_next_primary():
+    """Else each takeover would have a group at its bound answer Busy for 20 s more."""
+
+    async def story():
+        limits = Limits(results_max=50)
+        cluster = await Cluster(groups=1, limits=limits).start()
+        for number in range(100, 149):
+            await cluster.client.change(PLACE, put(number, b"x"))
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(9)
+        known = await cluster.client.change(PLACE, put(300, b"y"))
+        await cluster.kill(cluster.primary(GROUP))
+        await asyncio.sleep(8)
+        await cluster.client.change(PLACE, put(301, b"z"))
+        assert await cluster.new_client("c2").change(PLACE, put(300, b"y")) == known
+        assert (await cluster.client.get(PLACE, b"k")).body == b"z"
+        await cluster.close()
+
+    run_virtual(story)
+
+
 def test_waiting_changes_of_all_groups_of_a_node_have_one_bound():
     async def story():
         limits = Limits(waiting_bytes=20_000)

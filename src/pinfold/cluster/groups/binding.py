@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from pinfold.cluster.groups.applied import AppliedTimes
 from pinfold.cluster.groups.confirm import Confirmed, Confirmer
 from pinfold.cluster.groups.entries import Write
 from pinfold.cluster.groups.messages import Message
@@ -87,6 +88,7 @@ class BoundGroup:
         self.stopped = False
         self.told_commit_op = 0
         """The commit point of the last news to the followers."""
+        self._applied = AppliedTimes(surroundings.clock)
         self.replica = Replica(group, birth, me, self, self, limits)
 
     def not_primary(self) -> NotPrimary:
@@ -143,6 +145,7 @@ class BoundGroup:
                 results_max=self._limits.results_max,
                 waiting=self._surroundings.waiting,
                 now_ms=self._surroundings.time.now_ms,
+                known_since=self._applied.time_of,
                 grows=self._grows,
                 confirm=self._confirm,
                 ready=self._surroundings.ready,
@@ -208,6 +211,7 @@ class BoundGroup:
     def apply(self, op: int, writes: Sequence[Write]) -> None:
         """See `LogStore.apply`."""
         self._log.apply(self.group, op, writes)
+        self._applied.applied(op)
 
     def digest(self) -> bytes:
         """See `LogStore.digest`."""
@@ -236,6 +240,7 @@ class BoundGroup:
         future = self._log.install(
             self.group, *base, rows, first=first, last=last, digest=digest, part=part
         )
+        self._applied.forget()
         future.add_done_callback(partial(self._installed, page))
 
     def rows(

@@ -3,8 +3,8 @@
 A change is sent again until its caller's deadline, `CHANGE_DEADLINE_S` behind the first time, and
 the primary drops what arrives later. So a result that is kept for `KEPT_S`, twice as long, is never
 missed. None is given up earlier: a group that would have to answers Busy instead. Ages are counted
-by each primary anew, by its monotonic clock, and so err only by keeping: wall clocks may jump by
-hours, within a view and from one to the next.
+by each primary with its own monotonic clock, from when it knew the result, and so err only by
+keeping: wall clocks may jump by hours, within a view and from one to the next.
 
 Refusals of changes that were sent before are results too. The first attempt may still be on its
 way (in a socket, in a queue): without a result under its op id it could come to happen after its
@@ -19,7 +19,7 @@ index, some 110 bytes in all. At 8,000 changes a second, which is what a group d
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pinfold.cluster.api import Changed
@@ -86,8 +86,8 @@ class Results:
         """Whether the results of earlier views are all here: nothing is judged before."""
         return self._load_from is None
 
-    def load(self, now_s: float) -> None:
-        """Load some more."""
+    def load(self, known_since: Callable[[int], float]) -> None:
+        """Load some more; an entry's results have been known here since a time, at least."""
         assert self._load_from is not None, "there is more to load"
         end = len(self._ops) + LOAD_RESULTS
         for key, value in self._scan(self._load_from, RESULTS_RANGE[1]):
@@ -96,7 +96,8 @@ class Results:
                 return
             stored = decode_results(value)
             self.latest_stamp_ms = stored.stamp_ms
-            self._keep(_Kept(results_op(key), now_s, stored))
+            op = results_op(key)
+            self._keep(_Kept(op, known_since(op), stored))
         self._load_from = None
 
     def room(self, now_s: float) -> int:

@@ -82,6 +82,7 @@ class Serving:
         results_max: int,
         waiting: "WaitingBytes",
         now_ms: Callable[[], int],
+        known_since: Callable[[int], float],
         grows: Callable[[], bool],
         confirm: Callable[[Confirmed], None],
         ready: Callable[["Serving"], None],
@@ -90,6 +91,7 @@ class Serving:
         self._ledger = Ledger(get, scan, name_within_ms, results_max)
         self._clock = clock
         self._now_ms = now_ms
+        self._known_since = known_since
         self._grows = grows
         self._confirm = confirm
         self._ready = ready
@@ -192,7 +194,7 @@ class Serving:
             return
         now = self._clock.monotonic()
         if not self._ledger.results.loaded:
-            self._load(now)
+            self._load()
         elif self._work_left:
             self._propose_until(now + TURN_S)
         if self._looking:
@@ -200,10 +202,10 @@ class Serving:
         if self._reads or self._unconfirmed:
             self._ask()
 
-    def _load(self, now: float) -> None:
+    def _load(self) -> None:
         """Load some results. If their rows are rotten another member will have to lead."""
         try:
-            self._ledger.results.load(now)
+            self._ledger.results.load(self._known_since)
         except PinfoldError as error:
             _log.error("group not served", group=self._replica.state.group, reason=error.message)
             self.close(error)
