@@ -8,7 +8,9 @@ import pytest
 from pinfold.objects.bucket import Bucket, NoSuchBucket, NotAllowed
 from pinfold.objects.listing import Query
 from pinfold.objects.records import UploadRecord
+from tests.objects.test_splitting import NAMES, begin, content, filled, finish, other_gateway
 from tests.twins.store import MemoryStore, record_of
+from tests.twins.virtual import run_virtual
 
 
 async def put(store: MemoryStore, bucket: Bucket) -> None:
@@ -114,3 +116,27 @@ def test_a_bucket_is_changed_and_deleted_in_the_life_in_which_that_was_allowed()
         assert (current.owner, current.acl) == ("bob", "private")
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("known_names", [["k00"], ["k11"], ["k00", "k11"], []])
+def test_a_listing_never_goes_on_in_the_middle_of_another_life(known_names: list[str]) -> None:
+    """A gateway knows some shards of a bucket that was deleted, and made again, meanwhile."""
+
+    async def run() -> None:
+        store, _ = await filled()
+        await begin(store, rows=6)
+        await finish(store)
+        stale = other_gateway(store)
+        known = await stale.buckets.lookup("bucket")
+        for name in known_names:
+            await stale.objects.find(known, name.encode())
+        current = await store.buckets.get("bucket")
+        for name in NAMES:
+            await store.objects.delete(current, name.encode())
+        await store.delete_bucket()
+        again = await store.bucket()
+        for name in NAMES:
+            await store.put(again, name, content(name))
+        assert await stale.names(known) == NAMES
+
+    run_virtual(run)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from pinfold.cluster.api import Change, Changed
+from pinfold.cluster.api import Change, Changed, Row
 from pinfold.objects.splitting import Overtaken, Step
 from tests.objects.test_splitting import (
     CHANGES,
@@ -117,5 +117,27 @@ def test_a_split_does_not_end_while_others_are_copying_for_it() -> None:
         shards = {shard.id for shard in await store.shards()}
         assert {key[1:17] for key in store.rows if key[:1] == b"o"} == shards, "no orphan"
         await demand_open(store)
+
+    run_virtual(run)
+
+
+def test_a_split_is_not_begun_on_a_row_that_changed_while_its_map_was_read() -> None:
+    async def run() -> None:
+        store, _ = await filled()
+        other = other_gateway(store)
+        (only,) = await store.shards()
+        honest = store.rows.get
+        reads = 0
+
+        async def get(place: bytes, key: bytes, **rest: Any) -> Row | None:
+            nonlocal reads
+            row = await honest(place, key, **rest)
+            reads += 1
+            if reads == 1:
+                assert await other.buckets.mover.begin(only, until=b"", rows=1)
+            return row
+
+        store.rows.get = get  # type: ignore[method-assign]
+        assert not await store.buckets.mover.begin(only, until=b"", rows=1)
 
     run_virtual(run)

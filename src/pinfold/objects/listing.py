@@ -95,24 +95,31 @@ class Listings:
         return listing if current.life == bucket.life else await self._page(current, query, section)
 
     async def _page(self, bucket: Bucket, query: Query, section: bytes) -> Listing:
-        """Shard by shard, each asked for what it holds; `position` is all that has been shown."""
+        """Shard by shard, each asked for what it holds; `position` is all that has been shown.
+
+        When another life of the bucket's name is met on the way nothing has been shown of that.
+        """
         if query.limit == 0:
             return Listing([], None)
         entries: list[Entry] = []
         position: bytes | None = query.begins_at()
         refusals = 0
         while position is not None and len(entries) <= query.limit:
-            bucket, shard = await self._buckets.locate(bucket, position)
-            wanted = min(query.limit + 1 - len(entries), SCAN_ITEMS)
-            try:
-                found, position = await self._part(shard, query, position, wanted, section)
-            except ShardRefused as refused:
-                if refusals == ATTEMPTS:
-                    raise Busy("the names keep moving") from None
-                bucket = await self._buckets.rerouted(bucket, refused, refusals)
-                refusals += 1
-                continue
-            entries += found
+            current, shard = await self._buckets.locate(bucket, position)
+            if current.life == bucket.life:
+                wanted = min(query.limit + 1 - len(entries), SCAN_ITEMS)
+                try:
+                    found, position = await self._part(shard, query, position, wanted, section)
+                    entries += found
+                    continue
+                except ShardRefused as refused:
+                    current = await self._buckets.rerouted(bucket, refused, refusals)
+            if refusals == ATTEMPTS:
+                raise Busy("the names keep moving")
+            refusals += 1
+            if current.life != bucket.life:
+                entries, position = [], query.begins_at()
+            bucket = current
         if len(entries) > query.limit:
             return Listing(entries[: query.limit], entries[query.limit - 1].behind())
         return Listing(entries, None)

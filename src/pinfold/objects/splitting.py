@@ -181,12 +181,12 @@ class Mover:
         if found is None or found[1].split is not None or found[1].deleting:
             return False
         row, record = found
-        current = await self._mapped(parent.bucket, found, parent.first)
-        if current is None or current.id != parent.id:
-            return False
         child = keys.new_shard_id(self._rng)
         split = SplitRecord(parent.id, parent.first, child, until, rows)
         try:
+            current = await self._mapped(parent.bucket, found, parent.first)
+            if current is None or current.id != parent.id:
+                return False
             await self._rewrite(parent.bucket, row, msgspec.structs.replace(record, split=split))
         except Conflict:
             return False
