@@ -225,7 +225,9 @@ def test_without_a_supervisor_that_restarts_nobody_is_said_to() -> None:
     found = report(MAP, up, [], version="1", restarts=False)
     assert "pinfold node start n3" in told(found)
     assert "supervisor starts it again" not in told(found)
-    assert "supervisor starts it again" in told(judged(up))
+    told_of = told(judged(up))
+    assert "supervisor starts it again, unless it was stopped by command" in told_of
+    assert "pinfold node start n3" in told_of
 
 
 @pytest.mark.parametrize(
@@ -315,8 +317,27 @@ def led(up: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_node_may_be_stopped_while_the_others_carry_everything() -> None:
     found = judged(led(answers()))
-    for name in (*NODES, "s3-1"):
+    for name in NODES:
         assert objections(MAP, found, name) == []
+
+
+def test_a_front_end_may_be_stopped_while_another_one_serves_its_clients() -> None:
+    assert objections(MAP, judged(answers()), "s3-1") == [
+        "s3-1 is the only front end for s3: its clients would get no answer meanwhile"
+    ]
+    two = msgspec.structs.replace(MAP, nodes={**MAP.nodes, "s3-2": NodeEntry(role="s3")})
+    for other, objected in (({"pid": 8, "boot": 1}, False), (None, True)):
+        up = {name: one for name, one in answers(**{"s3-2": other}).items() if one}
+        found = report(two, up, [], version="1")
+        assert bool(objections(two, found, "s3-1")) is objected
+        assert objections(two, found, "s3-2") == []  # it is down already, or not alone
+
+
+def test_advice_names_a_device_where_its_machine_has_it() -> None:
+    up = answers()
+    up["n3"]["devices"][0].update(state="stopped", refused="index", path="/srv/d/n3")
+    (finding,) = judged(up).findings
+    assert "`pinfold device check /srv/d/n3`" in finding.do
 
 
 def test_stopping_a_second_node_is_objected_to() -> None:

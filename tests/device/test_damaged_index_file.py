@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +62,19 @@ def test_an_index_that_lost_its_end_is_refused_told_and_rebuilt(
     os.truncate(file, int(in_use(file) * share) // 4096 * 4096)
     assert found(device) != []
     with pytest.raises(Corrupt, match="index"):
+        opened(device)
+    rebuild_index(real_env().disk, str(device), SETTINGS, b"lost")
+    opened(device)
+    assert found(device) == []
+
+
+def test_an_index_whose_directory_is_gone_is_refused_as_an_index_and_rebuilt(
+    tmp_path: Path,
+) -> None:
+    device = tmp_path / "device"
+    made(device)
+    shutil.rmtree(device / "index")
+    with pytest.raises(Corrupt, match="no index"):
         opened(device)
     rebuild_index(real_env().disk, str(device), SETTINGS, b"lost")
     opened(device)

@@ -4,13 +4,15 @@ import asyncio
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pinfold.env.real import real_env
 from pinfold.model.errors import Conflict, Corrupt, PinfoldError
-from pinfold.node.access import Access, read_access, write_access
+from pinfold.node import rotation
+from pinfold.node.access import Access, Endpoints, read_access, write_access
 from pinfold.node.layout import Layout
-from pinfold.node.rotation import rotate_cluster_secret, rotate_token
+from pinfold.node.rotation import rotate_cluster_secret, rotate_root_key, rotate_token
 from pinfold.node.secrets import (
     SECRET_BYTES,
     follow_secrets,
@@ -92,6 +94,37 @@ def test_one_rotation_at_a_time(layout: Layout) -> None:
     rotate_cluster_secret(ENV, layout, again)
     rotate_token(ENV, layout)
     assert read_access(ENV.disk, layout).token != "first"
+
+
+def test_a_root_key_whose_end_was_cut_short_ends_with_the_next_rotation(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = ["AK"]
+    cut = [True]
+
+    class Admin:
+        def __init__(self, *_where: str) -> None:
+            pass
+
+        def call(self, method: str, path: str, _body: object = None) -> dict[str, str]:
+            if method == "POST":
+                alive.append(f"AK{len(alive)}")
+                return {"access_key": alive[-1], "secret_key": "s"}
+            if cut and cut.pop():
+                raise _Cut
+            alive.remove(path.rpartition("/")[2])
+            return {}
+
+    monkeypatch.setattr(rotation, "AdminClient", Admin)
+    endpoints = Endpoints(s3="http://h:1", nbd="nbd://h:3", admin="http://h:4")
+    access = msgspec.structs.replace(read_access(ENV.disk, layout), endpoints=endpoints)
+    write_access(ENV.disk, layout, access)
+    with pytest.raises(_Cut):
+        rotate_root_key(ENV, layout)
+    assert alive == ["AK", "AK1"]
+    rotate_root_key(ENV, layout)
+    assert alive == [read_access(ENV.disk, layout).access_key]
+    assert read_access(ENV.disk, layout).ending == ""
 
 
 def test_processes_follow_the_files(layout: Layout) -> None:

@@ -1,5 +1,6 @@
 """`pinfold up` with real processes: start, loss, stop, and what it refuses."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pinfold.env.osdisk import OsDisk
+from pinfold.node.boot import hold
+from pinfold.node.layout import Layout
 from tests.running import Cluster, cluster, free_ports, gone, kill
 from tests.wire_clients import S3Client
 
@@ -187,6 +191,7 @@ def test_a_node_is_stopped_and_started_on_command_if_clients_will_not_notice(
         running.json("node", "stop", "n2")
         found = {node["name"]: node for node in running.json("status")["nodes"]}
         assert (found["n2"]["state"], found["n2"]["pid"]) == ("down", None)
+        assert "`pinfold node start n2`" in running.pinfold("status").stdout
         refused = running.pinfold("node", "stop", "n3")
         assert refused.returncode == 1
         assert "would have no majority" in refused.stderr
@@ -195,6 +200,10 @@ def test_a_node_is_stopped_and_started_on_command_if_clients_will_not_notice(
         until(lambda: running.json("status")["state"] == "healthy", "healthy again")
         running.json("node", "restart", "n3")
         assert running.pinfold("node", "stop", "n9").returncode == 1
+        assert "only front end" in running.pinfold("node", "stop", "s3-1").stderr
+        orders = Layout.at(running.data).socket_dir() / "orders"
+        with contextlib.closing(hold(OsDisk(), orders, "")):  # somebody else stops something
+            assert "being stopped" in running.pinfold("node", "stop", "n1").stderr
 
 
 def test_ports_belong_to_the_cluster(tmp_path: Path) -> None:

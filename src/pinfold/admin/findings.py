@@ -110,7 +110,8 @@ def _node_findings(situation: Situation) -> Iterator[Finding]:
         yield Finding(
             severity="warning" if node["role"] == "storage" else "error",
             what=what,
-            do=f"the supervisor starts it again; if it stays down read {log}"
+            do="the supervisor starts it again, unless it was stopped by command: then "
+            f"`pinfold node start {node['name']}`; if it stays down read {log}"
             if situation.restarts
             else f"nobody starts it again (up --no-restart): read {log}, then "
             f"`pinfold node start {node['name']}`",

@@ -14,7 +14,7 @@ from pinfold.rpc.api import Answer, Peers
 ANSWER_S: Final = 1.0
 """How long a process may take to tell its state; a dead one costs an operator this much."""
 
-ROWS_S: Final = 1.5
+ROWS_S: Final = 1.0
 """How long a status waits for rows: when no majority of a group serves it goes without them."""
 
 

@@ -152,6 +152,7 @@ def _device(entry: DeviceEntry, answers: Mapping[str, NodeAnswer]) -> dict[str, 
     }
     for device in answers.get(entry.node, {}).get("devices", ()):
         if device["id"] == entry.id:
+            known["path"] = device.get("path") or entry.path  # where it is on the node's machine
             return {**known, **{key: device.get(key) for key in _OF_A_DEVICE}}
     reason = f"node {entry.node} does not answer"
     return {**known, **dict.fromkeys(_OF_A_DEVICE), "state": "unreachable", "reason": reason}

@@ -16,7 +16,7 @@ def objections(cluster: ClusterMap, found: Report, node: str) -> list[str]:
     """Why stopping a node would interrupt clients or risk data; empty when it would not."""
     leaving = {one.id for one in cluster.devices if one.node == node}
     if not leaving:
-        return []
+        return _of_front_end(found.nodes, node)
     up = {one["id"] for one in found.devices} - {one["id"] for one in idle_devices(found.devices)}
     staying = up - leaving
     taking = {one["id"] for one in found.devices if one["state"] == "serving"} - leaving
@@ -26,6 +26,15 @@ def objections(cluster: ClusterMap, found: Report, node: str) -> list[str]:
         *_of_volumes(found.volumes, boots_of(found.devices), leaving),
         *_of_repair(found.care),
     ]
+
+
+def _of_front_end(nodes: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """Clients of one front end can turn to another one of its role, if there is one."""
+    role = next(one["role"] for one in nodes if one["name"] == name)
+    up = {one["name"] for one in nodes if one["role"] == role and one["state"] == "up"}
+    if role == "storage" or up != {name}:
+        return []
+    return [f"{name} is the only front end for {role}: its clients would get no answer meanwhile"]
 
 
 def _of_groups(groups: dict[str, Any], staying: set[int]) -> list[str]:

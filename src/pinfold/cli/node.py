@@ -1,6 +1,8 @@
 """`pinfold node`: one process of a cluster."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -35,8 +37,9 @@ def check(client: ClusterClient, as_json: bool, name: str) -> None:
 @cluster_command
 def stop(client: ClusterClient, as_json: bool, name: str, force: bool) -> None:
     """Stop the process NAME and leave it down, unless that would interrupt clients."""
-    _demand_stoppable(client, name, force=force)
-    _order(client, as_json, "stop", name, f"{name} is stopped: pinfold node start {name}")
+    with _one_at_a_time(client):
+        _demand_stoppable(client, name, force=force)
+        _order(client, as_json, "stop", name, f"{name} is stopped: pinfold node start {name}")
 
 
 @node.command(epilog="Example: pinfold node start n2")
@@ -53,13 +56,35 @@ def start(client: ClusterClient, as_json: bool, name: str) -> None:
 @cluster_command
 def restart(client: ClusterClient, as_json: bool, name: str, force: bool) -> None:
     """Stop the process NAME and start it again, unless that would interrupt clients."""
-    _demand_stoppable(client, name, force=force)
-    _order(client, as_json, "restart", name, f"{name} is ready again")
+    with _one_at_a_time(client):
+        _demand_stoppable(client, name, force=force)
+        _order(client, as_json, "restart", name, f"{name} is ready again")
 
 
 def _asked(client: ClusterClient, name: str) -> dict[str, Any]:
     found: dict[str, Any] = client.get(f"/v1/nodes/{quote(name, safe='')}/stoppable")
     return found
+
+
+@contextmanager
+def _one_at_a_time(client: ClusterClient) -> Iterator[None]:
+    """Two processes that may each be stopped may not both be: who comes second asks afterwards.
+
+    Conflict while another command on this machine stops something.
+    """
+    from pinfold.env.osdisk import OsDisk
+    from pinfold.node.boot import hold
+    from pinfold.node.layout import Layout
+
+    directory = Layout.at(client.data).socket_dir()
+    if not directory.exists():  # no supervisor has run here: the order will say so
+        yield
+        return
+    lock = hold(OsDisk(), directory / "orders", "another process is being stopped")
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def _demand_stoppable(client: ClusterClient, name: str, *, force: bool) -> None:

@@ -16,8 +16,11 @@ _FILES: Final = {"lmdb": "data.mdb", "ordered": "log"}
 def open_engine(disk: Disk, path: str, settings: DeviceSettings) -> Engine:
     """The engine that the settings name, made if there is none. Blocks.
 
-    Raises Invalid when another one has the index: opening a second would forget everything.
+    Raises Corrupt when its directory is gone, and Invalid when another engine has the index:
+    opening a second would forget everything.
     """
+    if not disk.exists(path):
+        raise Corrupt(f"there is no index in {path}")
     found = engine_name(disk, path)
     if found not in (None, settings.index_engine):
         raise Invalid(

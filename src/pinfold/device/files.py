@@ -55,7 +55,7 @@ def read_superblock(disk: Disk, path: str) -> Superblock:
     try:
         record = disk.read_file(superblock_path(path))
     except FileNotFoundError:
-        raise NotFound(f"{path} is not a device: format it first") from None
+        raise NotFound(f"{path} is not a device") from None
     return decode_superblock(superblock_path(path), record)
 
 

@@ -33,6 +33,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     access_key: str
     secret_key: str
     """The root user's."""
+    ending: str = ""
+    """The root user's access key before this one, until it has ended."""
     endpoints: Endpoints | None = None
     """Of the last `pinfold up`; the next one takes the same unless told otherwise."""
     restarts: bool = True

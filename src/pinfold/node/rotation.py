@@ -5,14 +5,14 @@ files again within `REFRESH_S`, so each step waits longer than that before the n
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
 
 from pinfold.admin.client import AdminClient
 from pinfold.env.api import Env
-from pinfold.model.errors import Unavailable
+from pinfold.model.errors import NotFound, Unavailable
 from pinfold.node.access import Access, new_token, read_access, write_access
 from pinfold.node.boot import hold
 from pinfold.node.layout import Layout
@@ -35,20 +35,33 @@ def rotate_token(env: Env, layout: Layout) -> Access:
 def rotate_root_key(env: Env, layout: Layout) -> Access:
     """Replace the root user's key: a new one is made, noted in cluster.json, the old one ended.
 
-    A crash between leaves a key more, which `pinfold key list root` shows.
+    A crash before it is noted leaves a key more, of which nobody knows the secret;
+    `pinfold key list root` shows it. After a later crash the next rotation ends the old key first.
     """
     with _held(env, layout):
         old = read_access(env.disk, layout)
         if old.endpoints is None:
             raise Unavailable("the cluster was never started: start it with `pinfold up`")
         client = AdminClient(old.endpoints.admin, old.token)
+        if old.ending:
+            _end(client, old.ending)
         made = client.call("POST", f"/v1/users/{ROOT}/keys", {})
         access = msgspec.structs.replace(
-            old, access_key=made["access_key"], secret_key=made["secret_key"]
+            old,
+            access_key=made["access_key"],
+            secret_key=made["secret_key"],
+            ending=old.access_key,
         )
         write_access(env.disk, layout, access)
-        client.call("DELETE", f"/v1/keys/{old.access_key}")
+        _end(client, access.ending)
+        access = msgspec.structs.replace(access, ending="")
+        write_access(env.disk, layout, access)
         return access
+
+
+def _end(client: AdminClient, access_key: str) -> None:
+    with suppress(NotFound):  # an earlier rotation got this far
+        client.call("DELETE", f"/v1/keys/{access_key}")
 
 
 def rotate_cluster_secret(env: Env, layout: Layout, pause: Callable[[float], None]) -> None:

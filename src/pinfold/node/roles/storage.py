@@ -77,6 +77,10 @@ class StorageRole:
             lambda error: context.log.error("a worker failed", error=repr(error), exc_info=error)
         )
         self._settings = context.settings.blobs
+        self._paths = {
+            DeviceId(entry.id): str(context.layout.device(entry.path))
+            for entry in context.map.get().devices_of(context.name)
+        }
         freeing = FreesWorker(
             context.env, groups, gateway.blobs.discard, self._free_delay, self._settings
         )
@@ -104,7 +108,10 @@ class StorageRole:
         """See `Role`."""
         led = [_group(status) for status in self._groups.status() if status.role == "serving"]
         return {
-            "devices": _devices(self._table.devices, self._table.refused, self._groups.tempo),
+            "devices": [
+                {**shown, "path": self._paths.get(shown["id"])}
+                for shown in _devices(self._table.devices, self._table.refused, self._groups.tempo)
+            ],
             "groups": led,
             "care": [*self.care.status(), *self._volumes.status()],
         }
