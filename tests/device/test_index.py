@@ -16,6 +16,7 @@ from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.env.api import Env
 from pinfold.env.osdisk import OsDisk
 from pinfold.env.real import real_env
+from pinfold.model.errors import Unavailable
 from pinfold.model.settings import DeviceSettings
 from pinfold.sim.world import World
 
@@ -201,3 +202,17 @@ def test_what_was_deleted_counts_as_room_inside_the_file(tmp_path: Path) -> None
     assert engine.spare_bytes() < before + freed // 4
     assert (tmp_path / "data.mdb").stat().st_size < size * 1.2
     engine.close()
+
+
+def test_who_asks_a_closed_index_does_not_hear_of_damage(opened: Open) -> None:
+    index = Index(opened())
+    told: list[bytes] = []
+    index.watch(b"", lambda key: bool(told.append(key)))
+    index.close()
+    with pytest.raises(Unavailable):
+        index.get(b"key")
+    with pytest.raises(Unavailable):
+        list(index.scan(b"a", b"z"))
+    with pytest.raises(Unavailable):
+        list(index.keys(b"a", b"z"))
+    assert told == []

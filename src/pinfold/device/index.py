@@ -19,7 +19,7 @@ from sortedcontainers import SortedList
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from pinfold.env.api import Offload
-from pinfold.model.errors import Corrupt
+from pinfold.model.errors import Corrupt, Unavailable
 
 Change = tuple[bytes, bytes | None]
 """A key with its new value, or None to delete it."""
@@ -112,6 +112,33 @@ class Engine(Protocol):
     def close(self) -> None: ...  # noqa: D102
 
 
+class _Closed:
+    """Stands where an engine was: who comes late hears of the closing, and not of damage."""
+
+    def __init__(self, verify: Callable[[bytes, bytes], object]) -> None:
+        self.verify = verify
+
+    def get(self, key: bytes) -> bytes | None:
+        raise Unavailable("the index is closed")
+
+    def scan(
+        self, start: bytes, end: bytes | None, reverse: bool, *, proved: bool = True
+    ) -> Iterator[tuple[bytes, bytes]]:
+        raise Unavailable("the index is closed")
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        raise Unavailable("the index is closed")
+
+    def grow(self) -> bool:
+        raise Unavailable("the index is closed")
+
+    def spare_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """Nothing is left to close."""
+
+
 class _Overlay:
     """Changes not committed, by key; sorted only when somebody scans."""
 
@@ -144,7 +171,7 @@ class Index:
 
     def __init__(self, engine: Engine, *, lenient: bool = False) -> None:
         """`lenient` leaves rows out that fail, to look at what else there is."""
-        self._engine = engine
+        self._engine: Engine = engine
         engine.verify = self._value
         self._lenient = lenient
         self._forgiven: set[bytes] = set()
@@ -249,8 +276,12 @@ class Index:
         return self._engine.spare_bytes()
 
     def close(self) -> None:
-        """Close the engine; what was not committed is redone from the journal."""
+        """Close the engine; what was not committed is redone from the journal.
+
+        From now on what asks it raises Unavailable.
+        """
         self._engine.close()
+        self._engine = _Closed(self._value)
 
     def _stored(self, key: bytes) -> bytes | None:
         """The committed value, verified."""
