@@ -6,7 +6,7 @@ import pytest
 from pinfold.codec.packs import checks_of
 from pinfold.device.api import ExtentOp
 from pinfold.device.device import Device
-from pinfold.model.errors import Corrupt, Invalid, NotFound
+from pinfold.model.errors import Corrupt, Invalid, NotFound, Unavailable
 from pinfold.model.ids import BlobId, Token, VolumeId
 from pinfold.sim.world import SimNode
 from tests.device.model import whole
@@ -233,3 +233,30 @@ def test_space_of_a_stream_that_a_crash_cut_short_comes_back(named: bool) -> Non
         assert pages <= len(kept) * (len(LARGE) // 4096 + 1) + 1
 
     lives(write, serve, serve, crash=True, between=nodes.append)
+
+
+def test_streams_that_wait_for_a_flush_when_the_device_stops_begin_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = bytes(100_000)
+
+    async def life(device: Device) -> None:
+        streams = [
+            device.blobs.begin(BlobId(letter * 16), len(content), checks_of(content))
+            for letter in (b"a", b"b")
+        ]
+        for stream in streams:
+            await stream.write(content)
+        commits = [stream.commit() for stream in streams]  # the second waits for the first's flush
+        device._health.stop("a disk failed")
+        later: list[object] = []
+        monkeypatch.setattr(device.blobs._streams, "_lane", later.append)
+        for commit in commits:
+            with pytest.raises(Unavailable):
+                await commit
+        await device.blobs._readers.drain()
+        await asyncio.sleep(1)
+        assert not device.blobs._streams._flushing
+        assert later == []
+
+    lives(life)

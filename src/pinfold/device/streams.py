@@ -137,7 +137,7 @@ class Streams:
             return
         else:
             self._name_all(streams)
-        if self._waiting:
+        if self._waiting and not self._health.reason:
             self._flush()
 
     def _name_all(self, streams: "list[Stream]") -> None:
