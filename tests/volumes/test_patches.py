@@ -70,12 +70,15 @@ def test_zeroes_that_are_there_already_are_flushed_when_that_is_asked(kind: int)
     play(story)
 
 
-def test_parts_of_one_block_written_together_all_stay() -> None:
+def test_parts_of_one_block_written_together_all_stay_and_none_waits_for_a_flush() -> None:
     async def story(world: World) -> None:
         client = Client(world.gateway().session)
+        await client.write(0, bytes(BLOCK_BYTES))
+        began = world.env.clock.monotonic()
         async with asyncio.TaskGroup() as group:
             for sector in range(16):
                 group.create_task(client.write(sector * 512, bytes([sector + 1]) * 512))
+        assert world.env.clock.monotonic() - began < 0.1, "each begins when the one before ends"
         found = await client.read(0, 2 * BLOCK_BYTES)
         assert found == b"".join(bytes([sector + 1]) * 512 for sector in range(16))
 

@@ -87,6 +87,7 @@ class Patches:
         self._patches: dict[_Patch, None] = {}
         self._blocks = Fences()
         self._ready: list[Io] = []
+        self._moved = False
 
     def begin(self, io: Io) -> None:
         """Take a request that covers blocks in part, none of which is being patched."""
@@ -111,10 +112,14 @@ class Patches:
                 others.append(io)
         return others
 
-    def take_ready(self) -> list[Io]:
-        """Writes of whole blocks, to be begun before anything that waits."""
+    def take_ready(self) -> list[Io] | None:
+        """Writes of whole blocks, to be begun before anything that waits.
+
+        None when no patch has got any further: what waits for one need not be tried again.
+        """
+        moved, self._moved = self._moved, False
         ready, self._ready = self._ready, []
-        return ready
+        return ready if moved else None
 
     def withdraw(self, owner: Owner) -> list[Io]:
         """The owner has gone: its requests, of which nothing more is begun."""
@@ -133,6 +138,7 @@ class Patches:
         del patch.steps[io]
         if patch.steps:
             return []
+        self._moved = True
         if io.kind == READ and patch.io.error is None and not patch.withdrawn:
             self._ready += patch.writes()
             if patch.steps:

@@ -100,7 +100,7 @@ class Sequencer:
         """Begin every waiting request that may begin, and send what that makes."""
         self._begin()
         self._answer()
-        while whole := self._patches.take_ready():
+        while (whole := self._patches.take_ready()) is not None:
             self._waiting[:0] = whole
             self._begin()
             self._answer()
