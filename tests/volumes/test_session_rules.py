@@ -330,3 +330,27 @@ def test_a_holder_that_was_suspended_asks_before_it_serves() -> None:
         assert await reading == pattern(1)
 
     play(story)
+
+
+def test_a_write_is_answered_as_soon_as_the_row_trusts_a_member_at_its_new_boot() -> None:
+    """Also when changing the row takes time and nothing else happens meanwhile."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        await client.flush()
+
+        async def a_while() -> None:
+            await asyncio.sleep(0.01)
+
+        world.rows.turn = a_while
+        world.kill(gateway, 0)
+        writing = asyncio.get_running_loop().create_task(client.write(0, pattern(2)))
+        await asyncio.sleep(0.1)
+        world.start(0)
+        async with asyncio.timeout(1):
+            await writing
+        assert (await world.row()).trust[1][0] == world.devices[0].boot
+
+    play(story)

@@ -282,7 +282,6 @@ class Members:
                 self._broken[lane.device].clear()
         await self._lease.take_in(lane.device, Memory(lane.uuid, claimed.boot))
         self.vouch()
-        self._schedule()
 
     async def zero_what_was_cut(self) -> None:
         """What shrinking cut off is zeroed before anybody is served."""
@@ -298,3 +297,4 @@ class Members:
     def vouch(self) -> None:
         """Let answers rely on what the row says of the members by now."""
         self._sequencer.vouched(self._lease.row.trust.get(self._token, {}))
+        self._schedule()
