@@ -206,12 +206,15 @@ def test_a_group_that_may_forget_no_result_answers_busy_until_it_may():
         first = await cluster.client.change(PLACE, ONCE)
         began = loop.time()
         for number in range(100, 149):
+            assert not crowded(cluster)
             await cluster.client.change(PLACE, put(number, b"x"))
         with pytest.raises(Busy):
             await cluster.client.change(PLACE, put(200, b"y"))
+        assert crowded(cluster)
         assert await cluster.client.change(PLACE, ONCE) == first, "a known one is no further one"
         await asyncio.sleep(began + 21 - loop.time())
         await cluster.client.change(PLACE, put(201, b"z"))
+        assert not crowded(cluster)
         await cluster.close()
 
     run_virtual(story)
@@ -236,6 +239,10 @@ def test_results_are_as_old_for_the_next_primary():
         await cluster.close()
 
     run_virtual(story)
+
+
+def crowded(cluster):
+    return cluster.status(cluster.primary(GROUP), GROUP).crowded
 
 
 def test_waiting_changes_of_all_groups_of_a_node_have_one_bound():

@@ -29,6 +29,8 @@ FOUND: Final = {
     20124: "the same as 6011, in two groups at once",
     6000069: "a device that lost its index twice believed what its journal said of the first loss: "
     "members in sync differed (device/test_rebuild: before_an_index_was_lost_again)",
+    32627: "a group that took no more changes for a while was held to take some "
+    "(cluster/test_op_results: answers_busy_until_it_may)",
     72015: "a member of an idle group kept a rotten row for ever: it asked for a copy only when "
     "somebody wrote (cluster/test_rotten_members: copied_though_nobody_writes)",
     7000278: "a volume at rest did not notice that a member had lost its extents "

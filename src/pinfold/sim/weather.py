@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 from typing import Final
 
+from pinfold.cluster.groups.results import RESULTS_MAX
 from pinfold.cluster.map import METADATA
 from pinfold.sim.checkers.history import Disturbance
 from pinfold.sim.cluster import SimCluster
@@ -17,7 +18,7 @@ from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inspection import group_status_of
 
 EVERYTHING: Final = "everything"
-"""Disturbed when the network is, or who the members are."""
+"""Disturbed when the network is, or who the members are, or by more changes than a group takes."""
 
 _LOOK_S: Final = 0.025
 """Between two looks. What is over sooner is told by lives, which only grow."""
@@ -79,7 +80,7 @@ class Weather:
         cluster, world = self._cluster, self._cluster.world
         if name == EVERYTHING:
             before, self._ring = self._ring, cluster.map.rings[METADATA].epoch
-            return before != self._ring or world.net.faults != self._net
+            return before != self._ring or world.net.faults != self._net or self._is_crowded()
         node, life = world.node(name), cluster.lives.get(name, 0)
         skew_s, before_s = node.skew_s, self._skews[name]
         reborn = life != self._lives[name] or skew_s != before_s
@@ -90,6 +91,15 @@ class Weather:
         if node.disk.faults != self._disks[name] or self._is_cut(name):
             return True
         return name in cluster.plan.storage and name in self._since and self._owes(name)
+
+    def _is_crowded(self) -> bool:
+        """Whether a group refuses changes: it has made as many as it may for some time."""
+        cluster = self._cluster
+        if cluster.plan.limits.results_max == RESULTS_MAX:
+            return False
+        return any(
+            one["crowded"] for name in cluster.storage for one in group_status_of(cluster, name)
+        )
 
     def _is_cut(self, name: str) -> bool:
         """Whether a node does not hear another; of calm runs the victim is to blame."""

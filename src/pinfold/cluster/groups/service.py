@@ -176,7 +176,10 @@ class GroupService:
 
     def status(self) -> list[GroupStatus]:
         """What operators see of the groups here, by device and group."""
-        return [describe(bound.replica) for _, bound in sorted(self._groups.items())]
+        return [
+            describe(bound.replica, crowded=bound.serving is not None and bound.serving.crowded)
+            for _, bound in sorted(self._groups.items())
+        ]
 
     # What bound groups ask for.
 

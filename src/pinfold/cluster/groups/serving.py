@@ -121,6 +121,11 @@ class Serving:
         """See `Ledger.moves`: it begins anew with every view."""
         return self._ledger.moves
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the results of as many changes are remembered as may be: no more is taken."""
+        return self._ledger.results.room(self._clock.monotonic()) <= 0
+
     def blobs_in_flight(self) -> Iterator[bytes]:
         """See `Ledger.blobs_in_flight`."""
         return self._ledger.blobs_in_flight()

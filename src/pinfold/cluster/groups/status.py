@@ -47,10 +47,12 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     when it is not known."""
     followers: tuple[FollowerStatus, ...] = ()
     """Only where it is led."""
+    crowded: bool = False
+    """Its primary remembers the results of as many changes as it may, and answers Busy to more."""
 
 
-def describe(replica: Replica) -> GroupStatus:
-    """The status of one replica."""
+def describe(replica: Replica, *, crowded: bool = False) -> GroupStatus:
+    """The status of one replica; whether it is `crowded` is known to who serves it."""
     state, leadership = replica.state, replica.leadership
     followers = leadership.followers.values() if leadership is not None else ()
     return GroupStatus(
@@ -81,6 +83,7 @@ def describe(replica: Replica) -> GroupStatus:
             )
             for one in followers
         ),
+        crowded=crowded,
     )
 
 
