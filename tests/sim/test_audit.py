@@ -3,16 +3,18 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import xxhash
 
-from pinfold.device.api import Device, Entry, ExtentOp
+from pinfold.device.api import BlobStore, Device, Entry, ExtentOp
 from pinfold.device.device import Device as OpenDevice
 from pinfold.env.api import Env
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from pinfold.model.settings import DeviceSettings
 from pinfold.sim.account import Account
 from pinfold.sim.audit.auditor import Auditor
+from pinfold.sim.audit.blobs import BlobLedger
 from pinfold.sim.events import Event, Events
 from pinfold.sim.world import World
 
@@ -183,3 +185,26 @@ def test_a_copy_that_another_replaced_before_it_was_durable_promised_nothing() -
         assert not bench.accused
 
     play(story)
+
+
+def test_a_deleted_blob_whose_place_was_lost_may_be_back_in_a_rebuilt_index_alone() -> None:
+    accused: list[str] = []
+
+    class Back:
+        def scan_quarantined(self, _after: bytes, _limit: int) -> list[tuple[BlobId, int]]:
+            return []
+
+        def state(self, blob: BlobId) -> BlobId:
+            return blob
+
+    ledger = BlobLedger()
+    other = BlobId(b"o" * 16)
+    ledger.lose_place(BLOB)
+    ledger.deleted = {BLOB: None, other: None}
+    store = cast(BlobStore, Back())
+    asyncio.run(ledger.compare(store, accused.append))
+    assert len(accused) == 2, "the index that set it aside has it"
+    accused.clear()
+    ledger.rebuilt()
+    asyncio.run(ledger.compare(store, accused.append))
+    assert accused == [f"blob {other.hex()} was deleted and is back"]

@@ -33,6 +33,8 @@ FOUND: Final = {
     "(cluster/test_op_results: answers_busy_until_it_may)",
     72015: "a member of an idle group kept a rotten row for ever: it asked for a copy only when "
     "somebody wrote (cluster/test_rotten_members: copied_though_nobody_writes)",
+    860005: "a deleted blob that a rotten row had left without a place came back with a rebuilt "
+    "index (sim/test_audit: whose_place_was_lost)",
     7000278: "a volume at rest did not notice that a member had lost its extents "
     "(volumes/test_session: at_rest_that_lost_its_extents)",
     7000311: "callers asked for ever a member that its group had left behind in a view of its own "

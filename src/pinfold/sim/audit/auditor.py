@@ -39,8 +39,7 @@ class Ledger:
         """These rows of its index were changed: a blob of one is set aside, a volume lost."""
         self.rotten()
         for key in keys:
-            for blobs in (self.blobs.kept, self.blobs.deleted):
-                blobs.pop(BlobId(key[1:]), None)
+            self.blobs.lose_place(BlobId(key[1:]))
             if key[:1] == b"e":
                 self.extents.forget_extents()
 
@@ -49,7 +48,7 @@ class Ledger:
         unless the journal was `whole`.
         """
         self.log.forget_votes()
-        self.blobs.rotten = True  # of two records of a blob it may keep the torn one
+        self.blobs.rebuilt()
         if whole:
             return
         self.log.forget_entries()

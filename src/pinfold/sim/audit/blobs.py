@@ -33,6 +33,8 @@ class BlobLedger:
         """Acknowledged and not asked to be deleted since."""
         self.deleted: dict[BlobId, None] = {}
         """Deletions acknowledged."""
+        self.placeless: dict[BlobId, None] = {}
+        """The device was made to forget where these are: a deletion leaves their bytes there."""
         self.turns: dict[BlobId, int] = {}
         self.going: dict[BlobId, int] = {}
         """Puts under way: one that a deletion overtakes may come after it."""
@@ -43,6 +45,20 @@ class BlobLedger:
         """It is put or deleted: what was asked for before is not the last word."""
         self.turns[blob] = turn = self.turns.get(blob, 0) + 1
         return turn
+
+    def lose_place(self, blob: BlobId) -> None:
+        """What the device says of a blob was changed: it sets the blob aside."""
+        self.placeless[blob] = None
+        self.kept.pop(blob, None)
+        self.deleted.pop(blob, None)
+
+    def rebuilt(self) -> None:
+        """A new index was made from the packs: it has what is in them, and nothing else had kept
+        deleted blobs without a place out of it. As no row names them, they are collected.
+        """
+        self.rotten = True  # of two records of a blob it may keep the torn one
+        for blob in self.placeless:
+            self.deleted.pop(blob, None)
 
     async def compare(self, blobs: BlobStore, accuse: Callable[[str], None]) -> None:
         """Accuse the device of what it has forgotten, or brought back."""
