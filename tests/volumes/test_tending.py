@@ -1,6 +1,7 @@
 """Volumes that nobody holds, and what deleted ones leave: what the workers do about them."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -137,6 +138,27 @@ def test_a_device_that_lost_a_volume_at_rest_gets_it_again() -> None:
             (job,) = await round_of(tending)
             await tending.run(job)
         assert await Client(world.gateway().session).read(0, BLOCK_BYTES) == pattern(1)
+
+    play(story)
+
+
+def test_a_volume_whose_row_cannot_be_read_does_not_hold_up_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(world: World) -> None:
+        await at_rest_without(world, 2)
+        assert NAME > "a"
+        await registry_of(world).create("a", 1 << 20)
+        get = world.rows.get
+
+        async def get_others(place: bytes, key: bytes, *, checks: tuple[Check, ...] = ()) -> Any:
+            if key == key_of("a"):
+                raise Unavailable("its group has no primary")
+            return await get(place, key, checks=checks)
+
+        monkeypatch.setattr(world.rows, "get", get_others)
+        (job,) = await round_of(tending_of(world))
+        assert job.name == NAME
 
     play(story)
 

@@ -158,10 +158,14 @@ class Tending:
         return None if found is None else decode_volume(found.body)
 
     async def _judge(self, name: str) -> Tend | None:
-        found = await self._rows.get(place_of(name), key_of(name))
-        if found is None:
+        """What a volume needs. One whose row cannot be read now does not hold up the others."""
+        try:
+            found = await self._rows.get(place_of(name), key_of(name))
+            if found is None:
+                return None
+            row = decode_volume(found.body)
+        except PinfoldError:
             return None
-        row = decode_volume(found.body)
         if row.holder is not None:
             silence = self._heard[name] = self._silences.get(name) or Silence()
             if silence.lasts(found.version, self._now()) <= self._settings.takeover_s:
