@@ -35,6 +35,7 @@ FOUND: Final = {
     "somebody wrote (cluster/test_rotten_members: copied_though_nobody_writes)",
     860005: "a deleted blob that a rotten row had left without a place came back with a rebuilt "
     "index (sim/test_audit: whose_place_was_lost)",
+    870048: "a device was held to answered writes that a flush which failed had left to be lost",
     7000278: "a volume at rest did not notice that a member had lost its extents "
     "(volumes/test_session: at_rest_that_lost_its_extents)",
     7000311: "callers asked for ever a member that its group had left behind in a view of its own "

@@ -96,6 +96,7 @@ class SimCluster:
             node.disk.faults.capacity_bytes = DISK_BYTES
             node.disk.on_crash = partial(self.crash, name)
             node.disk.on_change = partial(self._changed, name)
+            node.disk.on_failed_flush = partial(self._flush_failed, name)
 
     def replace_map(self, following: ClusterMap) -> None:
         """Agree on another map; every process hears of it a little later."""
@@ -218,6 +219,12 @@ class SimCluster:
         for part in _PARTS:
             if part in path:
                 self.events.tell(f"disk {part.strip('/')}", name)
+
+    def _flush_failed(self, name: str, path: str) -> None:
+        """What the device had answered and not flushed may go, as with a loss of its power."""
+        for device in self.map.devices_of(NodeName(name)) if self._map else ():
+            if path.startswith(f"/data/{device.path}/"):
+                self.auditor.of(device.uuid).extents.power_lost = True
 
     async def stop(self, name: str, *, patience_s: float) -> None:
         """Have a process end as if it were asked to, with its disk's cache kept; or kill it."""

@@ -45,6 +45,8 @@ class SimDisk:
         """Told when an armed crash happens, before it unwinds the code."""
         self.on_change: Callable[[str], None] = lambda _path: None
         """Told of every call that changes something, before it does."""
+        self.on_failed_flush: Callable[[str], None] = lambda _path: None
+        """Told of every file of which a flush failed: what it covered may be gone any time."""
 
     def of(self, process: Process) -> "ProcessDisk":
         """The disk as one process uses it."""
@@ -382,11 +384,15 @@ class SimFile:
             disk.charge(faults.sync_s)
             fails = faults.lost_flush_chance and self._path.startswith(faults.under)
             if fails and disk.rng.random() < faults.lost_flush_chance:
-                self._inode.fail(disk.rng)
+                self._fail(disk)
                 raise OSError(errno.EIO, "simulated flush error")
             self._inode.flush()
 
-        self._owner.changing(self._path, flush, lambda disk: self._inode.fail(disk.rng))
+        self._owner.changing(self._path, flush, self._fail)
+
+    def _fail(self, disk: SimDisk) -> None:
+        self._inode.fail(disk.rng)
+        disk.on_failed_flush(self._path)
 
     def allocate(self, offset: int, length: int) -> None:
         """See `File.allocate`."""
