@@ -13,15 +13,9 @@ from tests.cluster.test_replica import serving
 
 def test_a_copy_catches_up_with_whoever_writes_all_the_time_and_keeps_no_log_for_that():
     """Each round brings what was written during the one before, and takes less time."""
-    limits = Limits(
-        batch_bytes=600, window_entries=64, retained_bytes=2000, trim_entries=1,
-        page_bytes=400, copy_pages=4,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, _ = (one for one in world.all.values() if one is not primary)
-    behind.crash()
+    world, primary, behind, _ = one_behind(
+        batch_bytes=600, retained_bytes=2000, page_bytes=400, copy_pages=4
+    )
     values = iter(range(10**6))
 
     def write(rows):
@@ -67,19 +61,10 @@ def test_a_copy_catches_up_with_whoever_writes_all_the_time_and_keeps_no_log_for
 
 
 def test_a_copy_that_may_not_remember_all_changes_begins_anew():
-    limits = Limits(
-        batch_bytes=600, window_entries=64, retained_bytes=1, trim_entries=1,
-        page_bytes=64, copy_pages=1, copy_keys=8,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, _ = (one for one in world.all.values() if one is not primary)
-    behind.crash()
-    for number in range(40):
-        writes = [(b"row%04d" % number, b"x" * 40)]
-        primary.replica.propose(encode_body(writes), writes)
-        world.settle()
+    world, primary, behind, _ = one_behind(
+        batch_bytes=600, retained_bytes=1, page_bytes=64, copy_pages=1, copy_keys=8
+    )
+    write_and_settle(world, primary, 40)
     behind.start()
     copying(world, primary, behind)
     first = primary.replica.leadership.followers[behind.device].copy
@@ -99,20 +84,13 @@ def test_a_copy_that_may_not_remember_all_changes_begins_anew():
 
 
 def test_copies_of_one_node_share_the_pages_that_may_be_on_their_way():
-    limits = Limits(
-        batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1,
-        page_bytes=64, copy_pages=9, copy_pages_here=3,
-    )  # fmt: skip
-    world = World(0, size=5, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind = [one for one in world.all.values() if one is not primary][:2]
+    world, primary, *others = serving_group(
+        size=5, batch_bytes=300, retained_bytes=1, page_bytes=64, copy_pages=9, copy_pages_here=3
+    )
+    behind = others[:2]
     for one in behind:
         one.crash()
-    for number in range(60):
-        writes = [(b"row%04d" % number, b"x" * 40)]
-        primary.replica.propose(encode_body(writes), writes)
-        world.settle()
+    write_and_settle(world, primary, 60)
     for one in behind:
         one.start()
     most = 0
@@ -134,37 +112,20 @@ def test_copies_of_one_node_share_the_pages_that_may_be_on_their_way():
 
 def test_nothing_is_kept_for_a_member_that_is_away():
     """Neither entries nor keys: it is offered a copy, which begins when it answers."""
-    limits = Limits(
-        batch_bytes=300, window_entries=64, retained_bytes=100, trim_entries=1,
-        page_bytes=64, copy_keys=8,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, _ = (one for one in world.all.values() if one is not primary)
-    behind.crash()
-    for number in range(60):
-        writes = [(b"row%04d" % number, b"x" * 40)]
-        primary.replica.propose(encode_body(writes), writes)
-        world.settle()
-        primary.replica.tick()
+    world, primary, behind, _ = one_behind(
+        batch_bytes=300, retained_bytes=100, page_bytes=64, copy_keys=8
+    )
+    write_and_settle(world, primary, 60, ticking=True)
     copy = primary.replica.leadership.followers[behind.device].copy
     assert copy.offered
-    for number in range(20):
-        writes = [(b"new%04d" % number, b"x" * 40)]
-        primary.replica.propose(encode_body(writes), writes)
-        world.settle()
-        primary.replica.tick()
+    write_and_settle(world, primary, 20, name=b"new", ticking=True)
     assert primary.replica.leadership.followers[behind.device].copy is copy
     state = primary.replica.state
     assert state.first_op > state.last_op - 4
     behind.start()
     copying(world, primary, behind)
     behind.crash()
-    for number in range(20):
-        writes = [(b"end%04d" % number, b"x" * 40)]
-        primary.replica.propose(encode_body(writes), writes)
-        world.settle()
+    write_and_settle(world, primary, 20, name=b"end")
     for _ in range(30):
         primary.replica.tick()
         world.settle()
@@ -175,19 +136,10 @@ def test_nothing_is_kept_for_a_member_that_is_away():
 
 
 def test_pages_on_their_way_grow_with_those_that_arrive_and_halve_in_a_silence():
-    limits = Limits(
-        batch_bytes=300, window_entries=64, retained_bytes=1, trim_entries=1,
-        page_bytes=64, copy_pages=8,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, _ = (one for one in world.all.values() if one is not primary)
-    behind.crash()
-    for number in range(200):
-        writes = [(b"row%04d" % number, b"x" * 40)]
-        primary.replica.propose(encode_body(writes), writes)
-        world.settle()
+    world, primary, behind, _ = one_behind(
+        batch_bytes=300, retained_bytes=1, page_bytes=64, copy_pages=8
+    )
+    write_and_settle(world, primary, 200)
     behind.start()
     copying(world, primary, behind)
     copy = primary.replica.leadership.followers[behind.device].copy
@@ -219,15 +171,9 @@ def test_a_row_that_cannot_be_read_holds_a_copy_up_and_leaves_no_key_out():
     """The keys of a page are still to come when one of them fails, and nothing need arrive for
     the copy to go on.
     """
-    limits = Limits(
-        batch_bytes=600, window_entries=64, retained_bytes=400, trim_entries=1,
-        page_bytes=2000, copy_pages=1,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, _ = (one for one in world.all.values() if one is not primary)
-    behind.crash()
+    world, primary, behind, _ = one_behind(
+        batch_bytes=600, retained_bytes=400, page_bytes=2000, copy_pages=1
+    )
     write(world, primary, 80)
     behind.start()
     copying(world, primary, behind)
@@ -254,15 +200,9 @@ def test_a_row_that_cannot_be_read_holds_a_copy_up_and_leaves_no_key_out():
 
 def test_the_pages_of_an_abandoned_copy_are_not_taken_for_those_of_a_much_later_one():
     """A member comes back with pages of a copy, hundreds of copies of others later."""
-    limits = Limits(
-        batch_bytes=600, window_entries=64, retained_bytes=400, trim_entries=1,
-        page_bytes=200, copy_pages=4,
-    )  # fmt: skip
-    world = World(0, limits=limits)
-    world.heal(12)
-    (primary,) = serving(world)
-    behind, other = (one for one in world.all.values() if one is not primary)
-    behind.crash()
+    world, primary, behind, other = one_behind(
+        batch_bytes=600, retained_bytes=400, page_bytes=200, copy_pages=4
+    )
     write(world, primary, 80)
     behind.start()
     copying(world, primary, behind)
@@ -284,6 +224,31 @@ def test_the_pages_of_an_abandoned_copy_are_not_taken_for_those_of_a_much_later_
     world.network.clear()
     world.heal()
     world.check_agreement()
+
+
+def serving_group(size=3, **limits):
+    """A group that serves, its primary first, then the other members."""
+    world = World(0, size=size, limits=Limits(window_entries=64, trim_entries=1, **limits))
+    world.heal(12)
+    (primary,) = serving(world)
+    return world, primary, *(one for one in world.all.values() if one is not primary)
+
+
+def one_behind(**limits):
+    """Three members that serve, of which one is down from now on."""
+    world, primary, behind, other = serving_group(**limits)
+    behind.crash()
+    return world, primary, behind, other
+
+
+def write_and_settle(world, primary, count, *, name=b"row", ticking=False):
+    """Write so many rows, each until nothing moves any more."""
+    for number in range(count):
+        writes = [(b"%s%04d" % (name, number), b"x" * 40)]
+        primary.replica.propose(encode_body(writes), writes)
+        world.settle()
+        if ticking:
+            primary.replica.tick()
 
 
 def write(world, primary, count, to=None):
