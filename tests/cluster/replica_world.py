@@ -138,6 +138,9 @@ class Member:
     def copy_room(self) -> bool:
         return self.replica.pages_out < self.world.limits.copy_pages_here
 
+    def alive(self, device: DeviceId) -> bool:
+        return self.world.all[device].up
+
     def go_on(self) -> None:
         self.turn_due = True
 
@@ -178,6 +181,8 @@ class World:
         self.changing = 0.0
         """How often the wish changes or a device is swapped, in a step."""
         self.loss = 0.0
+        self.rot = 0.0
+        """How often a member finds that one of its rows has rotted, in a step."""
         self.all = {device: Member(self, device) for device in self.members}
 
     # What must hold.
@@ -364,6 +369,10 @@ class World:
                 self.change_wish()
             else:
                 self.swap(rng.choice(list(self.all.values())))
+        if self.rot and rng.random() < self.rot:
+            finder = rng.choice(self.up() or list(self.all.values()))
+            finder.memory.seen(GROUP).rotten = finder.replica.proved
+            self.tell_commits()
         roll = rng.random()
         member = rng.choice(list(self.all.values()))
         if roll < 0.60 and self.network:
@@ -410,6 +419,8 @@ class World:
                 member.replica.pursue(self.wish)
                 if member.replica.impatient:
                     self.suspect(member, lambda device: True)
+                elif member.memory.rotten(GROUP) and (heirs := member.replica.heirs()):
+                    member.replica.hand_over(heirs[0])
             self.tell_commits()
         self.settle()
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.cluster.replica_world import World
+from tests.cluster.replica_world import GROUP, World
 
 
-def run(seed: int, size: int, steps: int, loss: float) -> World:
+def run(seed: int, size: int, steps: int, loss: float, rot: float = 0.0) -> World:
     world = World(seed, size)
     world.settle()
     world.heal(12)
-    world.loss = loss
+    world.loss, world.rot = loss, rot
     for _ in range(steps):
         world.step()
     world.heal()
@@ -23,6 +23,14 @@ def test_three_members_agree_whatever_happens(block):
     worlds = [run(block * 1000 + n, 3, 600, 0.05 * (n % 3)) for n in range(20)]
     assert sum(world.acknowledged for world in worlds) > 100
     assert sum(world.answered for world in worlds) > 20
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_rows_that_rot_on_any_members_cost_no_group_its_quorum(size):
+    worlds = [run(70_000 + size * 1000 + n, size, 600, 0.05 * (n % 3), 0.01) for n in range(40)]
+    assert sum(world.copies for world in worlds) > 100
+    for world in worlds:
+        assert not any(one.memory.rotten(GROUP) for one in world.all.values())
 
 
 @pytest.mark.parametrize("block", range(4))

@@ -60,6 +60,77 @@ def test_a_copy_whose_offer_was_lost_is_offered_again_to_a_member_that_keeps_ask
     assert not rotten.memory.rotten(GROUP)
 
 
+def test_of_two_members_with_rotten_rows_one_waits_for_the_copy_of_the_other():
+    """A member that copies vouches for nothing: with two of them the primary's restart is final."""
+    world, primary, others = settled()
+    commit(world, primary, 3)
+    world.heal(12)
+    for one in others:
+        one.memory.seen(GROUP).rotten = True
+    for _ in range(12):  # copies begin, and none of their pages becomes durable
+        world.tell_commits()
+        primary.replica.tick()
+        while world.network:
+            world.deliver()
+    gave_up = [one for one in others if one.replica.state.standing.copying]
+    assert len(gave_up) == 1
+    for one in others:
+        one.memory.flush(1)  # the standing, stored before the first page
+    primary.crash()
+    world.network.clear()
+    primary.start()
+    elect(world)
+    assert len(serving(world)) == 1
+    world.heal()
+    world.check_agreement()
+    assert not any(one.memory.rotten(GROUP) for one in others)
+
+
+def test_a_member_that_waits_for_a_copy_goes_on_and_is_nobodys_heir():
+    world, primary, (rotten, away) = settled()
+    commit(world, primary, 3)
+    away.crash()
+    rotten.memory.seen(GROUP).rotten = True
+    for _ in range(8):
+        world.tell_commits()
+        world.settle()
+        primary.replica.tick()
+        commit(world, primary, 1)
+    assert world.acknowledged == 11
+    assert rotten.memory.rotten(GROUP)
+    assert primary.replica.heirs() == []
+    world.heal()
+    world.check_agreement()
+    assert not rotten.memory.rotten(GROUP)
+
+
+def test_a_member_with_a_rotten_row_that_is_behind_the_log_need_not_wait():
+    """What it gives up was committed without it, and nothing is committed before it has a copy."""
+    world, primary, (rotten, away) = settled()
+    rotten.crash()
+    commit(world, primary, 60)
+    away.crash()
+    rotten.start()
+    rotten.memory.seen(GROUP).rotten = True
+    for _ in range(12):
+        world.settle()
+        world.tell_commits()
+        world.settle()
+        primary.replica.tick()
+    commit(world, primary, 3)
+    assert world.acknowledged == 63
+    assert not rotten.memory.rotten(GROUP)
+
+
+def test_two_members_copy_at_once_where_nobody_else_could_vouch():
+    world, primary, (rotten,) = settled(2)
+    commit(world, primary, 3)
+    rotten.memory.seen(GROUP).rotten = True
+    world.heal()
+    assert not rotten.memory.rotten(GROUP)
+    world.check_agreement()
+
+
 @pytest.mark.parametrize("before", [Standing.MEMBER, Standing.NEW])
 def test_a_member_whose_rows_do_not_tell_its_members_proves_nothing(before):
     world, primary, (rotten, _) = settled()

@@ -155,6 +155,10 @@ class BoundGroup:
         """See `Ports`."""
         return self._surroundings.copy_room()
 
+    def alive(self, device: DeviceId) -> bool:
+        """See `Ports`."""
+        return self._surroundings.alive(device)
+
     def go_on(self) -> None:
         """See `Ports`."""
         asyncio.get_running_loop().call_soon(self.act, self.replica.go_on)

@@ -58,8 +58,8 @@ class Following:
         self._acked_op = -1
         self._ack_owed = False
         self._copy: _CopyIn | None = None
-        self._told_digest = 0
-        """The copy for which this log, in this life of it, told its digest."""
+        self._told = (0, 0)
+        """The copy for which this log, in this life of it, told its digest, and its held op."""
         self.settled = False
         """The primary has spoken in this view; until then this member keeps voting."""
         self._compared = False
@@ -86,7 +86,7 @@ class Following:
         self._heard()
         self._compared = True
         state = self._state
-        if self._needs_copy or prepare.number >> GENERATION_SHIFT > state.generation:
+        if self._gave_up or prepare.number >> GENERATION_SHIFT > state.generation:
             state.send(self._primary, NeedCopy(state.view, 0, b""))
             return
         prev_op = prepare.prev_op
@@ -101,26 +101,31 @@ class Following:
             return
         # What is known to be committed is applied first: it may be what keeps the device busy.
         self._matched_op = max(self._matched_op, prev_op)
-        self.on_commit_news(prepare.commit_op)
+        self._learn(prepare.commit_op)
         state.merge(prev_op, prepare.entries)  # may raise; the entries will come again then
         self._matched_op = max(self._matched_op, prev_op + len(prepare.entries))
         self._ack_owed = True
-        self.on_commit_news(prepare.commit_op)
+        self._learn(prepare.commit_op)
         state.trim(prepare.trim_op)
         self._acknowledge()
 
     def on_commit_news(self, commit_op: int) -> None:
         """The primary of this view has committed up to here."""
         self._heard()
+        self._learn(commit_op)
+        if self._needs_copy and self._copy is None:
+            # Nothing is written to an idle group, and a row may fail there as in any other.
+            state = self._state
+            state.send(self._primary, NeedCopy(state.view, 0, b"", self._held_op))
+
+    def _learn(self, commit_op: int) -> None:
+        """Apply what is committed, as far as the logs are known to match."""
         state = self._state
         self._told_commit_op = max(self._told_commit_op, commit_op)
         commit_op = min(self._told_commit_op, self._matched_op)
         if commit_op > state.commit_op:
             state.commit_op = commit_op
             state.apply_committed()
-        if self._needs_copy and self._copy is None:
-            # Nothing is written to an idle group, and a row may fail there as in any other.
-            state.send(self._primary, NeedCopy(state.view, 0, b""))
 
     def on_copy_page(self, page: CopyPage) -> None:
         """See `CopyPage`."""
@@ -134,13 +139,14 @@ class Following:
                 # Giving that up would cost a copy of what is committed, and bring nothing.
                 self._matched_op = max(self._matched_op, page.base_op)
                 self._ack_owed = True
-                self.on_commit_news(page.base_op)
+                self._learn(page.base_op)
                 self._acknowledge()
                 return
             if page.page:  # begun in another life of this log
                 state.send(self._primary, NeedCopy(state.view, page.copy_id, b""))
                 return
-            if page.buckets and page.copy_id != self._told_digest:  # compared in another life
+            told = (page.copy_id, self._held_op)
+            if (page.buckets or self._held_op) and self._told != told:  # judged by another life
                 self._ask_for_copy(page.copy_id)
                 return
             if not covers(page.buckets, page.digest, self._digest()):
@@ -173,8 +179,9 @@ class Following:
 
     def _ask_for_copy(self, copy_id: int) -> None:
         """Say what is here."""
-        self._told_digest = copy_id
-        self._state.send(self._primary, NeedCopy(self._state.view, copy_id, self._digest()))
+        self._told = (copy_id, self._held_op)
+        need = NeedCopy(self._state.view, copy_id, self._digest(), self._held_op)
+        self._state.send(self._primary, need)
 
     def on_installed(self, page: tuple[int, int]) -> None:
         """A page of a copy is durable."""
@@ -196,12 +203,25 @@ class Following:
         self._quiet_ticks = 0
 
     @property
+    def _gave_up(self) -> bool:
+        """Whether there are no rows here that entries could change."""
+        state = self._state
+        return state.standing.copying and state.catch_up_op is None
+
+    @property
     def _needs_copy(self) -> bool:
         """Rows that fail their checksums are kept until a copy comes, and this log with them: it
-        counts for what it acknowledged, and proves absences that a row given up would hide.
+        goes on, counts for what it acknowledges, and proves absences that a row given up would
+        hide.
         """
+        return self._gave_up or self._state.log.rotten()
+
+    @property
+    def _held_op(self) -> int:
+        """See `NeedCopy`."""
         state = self._state
-        return (state.standing.copying and state.catch_up_op is None) or state.log.rotten()
+        whole = state.standing is Standing.MEMBER and state.log.rotten()
+        return state.last_op if whole else 0
 
     def _begin_copy(self, page: CopyPage) -> _CopyIn:
         """Give up what is here. The standing is stored before it, so a crash cannot hide it."""
@@ -249,8 +269,8 @@ class Following:
             return
         self._acked_op = op
         self._ack_owed = op < self._matched_op or not counted
-        ack = Ack(state.view, op, state.applied_op, counted, state.durable_birth)
-        state.send(self._primary, ack)
+        rotten, birth = state.log.rotten(), state.durable_birth
+        state.send(self._primary, Ack(state.view, op, state.applied_op, counted, birth, rotten))
 
     def _prove(self) -> None:
         """Become a full member once nothing that was ever committed is missing here.

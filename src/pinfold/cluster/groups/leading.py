@@ -42,6 +42,7 @@ class Progress:
         "match_op",
         "next_op",
         "probing",
+        "rotten",
         "silent_ticks",
     )
 
@@ -55,6 +56,8 @@ class Progress:
         """Where the logs match is not known: one message at a time."""
         self.copy: CopyOut | None = None
         self.silent_ticks = 0
+        self.rotten = False
+        """It counts, and waits for a copy that replaces a row which failed its checksum."""
         self.birth = 0
         """Of the follower's log, as it told; 0 before."""
 
@@ -148,8 +151,13 @@ class Leadership:
 
     def lacks_nothing(self, device: DeviceId) -> bool:
         """Whether a member has everything and counts."""
+        return self.may_lead(device, self._state.last_op)
+
+    def may_lead(self, device: DeviceId, known_op: int) -> bool:
+        """Whether a member has everything up to an op and counts, and needs no copy."""
         follower = self.followers[device]
-        return follower.copy is None and follower.counted_op == self._state.last_op
+        needs_copy = follower.copy is not None or follower.rotten
+        return not needs_copy and follower.counted_op >= known_op
 
     def copies_to(self, device: DeviceId) -> bool:
         """Whether a member is behind the log, and acknowledges nothing before it has a copy."""
@@ -195,6 +203,7 @@ class Leadership:
         if ack.birth and follower.birth not in (0, ack.birth):
             follower.match_op = follower.counted_op = follower.applied_op = 0  # another log
         follower.birth = ack.birth or follower.birth
+        follower.rotten = ack.rotten
         follower.applied_op = max(follower.applied_op, ack.applied_op)
         follower.match_op = max(follower.match_op, ack.op)
         counted = ack.counted and self._state.configuration.admits(sender, ack.birth)
@@ -230,7 +239,10 @@ class Leadership:
         if copy is not None and copy.copy_id != need.copy_id:
             return  # it has not heard of the copy under way, which is offered again in its silence
         follower.silent_ticks = 0
-        if copy is None:
+        if (copy is None or copy.offered) and need.held_op and not self._spares(sender, need):
+            follower.rotten = True
+            follower.copy = None
+        elif copy is None:
             self._begin_copy(follower)
         elif copy.offered:
             copy.choose(need.digest)
@@ -239,6 +251,24 @@ class Leadership:
             self._begin_copy(follower)  # it has restarted: what it told holds no more
         elif not copy.begun:
             copy.repeat()
+
+    def _spares(self, device: DeviceId, need: NeedCopy) -> bool:
+        """Whether a member with a rotten row may give up its rows now.
+
+        Not what was acknowledged, as long as it can wait for others who vouch for everything: two
+        that copy at a time would leave a group of three without a quorum of proofs, should its
+        primary restart. Whoever copies in this view, or did before it, has not been counted in it.
+        """
+        state = self._state
+        if need.held_op < state.applied_op:
+            return True  # it lacks what the copy begins with: see `election`
+        voters = [one for one in state.voters if one != device]
+        if not state.configuration.quorum(voters):
+            return True  # waiting is of no use
+        alive = state.ports.alive
+        peers = [one for one in self._peers if one.device in voters and alive(one.device)]
+        proved = [one.device for one in peers if one.copy is None and one.counted_op]
+        return state.configuration.quorum([state.me, *proved] if state.proved else proved)
 
     def on_copy_ack(self, sender: DeviceId, ack: CopyAck) -> None:
         """See `CopyAck`."""

@@ -117,6 +117,8 @@ class Ack(NamedTuple):
     """Whether the primary may count this towards the commit point."""
     birth: int
     """Of the sender's log; 0 while that is not durable."""
+    rotten: bool = False
+    """Whether one of its rows has failed its checksum: it should not lead."""
 
 
 class Refuse(NamedTuple):
@@ -137,6 +139,9 @@ class NeedCopy(NamedTuple):
     copy_id: int
     digest: bytes
     """Of the follower's rows; empty when they are of no use."""
+    held_op: int = 0
+    """End of the log of a member that counts and has a rotten row: what a copy would make it give
+    up. 0 for every other follower."""
 
 
 class OfferCopy(NamedTuple):

@@ -151,9 +151,7 @@ class Replica:
         return [
             member
             for member in state.configuration.members
-            if member != state.me
-            and leadership.followers[member].copy is None
-            and leadership.followers[member].counted_op >= state.commit_op
+            if member != state.me and leadership.may_lead(member, state.commit_op)
         ]
 
     def hand_over(self, heir: DeviceId) -> None:

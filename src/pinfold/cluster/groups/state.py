@@ -161,6 +161,10 @@ class Ports(Protocol):
         """Whether this node may have one more page of a copy on its way."""
         ...
 
+    def alive(self, device: DeviceId) -> bool:
+        """Whether a member is believed to serve."""
+        ...
+
     def go_on(self) -> None:
         """Call `Replica.go_on` in a later turn of the event loop."""
         ...

@@ -61,9 +61,9 @@ _FORMS: Final[tuple[Form[list[Any]], ...]] = tuple(
     Form(GenericAlias(tuple, (Short, Short, Short, Short, *fields)))  # type: ignore[arg-type]
     for fields in (
         (Number, Number, _Signed, Number, Number, Number, _OPS),
-        (Number, Number, Number, bool, Number),
+        (Number, Number, Number, bool, Number, bool),
         (Number, Number, Number),
-        (Number, Number, _Digest),
+        (Number, Number, _Digest, Number),
         (Number, Number),
         (Number, _Worth, Number, Number, Number, Number),
         (Number, Number, Number, Number),
