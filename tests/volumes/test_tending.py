@@ -376,7 +376,7 @@ def test_a_volume_is_not_created_on_the_index_row_of_one_that_is_deleted_meanwhi
         creator = registry_of(world)
         putting = creator._put
 
-        async def put_after_the_deletion(name: str, row: VolumeRow, check: Check) -> None:
+        async def put_after_the_deletion(name: str, row: VolumeRow, check: Check) -> int:
             await registry_of(world).delete(NAME)
             await putting(name, row, check)
             raise Unavailable("the answer was lost")

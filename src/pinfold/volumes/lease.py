@@ -15,7 +15,15 @@ from pinfold.env.api import Env
 from pinfold.model.errors import Busy, Conflict, Fenced, NotFound, Unavailable
 from pinfold.model.ids import Boot, DeviceId, DeviceUuid, OpId
 from pinfold.model.settings import VolumeSettings
-from pinfold.volumes.row import Holder, VolumeRow, decode_volume, encode, key_of, place_of
+from pinfold.volumes.row import (
+    Holder,
+    VolumeRow,
+    decode_volume,
+    demand_ready,
+    encode,
+    key_of,
+    place_of,
+)
 
 
 class Memory(NamedTuple):
@@ -215,8 +223,7 @@ class Lease:
         if found is None:
             raise NotFound(f"there is no volume {self._name!r}")
         row = decode_volume(found.body)
-        if row.state != "ready":
-            raise NotFound(f"volume {self._name!r} is being deleted")
+        demand_ready(self._name, row)
         return row, found.version
 
     async def _refresh(self) -> None:

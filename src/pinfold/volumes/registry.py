@@ -1,9 +1,13 @@
 """Volumes by name: create, list, show, resize, delete.
 
 Creating and deleting touch two groups of the row log (the volume's and the index's) and every
-device. There is no two-phase commit: the index row is written first as an intent and the volume
-row decides, so that every step can be repeated and a crash between them leaves either a volume
-that works or an intent that `list` does not show and the next attempt takes over.
+device. There is no two-phase commit: the volume row decides. It is `creating` until the index row
+is there, and `deleting` until its data is gone, so that every step can be repeated, a volume that
+may be used is never without an index row, and a crash leaves at worst a row that the next attempt
+takes over.
+
+The index row says what the volume row says. Whoever changes the latter writes the former behind it,
+as `_reindex` argues.
 """
 
 import asyncio
@@ -28,6 +32,7 @@ from pinfold.volumes.row import (
     VolumeRow,
     decode_index,
     decode_volume,
+    demand_ready,
     encode,
     index_key,
     key_of,
@@ -104,16 +109,17 @@ class Registry:
             created_ms=int(self._env.clock.wall() * 1000),
             copies=copies,
             min_in_sync=min(self._settings.min_in_sync, copies),
+            state="creating",
         )
-        await self._intend(name, row)
+        version = await self._claim(name, row)
+        await self._reindex(name, row.id)
+        ready = msgspec.structs.replace(row, state="ready")
         try:
-            await self._put(name, row, Check("absent", key_of(name)))
+            await self._put(name, ready, Check("version", key_of(name), version))
         except Conflict:
-            found, _version, _stamp = await self._get(name)
-            await self._put_index(name, found, ready=found.state == "ready")
-            raise Conflict(f"volume {name!r} exists already") from None
-        await self._put_index(name, row, ready=True)
-        return _shown(name, row, live=False)
+            raise Conflict(f"volume {name!r} was created or deleted meanwhile") from None
+        await self._reindex(name, row.id)
+        return _shown(name, ready, live=False)
 
     async def names(self, *, limit: int) -> list[str]:
         """The first `limit` volumes' names, in order."""
@@ -140,8 +146,7 @@ class Registry:
     async def show(self, name: str) -> VolumeShown:
         """One volume; NotFound when there is none."""
         row, _version, stamp_ms = await self._get(name)
-        if row.state != "ready":
-            raise NotFound(f"volume {name!r} is being deleted")
+        demand_ready(name, row)
         return _shown(name, row, live=self._is_live(row, stamp_ms))
 
     async def resize(self, name: str, size: int, *, force: bool = False) -> VolumeShown:
@@ -154,8 +159,7 @@ class Registry:
         _check_size(size)
         while True:
             row, version, stamp_ms = await self._get(name)
-            if row.state != "ready":
-                raise NotFound(f"volume {name!r} is being deleted")
+            demand_ready(name, row)
             if size < row.size and not force:
                 raise Conflict(f"{size} bytes would cut off data of {name!r}; force it to shrink")
             resized = msgspec.structs.replace(row, size=size, cut=_cut(row, size))
@@ -163,7 +167,7 @@ class Registry:
                 await self._put(name, resized, Check("version", key_of(name), version))
             except Conflict:
                 continue  # its holder confirmed it meanwhile
-            await self._put_index(name, resized, ready=True)
+            await self._reindex(name, row.id)
             live = self._is_live(row, stamp_ms)
             if live and size < row.size:
                 await asyncio.sleep(2 * self._settings.beat_s)
@@ -179,7 +183,7 @@ class Registry:
             try:
                 row, version, stamp_ms = await self._get(name)
             except NotFound:
-                if await self._unlist(name, None):
+                if await self._unlist(name):
                     return  # an earlier attempt had come so far
                 raise
             if only is not None and row.id != only:
@@ -200,42 +204,55 @@ class Registry:
     async def _finish(self, name: str, row: VolumeRow, *, held: bool) -> None:
         """Drop what a volume marked as being deleted has on devices, and then its rows.
 
-        The index row goes last, so that a volume row is never without one: whoever looks for
-        volumes by the index misses none. Each goes only if it is still the one that was read.
+        The index row is hidden first and goes last: whoever looks for volumes by the index misses
+        none. Each goes only if it is still this volume's.
         """
-        indexed = await self._hide(name, row)
+        await self._reindex(name, row.id)
         if held:
             await self._evict(row)
         await self._drop(VolumeId(row.id))
         await self._remove(name, row.id)
-        if indexed is not None:
-            await self._unlist(name, indexed)
+        await self._unlist(name)
 
-    async def _hide(self, name: str, row: VolumeRow) -> int | None:
-        """Let listings show a volume no more: the version of its index row.
+    async def _reindex(self, name: str, volume: bytes) -> None:
+        """Have the index row say what the volume row says, while that is this volume's.
 
-        None when it has none any more: another deletion came first, and what is there now is of
-        the next volume of this name.
+        The index row is read before the volume row, and written only if nobody has written it
+        since. So whoever writes it behind the one that knew the latest volume row knows that too.
         """
         while True:
-            found = await self._rows.get(INDEX_PLACE, index_key(name))
-            if found is None or decode_index(found.body).id != row.id:
-                return None
-            check = Check("version", index_key(name), found.version)
-            with contextlib.suppress(Conflict):
-                return await self._put_index(name, row, ready=False, checks=(check,))
+            listed = await self._rows.get(INDEX_PLACE, index_key(name))
+            try:
+                row, _version, _stamp = await self._get(name)
+            except NotFound:
+                return
+            if row.id != volume:
+                return
+            index = IndexRow(
+                id=row.id, size=row.size, created_ms=row.created_ms, ready=row.state == "ready"
+            )
+            put = (index_key(name), Row(encode(index)))
+            try:
+                await self._change(INDEX_PLACE, checks=(_unchanged(name, listed),), puts=(put,))
+            except Conflict:
+                continue
+            if listed is None:  # it may have come and gone, with the volume, since it was read
+                await self._unlist(name)
+            return
 
-    async def _unlist(self, name: str, version: int | None) -> bool:
-        """Remove an index row of no volume, if it is this version (None: any); whether it was."""
-        found = await self._rows.get(INDEX_PLACE, index_key(name))
-        if found is None or decode_index(found.body).ready:
-            return False
-        check = Check("version", index_key(name), found.version if version is None else version)
-        try:
-            await self._change(INDEX_PLACE, checks=(check,), deletes=(index_key(name),))
-        except Conflict:
-            return False  # a new volume has taken the name
-        return True
+    async def _unlist(self, name: str) -> bool:
+        """Remove an index row of no volume; whether there was one.
+
+        Read before the volume row as well: the index row of a volume made since is another version.
+        """
+        while True:
+            listed = await self._rows.get(INDEX_PLACE, index_key(name))
+            if listed is None or await self._rows.get(place_of(name), key_of(name)) is not None:
+                return False
+            check = _unchanged(name, listed)
+            with contextlib.suppress(Conflict):
+                await self._change(INDEX_PLACE, checks=(check,), deletes=(index_key(name),))
+                return True
 
     async def _remove(self, name: str, volume: bytes) -> None:
         """Remove a volume's row, if it is still this volume's."""
@@ -300,39 +317,27 @@ class Registry:
             raise NotFound(f"there is no volume {name!r}")
         return decode_volume(found.body), found.version, found.stamp_ms
 
-    async def _put(self, name: str, row: VolumeRow, check: Check) -> None:
-        await self._change(
+    async def _put(self, name: str, row: VolumeRow, check: Check) -> int:
+        return await self._change(
             place_of(name), checks=(check,), puts=((key_of(name), Row(encode(row))),)
         )
 
-    async def _intend(self, name: str, row: VolumeRow) -> None:
-        """Write the index row of a volume that is about to exist.
+    async def _claim(self, name: str, row: VolumeRow) -> int:
+        """Write the row of a volume that is about to exist; its version.
 
-        One that is there already is written anew unless a volume works under it, which is a
-        Conflict: an earlier deletion that still has to remove it then finds another version, and
-        leaves it.
+        One that somebody else has not finished is replaced: that one finds another version.
+        Conflict when there is a volume, or one that is not gone yet.
         """
         while True:
-            found = await self._rows.get(INDEX_PLACE, index_key(name))
-            if found is not None and decode_index(found.body).ready:
-                with contextlib.suppress(NotFound):
-                    await self._get(name)
+            check = Check("absent", key_of(name))
+            with contextlib.suppress(NotFound):
+                found, version, _stamp = await self._get(name)
+                if found.state != "creating":
+                    await self._reindex(name, found.id)  # a crash may have come before that
                     raise Conflict(f"volume {name!r} exists already")
-            check = Check("absent", index_key(name))
-            if found is not None:
-                check = Check("version", index_key(name), found.version)
-            try:
-                await self._put_index(name, row, ready=False, checks=(check,))
-            except Conflict:
-                continue
-            return
-
-    async def _put_index(
-        self, name: str, row: VolumeRow, *, ready: bool, checks: tuple[Check, ...] = ()
-    ) -> int:
-        index = IndexRow(id=row.id, size=row.size, created_ms=row.created_ms, ready=ready)
-        put = (index_key(name), Row(encode(index)))
-        return await self._change(INDEX_PLACE, checks=checks, puts=(put,))
+                check = Check("version", key_of(name), version)
+            with contextlib.suppress(Conflict):
+                return await self._put(name, row, check)
 
     async def _change(
         self,
@@ -345,6 +350,13 @@ class Registry:
         op_id = OpId(self._env.rng.randbytes(16))
         change = Change(op_id=op_id, checks=checks, puts=puts, deletes=deletes)
         return (await self._rows.change(place, change)).version
+
+
+def _unchanged(name: str, listed: Row | None) -> Check:
+    """That an index row is still as it was read."""
+    if listed is None:
+        return Check("absent", index_key(name))
+    return Check("version", index_key(name), listed.version)
 
 
 def _shown(name: str, row: VolumeRow, *, live: bool) -> VolumeShown:

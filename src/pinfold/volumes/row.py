@@ -1,7 +1,7 @@
 """A volume's row: what the row log keeps of it, and where.
 
 The volume row is the truth. An index row per volume, all in one place, makes listing one scan;
-it is written as an intent before the volume row exists and removed after the volume's data.
+it is written before the volume may be used and removed after its data.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ import msgspec
 
 from pinfold.codec import names
 from pinfold.codec.unreadable import UNREADABLE
-from pinfold.model.errors import Corrupt
+from pinfold.model.errors import Corrupt, NotFound
 
 INDEX_PLACE: Final = b"vl/"
 """Placement key of every index row."""
@@ -39,7 +39,8 @@ class VolumeRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """Bytes; need not be a multiple of anything."""
     created_ms: int
     state: str = "ready"
-    """ready, or deleting (its data is being dropped; nobody may attach)."""
+    """creating (its index row may not be there yet), ready, or deleting (its data is being
+    dropped). Nobody may attach unless it is ready."""
     copies: int = 3
     min_in_sync: int = 2
     holder: Holder | None = None
@@ -72,6 +73,12 @@ class IndexRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     created_ms: int
     ready: bool
     """False while it is being created or deleted."""
+
+
+def demand_ready(name: str, row: VolumeRow) -> None:
+    """NotFound for a volume that nobody may use: yet, or any more."""
+    if row.state != "ready":
+        raise NotFound(f"volume {name!r} is not ready: it is still {row.state}")
 
 
 def place_of(name: str) -> bytes:

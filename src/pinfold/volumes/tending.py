@@ -60,7 +60,7 @@ class Tend:
 def needs(row: VolumeRow, openings: Openings) -> int | None:
     """How urgent it is to tend a volume that nobody holds: a rank, or None when it is well."""
     if row.state != "ready":
-        return 0
+        return 0 if row.state == "deleting" else None  # its creator, or the next one, goes on
     if row.out:
         return 1 + row.copies - len(row.out)
     if row.trust:
@@ -133,7 +133,7 @@ class Tending:
         row = await self._row(job.name)
         if row is None:
             return 0
-        if row.state != "ready":
+        if row.state == "deleting":
             with contextlib.suppress(NotFound):  # whoever deletes it has come to the end
                 await self._registry.delete(job.name, only=VolumeId(row.id))
             return 0
