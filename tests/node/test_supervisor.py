@@ -136,6 +136,41 @@ def test_a_killed_process_is_started_again(world: World) -> None:
     assert any("killed by SIGKILL" in detail for _, _, detail in world.events)
 
 
+def test_a_process_that_cannot_be_started_now_is_started_when_it_can(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    world = World(logs)
+    world.child("one", READY + UNTIL_TOLD)
+
+    async def use(supervisor: Supervisor) -> None:
+        await ready(supervisor)
+        logs.rename(tmp_path / "aside")  # what it prints has no place to go
+        pid = supervisor.children[NodeName("one")].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await world.until("restarting", 2)
+        assert "could not be started" in world.events[-1][2]
+        await supervisor.stop_one(NodeName("one"))
+        with pytest.raises(Unavailable, match=r"one cannot start: .*No such file"):
+            await supervisor.start_one(NodeName("one"), 30)
+        logs.mkdir()
+        await world.until("ready", 2)
+
+    world.run(use)
+
+
+class NobodyListens(World):
+    """What is told goes to a terminal that is gone."""
+
+    def _on_event(self, *event: str) -> None:
+        super()._on_event(*event)
+        raise BrokenPipeError
+
+
+def test_news_that_nobody_takes_end_no_process(tmp_path: Path) -> None:
+    test_a_killed_process_is_started_again(NobodyListens(tmp_path))
+
+
 def test_without_restart_it_is_left_down(tmp_path: Path) -> None:
     world = World(tmp_path, restart=False)
     world.child("n1", READY + UNTIL_TOLD)

@@ -27,7 +27,8 @@ KILL_AFTER_S: Final = 12.0
 """A process told to stop is killed after this: longer than its own drain time."""
 
 OnEvent = Callable[[str, NodeName, str], None]
-"""(event, process, detail): started, ready, failed, ended, left down, restarting, killed."""
+"""(event, process, detail): started, ready, failed, ended, left down, restarting, killed. What it
+cannot tell anybody (OSError: a terminal that is gone, a full disk) stays untold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +83,17 @@ class Supervisor:
     ) -> None:
         self._clock = clock
         self._kill_after_s = kill_after_s
-        self._on_event = on_event
+        self._listener = on_event
         self._restart = restart
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._scope = TaskScope(self._broken)
         self._error: BaseException | None = None
         self.children = {spec.name: Child(spec=spec) for spec in specs}
+
+    def _on_event(self, event: str, name: NodeName, detail: str) -> None:
+        with suppress(OSError):
+            self._listener(event, name, detail)
 
     def start(self) -> None:
         """Start every process; `ready` tells how it went."""
@@ -153,19 +158,20 @@ class Supervisor:
                     await self._hold(child)
                     continue
                 started = self._clock.monotonic()
-                status = await self._run_once(child)
+                how = await self._run_once(child)
                 if self._stopping.is_set():
-                    self._on_event("ended", child.spec.name, _describe(status))
+                    self._on_event("ended", child.spec.name, how)
                     return
                 child.held = child.held or not self._restart
                 if child.held:
-                    self._on_event("left down", child.spec.name, _describe(status))
+                    self._on_event("left down", child.spec.name, how)
                     continue
                 delay = child.policy.on_exit(self._clock.monotonic() - started)
-                detail = f"{_describe(status)}; starting again in {delay:.1f} s"
+                detail = f"{how}; starting again in {delay:.1f} s"
                 self._on_event("restarting", child.spec.name, detail)
                 await self._pause(delay)
         finally:
+            child.down.set()
             child.ended.set()
             self._changed.set()
 
@@ -225,19 +231,14 @@ class Supervisor:
             async with asyncio.timeout(delay_s):
                 await self._stopping.wait()
 
-    async def _run_once(self, child: Child) -> int:
-        """Start the process, follow its reports, return its exit status."""
-        ours, theirs = socket.socketpair()
-        with theirs, _appending(child.spec.output) as output:
-            process = await asyncio.create_subprocess_exec(
-                *child.spec.command,
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C is the supervisor's to pass on, in order
-            )
+    async def _run_once(self, child: Child) -> str:
+        """Start the process, follow its reports, say how it ended, or why it did not begin."""
+        try:
+            process, ours = await _begin(child.spec)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread is left to wait for it
+            child.state, child.message = "failed", str(error)
+            self._changed.set()
+            return f"could not be started: {error}"
         child.process = process
         child.starts += 1
         self._on_event("started", child.spec.name, f"pid {process.pid}")
@@ -246,7 +247,7 @@ class Supervisor:
         reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES_MAX)
         try:
             await self._follow(child, reader)
-            return await process.wait()
+            return _describe(await process.wait())
         finally:
             child.process = None
             child.state = None if child.state == "ready" else child.state
@@ -264,10 +265,30 @@ class Supervisor:
             self._changed.set()
 
     def _broken(self, error: BaseException) -> None:
-        """Keeping a process failed in itself (no memory to start one, say)."""
+        """Keeping a process failed in itself: a bug."""
         self._error = error
         self._on_event("failed", NodeName("supervisor"), repr(error))
         self._changed.set()
+
+
+async def _begin(spec: ChildSpec) -> tuple[Process, socket.socket]:
+    """A process and our end of its lifeline, which ends it when it is closed."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs, _appending(spec.output) as output:
+            process = await asyncio.create_subprocess_exec(
+                *spec.command,
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is the supervisor's to pass on, in order
+            )
+    except BaseException:
+        ours.close()
+        raise
+    return process, ours
 
 
 def _appending(path: str) -> FileIO:
