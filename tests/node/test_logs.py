@@ -1,7 +1,11 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from pinfold.node.logs import LOG_GENERATIONS, LogFile, open_log
 
@@ -95,3 +99,25 @@ def test_what_libraries_log_is_in_the_process_log_and_not_on_stderr(tmp_path: Pa
     told = json.loads(line)
     assert (told["event"], told["origin"], told["level"]) == ("task 7", "asyncio", "error")
     assert "ZeroDivisionError" in told["exception"]
+
+
+def test_a_file_that_cannot_be_begun_costs_no_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogFile(tmp_path / "log", limit=10)
+    for number in range(5):
+        log.write(f"line {number}..")
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert len(kept) == 1 + LOG_GENERATIONS
+
+    def no_descriptor(*_arguments: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_descriptor)
+        for _ in range(2 * LOG_GENERATIONS):
+            log.write("left out")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == kept
+    log.write("and on")
+    assert (tmp_path / "log").read_text() == '{"lines_left_out":6}\nand on\n'
+    assert (tmp_path / "log.1").read_text() == kept["log"]

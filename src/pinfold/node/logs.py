@@ -25,6 +25,9 @@ LOG_BYTES_MAX: Final = 64 << 20
 LOG_GENERATIONS: Final = 3
 """Old log files kept beside the current one."""
 
+_APPENDING: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+_MODE: Final = 0o600
+
 BATCH_S: Final = 0.2
 """How long lines of a `BatchedLog` wait for others."""
 
@@ -49,7 +52,7 @@ class LogFile:
         self._open()
 
     def _open(self) -> None:
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._file = os.open(self._path, _APPENDING, _MODE)
         self._size = os.fstat(self._file).st_size
 
     def write(self, line: str) -> None:
@@ -72,13 +75,20 @@ class LogFile:
         self._size += written
 
     def _turn_over(self) -> None:
-        for number in range(LOG_GENERATIONS, 0, -1):
-            older = self._path if number == 1 else _generation(self._path, number - 1)
-            if older.exists():
-                older.rename(_generation(self._path, number))
-        full = self._file
-        self._open()
-        os.close(full)
+        """Begin a new file; nothing is moved before it is there: a failure costs no older one."""
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        descriptor = os.open(fresh, _APPENDING, _MODE)
+        try:
+            for number in range(LOG_GENERATIONS, 0, -1):
+                older = self._path if number == 1 else _generation(self._path, number - 1)
+                if older.exists():
+                    older.rename(_generation(self._path, number))
+            fresh.rename(self._path)
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(self._file)
+        self._file, self._size = descriptor, 0
 
     # What structlog's filtering logger calls on us.
     debug = info = warning = error = critical = write
