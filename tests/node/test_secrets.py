@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pinfold.env.real import real_env
-from pinfold.model.errors import Conflict, Corrupt, PinfoldError
+from pinfold.model.errors import Conflict, Corrupt
 from pinfold.node import rotation
 from pinfold.node.access import Access, Endpoints, read_access, write_access
 from pinfold.node.layout import Layout
@@ -131,7 +131,7 @@ def test_processes_follow_the_files(layout: Layout) -> None:
     async def run() -> None:
         secrets = read_secrets(ENV, layout)
         heard: asyncio.Queue[Keyring] = asyncio.Queue()
-        errors: asyncio.Queue[PinfoldError] = asyncio.Queue()
+        errors: asyncio.Queue[Exception] = asyncio.Queue()
         task = asyncio.get_running_loop().create_task(
             follow_secrets(ENV, layout, secrets, heard.put_nowait, errors.put_nowait)
         )
@@ -148,6 +148,18 @@ def test_processes_follow_the_files(layout: Layout) -> None:
             assert isinstance(await errors.get(), Corrupt)
         assert secrets.keyring == fresh  # what cannot be read changes nothing
         layout.cluster_secret.write_bytes(good)
+        aside = layout.endpoints.with_name("aside")
+        layout.endpoints.rename(aside)
+        layout.endpoints.mkdir()  # stands for any refusal of the system
+        async with asyncio.timeout(60):
+            while not isinstance(await errors.get(), OSError):
+                pass
+        layout.endpoints.rmdir()
+        aside.rename(layout.endpoints)
+        later = Keyring(4, {4: random.Random(2).randbytes(SECRET_BYTES)})
+        write_keyring(ENV.disk, layout, later)
+        async with asyncio.timeout(60):
+            assert await heard.get() == later  # it is still followed
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

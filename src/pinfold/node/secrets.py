@@ -56,9 +56,12 @@ async def follow_secrets(
     layout: Layout,
     secrets: Secrets,
     on_keyring: Callable[[Keyring], None],
-    on_error: Callable[[PinfoldError], None],
+    on_error: Callable[[Exception], None],
 ) -> None:
-    """Keep `secrets` as the files say, for ever; a file that cannot be read changes nothing."""
+    """Keep `secrets` as the files say, for ever; a file that cannot be read changes nothing.
+
+    Whatever keeps it from being read now (no free descriptor, say) may be over at the next look.
+    """
     lane = env.new_offload("secrets")
     try:
         while True:
@@ -66,7 +69,7 @@ async def follow_secrets(
             try:
                 secrets.access = await lane(read_access, env.disk, layout)
                 keyring = await lane(read_keyring, env.disk, layout)
-            except PinfoldError as error:
+            except (PinfoldError, OSError) as error:
                 on_error(error)
                 continue
             if keyring != secrets.keyring:
