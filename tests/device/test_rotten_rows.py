@@ -18,7 +18,7 @@ from pinfold.device.rebuild import rebuild_index
 from pinfold.device.repair import repair
 from pinfold.env.api import Env
 from pinfold.model.errors import Conflict, Corrupt, NotFound
-from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from pinfold.model.ids import BlobId, ExtentIndex, GroupId, Token, VolumeId
 from pinfold.sim.world import World
 from tests.device.model import whole
 from tests.device.worlds import CLUSTER, PATH, SETTINGS, put
@@ -269,6 +269,24 @@ def test_a_volume_of_which_an_extents_row_rotted_is_lost_here() -> None:
         await device.close()
 
     lives(fill, rot(b"e"), act, again)
+
+
+def test_an_extent_whose_row_rotted_is_not_told_to_be_a_hole() -> None:
+    async def act(env: Env) -> None:
+        device = await opened(env)
+        await device.extents.claim(V, Token(2))
+        device.extents.check(V, Token(2))
+        for _ in range(2):  # found out by the first
+            with pytest.raises(Conflict):
+                device.extents.allocated(V, Token(2), ExtentIndex(3))
+        with pytest.raises(Conflict):
+            device.extents.check(V, Token(2))
+        assert (await device.extents.claim(V, Token(2))).lost
+        with pytest.raises(Corrupt):
+            device.extents.allocated(V, Token(2), ExtentIndex(3))
+        await device.close()
+
+    lives(fill, rot(b"e"), act)
 
 
 @pytest.mark.parametrize("table", [b"g", b"v", b"p", b"ma", b"mb", b"mp"])

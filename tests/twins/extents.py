@@ -16,6 +16,7 @@ from pinfold.device.api import Claim, Device, DeviceStatus, ExtentOp, Mark
 from pinfold.env.api import Buffer
 from pinfold.model.errors import (
     Busy,
+    Conflict,
     Corrupt,
     DeadlineExceeded,
     Fenced,
@@ -42,6 +43,7 @@ _ZERO_EXTENT = bytes(EXTENT_BYTES)
 class _Volume:
     token: int = 0
     lost: bool = False
+    told: bool = True
     extents: dict[int, bytearray] = field(default_factory=dict)
     marks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     """extent -> (epoch, sequence, token that marked it dirty or 0)"""
@@ -79,6 +81,7 @@ class MemoryExtents:
             done.set_exception(Fenced(f"token {state.token} is known"))
         else:
             state.token = token
+            state.told = True
             done.set_result(Claim(state.lost))
         return done
 
@@ -86,6 +89,8 @@ class MemoryExtents:
         state = self._volumes.get(volume)
         if state is None or state.token != token:
             raise Fenced("another token")
+        if not state.told:
+            raise Conflict("the volume has lost extents here: claim it again")
         return state
 
     def write(
@@ -210,6 +215,9 @@ class MemoryExtents:
         state = self._enter(volume, token)
         return [(0, EXTENT_BYTES)] if index in state.extents else []
 
+    def check(self, volume: VolumeId, token: Token) -> None:
+        self._enter(volume, token)
+
     def forget(self) -> None:
         """Every extent is gone, and the device knows it: tokens stay."""
         self._undo.clear()
@@ -217,6 +225,11 @@ class MemoryExtents:
             state.extents.clear()
             state.marks.clear()
             state.lost = True
+
+    def lose(self, volume: VolumeId) -> None:
+        """A row of an extent turns out to be rotten: the device serves on, and has to tell."""
+        state = self._volumes[volume]
+        state.lost, state.told = True, False
 
     def claimed_lost(self, volume: VolumeId) -> bool:
         """Whether a holder would be told of the loss."""

@@ -37,7 +37,7 @@ class Client:
             if waiting is not None and not waiting.done():
                 waiting.set_result(io)
 
-    async def _do(self, io: Io) -> Io:
+    async def ask(self, io: Io) -> Io:
         self._waiting[io] = done = asyncio.get_running_loop().create_future()
         self.session.submit([io])
         await done
@@ -46,19 +46,19 @@ class Client:
         return io
 
     async def write(self, offset: int, data: bytes, *, fua: bool = False) -> None:
-        await self._do(Io(WRITE, offset, len(data), self, payload=data, fua=fua))
+        await self.ask(Io(WRITE, offset, len(data), self, payload=data, fua=fua))
 
     async def change(self, kind: int, offset: int, length: int, *, fua: bool = False) -> None:
-        await self._do(Io(kind, offset, length, self, fua=fua))
+        await self.ask(Io(kind, offset, length, self, fua=fua))
 
     async def read(self, offset: int, length: int) -> bytes:
-        io = await self._do(Io(READ, offset, length, self))
+        io = await self.ask(Io(READ, offset, length, self))
         found = b"".join(io.parts)
         assert len(found) == length
         return found
 
     async def flush(self) -> None:
-        await self._do(Io(FLUSH, 0, 0, self))
+        await self.ask(Io(FLUSH, 0, 0, self))
 
 
 class Gateway:
@@ -157,6 +157,11 @@ class World:
         node.dispatcher.handlers.clear()
         self.hosts[number] = ExtentHost(node.dispatcher, {DeviceId(number): self.devices[number]})
         node.up = True
+
+    def restart(self, gateway: Gateway, number: int) -> None:
+        """It dies and is there again at once."""
+        self.kill(gateway, number)
+        self.start(number)
 
     def swap(self, number: int) -> None:
         """Another device, freshly formatted, gets its number."""

@@ -435,9 +435,12 @@ def _act_flush(
 
 def _act_stable(store: ExtentStore, opened: _Stream, request: Request, fields: list[Any]) -> Reply:
     (sequence,) = fields
+    volume, token = request.body[2], request.body[3]
     if sequence > opened.stable:
         opened.stable = sequence
-        store.stable(request.body[2], request.body[3], sequence)
+        store.stable(volume, token, sequence)
+    else:  # no news, but a holder at rest hears in this way what the device has lost since
+        store.check(volume, token)
     return _TAKEN
 
 

@@ -343,6 +343,10 @@ class ExtentStore(Protocol):
         """(offset, length) runs of an extent that hold data; the rest is zeroes."""
         ...
 
+    def check(self, volume: VolumeId, token: Token) -> None:
+        """Nothing but what every call does: raise what the holder has to hear."""
+        ...
+
     def restored(self, volume: VolumeId, token: Token) -> asyncio.Future[None]:
         """The holder has written and flushed every extent here: nothing is lost any more."""
         ...

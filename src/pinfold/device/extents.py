@@ -45,7 +45,7 @@ from pinfold.device.volume import (
 )
 from pinfold.device.volumes import Volumes, untold
 from pinfold.env.api import Buffer, Offload
-from pinfold.model.errors import Busy, Corrupt, Fenced, Invalid
+from pinfold.model.errors import Busy, Conflict, Corrupt, Fenced, Invalid
 from pinfold.model.ids import ExtentIndex, Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES, MIB, SLOT_BYTES
 from pinfold.model.settings import DeviceSettings
@@ -183,10 +183,8 @@ class Extents:
             _check_range(offset, length)
             locate(known, index, self._rows.get(known.life, index), offset, length, parts)
         if known.lost:
-            if not known.told:
-                raise untold(known)
             detail = (spans[0][0], spans[0][1] // BLOCK_BYTES) if spans else None
-            raise Corrupt(f"volume {volume.hex()} has lost extents here", detail=detail)
+            raise _lost(known, detail)
         again = partial(self.read, volume, token, spans, deadline=deadline)
         return self._reads.read(parts, again, deadline)
 
@@ -223,7 +221,13 @@ class Extents:
         """See `ExtentStore.allocated`."""
         known = self._fenced(volume, token)
         runs = runs_of(known.data(index, self._rows.get(known.life, index).data), 0)
+        if known.lost:  # maybe found out by this very look
+            raise _lost(known, (index, 0))
         return [(first * BLOCK_BYTES, count * BLOCK_BYTES) for first, count in runs]
+
+    def check(self, volume: VolumeId, token: Token) -> None:
+        """See `ExtentStore.check`."""
+        self._fenced(volume, token)
 
     def restored(self, volume: VolumeId, token: Token) -> asyncio.Future[None]:
         """See `ExtentStore.restored`."""
@@ -461,6 +465,13 @@ class Extents:
             self._active -= len(known.active)
         self._pass.dropped(known)
         self._volumes.dropped(known, sequence)
+
+
+def _lost(known: Volume, detail: tuple[int, int] | None) -> Conflict | Corrupt:
+    """What a holder hears that asks for what may be lost."""
+    if not known.told:
+        return untold(known)
+    return Corrupt(f"volume {known.id.hex()} has lost extents here", detail=detail)
 
 
 def _check_range(offset: int, length: int) -> None:

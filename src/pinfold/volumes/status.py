@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pinfold.cluster.extents import ExtentClient
-from pinfold.model.errors import Unavailable
+from pinfold.model.errors import PinfoldError, Unavailable
 from pinfold.model.limits import EXTENT_BYTES
 from pinfold.volumes.copies import Holder
 from pinfold.volumes.io import Io
@@ -40,7 +40,7 @@ async def find_runs(
         stream = lane.stream
         try:
             found = await client.allocated(holder.address(lane), extents, deadline=deadline)
-        except Unavailable as error:
+        except PinfoldError as error:
             holder.failed(lane, stream, error)
             raise
         if len(found) != len(extents):
