@@ -9,7 +9,9 @@ import pytest
 from pinfold.model.errors import Corrupt
 from pinfold.model.ids import Boot, DeviceId
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
+from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.trust import TRUSTS_MAX, promised, rank
+from tests.twins.extents import MemoryNode
 from tests.volumes.world import Client, Gateway, World, pattern, play
 
 
@@ -277,3 +279,56 @@ def test_a_copy_is_believed_the_more_the_more_holders_vouch_for_it() -> None:
     assert rank(trust, 5, one, Boot(1)) == 1
     assert rank(trust, 6, two, Boot(1)) == 0
     assert [promised(trust, device) for device in (zero, one, two)] == [2, 1, 0]
+
+
+def test_settling_reads_nothing_past_what_a_member_was_not_sent_yet() -> None:
+    """Copies to one member wait for its window when the one that they came from restarts. Whoever
+    wins then is the member that they wait for: as it will be, and not as it is.
+    """
+    places = [extent * EXTENT_BYTES for extent in range(4)]
+
+    async def leave_behind(world: World) -> None:
+        """Writes that only the first member has."""
+        old = world.gateway()
+        client = Client(old.session)
+        for place in places:
+            await client.write(place, pattern(1))
+        await client.flush()
+        await asyncio.sleep(1)
+        for device in world.devices[1:]:
+            device.extents.busy = True
+        writing = [asyncio.ensure_future(client.write(place, pattern(2))) for place in places]
+        await asyncio.sleep(0.001)
+        await old.die()
+        await asyncio.wait(writing, timeout=0)
+        for one in writing:
+            one.cancel()
+        await asyncio.sleep(2 * world.settings.silence_s)
+        for device in world.devices[1:]:
+            device.extents.busy = False
+
+    async def story(world: World) -> None:
+        await leave_behind(world)
+        volume = (await world.row()).id
+        world.nodes[1].latency = 0.3
+        new = world.gateway()
+        copied = 0
+
+        def restart(node: MemoryNode, operation: str) -> None:
+            nonlocal copied
+            copied += operation == "extent.write" and node is world.nodes[2]
+            if copied == len(places):
+                copied += 1
+                asyncio.get_running_loop().call_soon(world.restart, new, 0)
+
+        new.network.before_delivery = restart
+        client = Client(new.session)
+        await client.flush()
+        await asyncio.sleep(1)
+        assert copied > len(places)
+        for place in places:
+            block = place // BLOCK_BYTES
+            found = {world.contents(n, volume, range(block, block + 1))[0] for n in range(3)}
+            assert len(found) == 1
+
+    play(story, settings=VolumeSettings(window_bytes=64 << 10))

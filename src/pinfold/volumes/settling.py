@@ -108,9 +108,12 @@ class Settling:
         self._sequencer.copy(lanes, [(WRITE, extent, 0, 0)], [])
 
     def _members(self, extent: int) -> list[Lane]:
-        """The members in sync, all of which must answer; Unavailable when one cannot now."""
+        """The members in sync, all of which must answer; Unavailable when one cannot now.
+
+        One that was not sent everything yet would answer without what an earlier attempt gave it.
+        """
         lanes = [self._sequencer.lanes[device] for device in self._holder.members(extent)]
         in_sync = [lane for lane in lanes if lane.in_sync]
-        if not in_sync or any(lane.standing is Standing.DOWN for lane in in_sync):
-            raise Unavailable(f"a member of extent {extent} is away")
+        if not in_sync or any(lane.standing is Standing.DOWN or lane.backlog for lane in in_sync):
+            raise Unavailable(f"a member of extent {extent} is away, or behind")
         return in_sync
