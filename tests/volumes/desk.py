@@ -43,6 +43,9 @@ class Paper:
     def vouch(self) -> None:
         self.vouches += 1
 
+    def trusted(self) -> bool:
+        return True
+
     def settle(self, extent: int) -> None:
         self.wanted.append(extent)
 

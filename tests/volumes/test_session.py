@@ -385,6 +385,28 @@ def test_a_holder_that_cannot_confirm_its_row_stops_serving() -> None:
     play(story)
 
 
+def test_a_holder_that_was_suspended_looks_at_its_clock_before_it_begins_anything() -> None:
+    """Whatever its loop runs first: here, what happens when a piece has been copied."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        sequencer = gateway.session._sequencer
+        assert sequencer is not None
+        gateway.session._lease.confirmed -= 2 * world.settings.trust_s
+        calls = world.nodes[0].calls
+        reading = asyncio.create_task(client.read(0, BLOCK_BYTES))
+        asyncio.get_running_loop().call_soon(sequencer.pump)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert sequencer.serving, "no timer has had its turn"
+        assert world.nodes[0].calls == calls
+        assert await reading == pattern(1), "the row is confirmed again"
+
+    play(story)
+
+
 def test_a_corrupt_block_is_read_elsewhere_and_repaired() -> None:
     async def story(world: World) -> None:
         client = Client(world.gateway().session)

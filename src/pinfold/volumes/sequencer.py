@@ -106,7 +106,7 @@ class Sequencer:
             self._answer()
 
     def _begin(self) -> None:
-        if self.serving and self._waiting:
+        if self._waiting and self.serving and self._wire.trusted():
             waiting, self._waiting = self._waiting, []
             held = self._waiting
             for io in waiting:

@@ -391,8 +391,6 @@ class Session:
     def _pump(self) -> None:
         self._pump_due = False
         if self._sequencer is not None and self._dead is None:
-            if not self._trusted():  # after a suspension this comes before any timer
-                self._sequencer.serving = False
             self._sequencer.pump()
             self._changed.beat()
 
@@ -421,8 +419,8 @@ class Session:
             if lane.standing is Standing.LIVE:
                 self._tell(lane)
 
-    def _trusted(self) -> bool:
-        """Whether nobody else can have taken the volume yet."""
+    def trusted(self) -> bool:
+        """See `Wire`. After a suspension this is asked before any timer has its turn."""
         return self._now() - self._lease.confirmed < self._settings.trust_s
 
     def _check_size(self) -> None:
@@ -436,7 +434,7 @@ class Session:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._now()
-            trusted = self._trusted()
+            trusted = self.trusted()
             if trusted != sequencer.serving:
                 sequencer.serving = trusted
                 self._schedule()

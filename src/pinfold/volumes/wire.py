@@ -40,6 +40,10 @@ class Wire(Protocol):
         """Answers wait for the row to trust a member under its new boot."""
         ...
 
+    def trusted(self) -> bool:
+        """Whether nobody else can have taken the volume yet: looked at before anything begins."""
+        ...
+
     def settle(self, extent: int) -> None:
         """A request waits for this unsettled extent."""
         ...
