@@ -24,6 +24,7 @@ def rss_bound(role: str, settings: NodeSettings) -> int:
         bodies = s3.requests_in_flight_max * 2 * s3.read_buffer_bytes
         connections = s3.connections_max * 25 * KIB
         memory = s3.objects.write_memory_bytes + s3.objects.read_memory_bytes
+        memory += 4 * s3.document_memory_bytes  # with what is made of them
         return PROCESS_BYTES + memory + settings.blobs.behind_bytes + bodies + connections + asks
     if role == "nbd":
         buffers = settings.nbd.connections_max * 272 * KIB

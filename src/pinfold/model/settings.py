@@ -135,6 +135,8 @@ class S3Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     so that slow clients do not fill all places."""
     read_buffer_bytes: Bytes = 256 << 10
     """Bytes of a request's body taken from its socket before they are asked for."""
+    document_memory_bytes: Annotated[int, msgspec.Meta(ge=2 << 20)] = 32 << 20
+    """XML bodies of 16 KiB and more that all requests hold together; at least the largest one."""
     objects: ObjectSettings = ObjectSettings()
     accounts: AccountSettings = AccountSettings()
 

@@ -41,7 +41,7 @@ class Store(ObjectStore):
         self.settings = settings
         self.clock = env.clock
         self.accounts = Accounts(env, rows, sealer, settings.accounts)
-        self.documents = Documents(env)
+        self.documents = Documents(env, settings)
 
     def close(self) -> None:
         """See `ObjectStore`."""

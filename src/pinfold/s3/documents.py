@@ -6,7 +6,9 @@ each operation says how much there may be of everything, the parser is fed littl
 ends at the first piece that is too much. Entities and document types are refused by defusedxml.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final, TypeVar
 from xml.etree.ElementTree import ParseError
 
@@ -16,6 +18,8 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from pinfold.env.api import Env
 from pinfold.model.limits import KIB, MIB
+from pinfold.model.settings import S3Settings
+from pinfold.objects.budget import ByteBudget
 from pinfold.s3.body import Payload
 from pinfold.s3.errors import Refused
 
@@ -27,6 +31,13 @@ parser comes to nothing in it, is refused: it is parsed as a whole."""
 
 OFFLOAD_FROM_BYTES: Final = 16 * KIB
 """Documents from this on are read by another thread: a millisecond or more of the loop."""
+
+COUNTED_FROM_BYTES: Final = 16 * KIB
+"""Smaller documents do not wait for memory: all `requests_in_flight_max` may have one."""
+
+WAITING_MAX: Final = 64
+"""Documents that may wait for memory; more are Busy. Meanwhile the sockets' buffers hold of each
+up to twice `read_buffer_bytes`."""
 
 LEAF_CHARACTERS: Final = 8 * KIB
 """Longest text of an element: more than any name, which is then refused for what it is."""
@@ -150,14 +161,49 @@ def pieces(document: bytes) -> Iterator[bytes]:
 
 
 class Documents:
-    """Reads requests' documents; one thread for the large ones of all requests."""
+    """Reads requests' documents; one thread for the large ones of all requests.
 
-    def __init__(self, env: Env) -> None:
+    Large ones count against a budget of the process, before their first byte is read, and until
+    the request is done with what was made of them. A client that takes long to send one while
+    others wait for its memory is given up.
+    """
+
+    def __init__(self, env: Env, settings: S3Settings) -> None:
         self._lane = env.new_offload("documents")
+        self._settings = settings
+        self._budget = ByteBudget(settings.document_memory_bytes, waiting_max=WAITING_MAX)
+        self._arriving: dict[asyncio.Timeout, float] = {}
+        """What is being read, by the time when that began, oldest first."""
+        self._hurrying: asyncio.TimerHandle | None = None
 
-    async def read(self, payload: Payload, shape: Shape, convert: Callable[[Node], T]) -> T | None:
-        """What `convert` makes of a document, perhaps on another thread; None of an empty body."""
-        content = await payload.unchecked(shape.bytes_max)
+    @property
+    def memory_taken(self) -> int:
+        """Bytes of documents held now, and of those that arrive."""
+        return self._budget.taken
+
+    @contextlib.asynccontextmanager
+    async def read(
+        self, payload: Payload, shape: Shape, convert: Callable[[Node], T]
+    ) -> AsyncIterator[T | None]:
+        """What `convert` makes of a document, perhaps on another thread; None of an empty body.
+
+        Busy when there is no memory for it.
+        """
+        if payload.size > shape.bytes_max:
+            raise Refused("MaxMessageLengthExceeded")
+        if payload.size < COUNTED_FROM_BYTES:
+            yield await self._made(payload, shape, convert)
+            return
+        if payload.size > self._budget.free or self._budget.wanted:
+            self._hurry_later()
+        await self._budget.take(payload.size, timeout_s=self._settings.objects.memory_timeout_s)
+        try:
+            yield await self._made(payload, shape, convert)
+        finally:
+            self._budget.give(payload.size)
+
+    async def _made(self, payload: Payload, shape: Shape, convert: Callable[[Node], T]) -> T | None:
+        content = await self._arrived(payload, shape)
 
         def made() -> T | None:
             payload.demand_content(content)
@@ -165,8 +211,38 @@ class Documents:
 
         return made() if len(content) < OFFLOAD_FROM_BYTES else await self._lane(made)
 
+    async def _arrived(self, payload: Payload, shape: Shape) -> bytes:
+        arrival = asyncio.timeout(None)
+        self._arriving[arrival] = asyncio.get_running_loop().time()
+        try:
+            async with arrival:
+                return await payload.unchecked(shape.bytes_max)
+        except TimeoutError:
+            raise Refused("RequestTimeout") from None
+        finally:
+            self._arriving.pop(arrival, None)
+
+    def _hurry_later(self) -> None:
+        if self._hurrying is None:
+            delay_s = self._settings.stall_patience_s / 2
+            self._hurrying = asyncio.get_running_loop().call_later(delay_s, self._hurry)
+
+    def _hurry(self) -> None:
+        """While somebody waits for memory, give up what has been arriving for too long."""
+        self._hurrying = None
+        if not self._budget.wanted:
+            return
+        now = asyncio.get_running_loop().time()
+        began_by = now - self._settings.stall_patience_s
+        for arrival in [one for one, began in self._arriving.items() if began <= began_by]:
+            del self._arriving[arrival]
+            arrival.reschedule(now)
+        self._hurry_later()
+
     def close(self) -> None:
         """End the thread."""
+        if self._hurrying is not None:
+            self._hurrying.cancel()
         self._lane.close()
 
 

@@ -23,9 +23,10 @@ async def put_bucket_acl(call: Call) -> Response:
 
 async def wanted_acl(call: Call, owner: str, known: frozenset[str]) -> str:
     """The ACL that a request sets, by header or document, on what has this owner."""
-    stated = await call.store.documents.read(
+    async with call.store.documents.read(
         call.payload(), POLICY, lambda policy: acl.from_xml(policy, owner)
-    )
+    ) as stated:
+        pass
     canned = acl.canned(call.request.headers, known)
     if canned is not None and stated is not None:
         raise Refused("InvalidRequest", "an ACL by header and by document")

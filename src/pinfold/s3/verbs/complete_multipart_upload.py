@@ -33,9 +33,6 @@ async def complete_multipart_upload(call: Call) -> Response:
     headers = call.request.headers
     bucket = await call.bucket(Permission.WRITE, fresh=True)
     payload = call.payload(of_object=True)
-    named = await call.store.documents.read(payload, COMPLETE, _named_parts)
-    if not named:
-        raise Refused("MalformedXML", "no part is named")
 
     def verify(record: ObjectRecord) -> None:
         _demand_declared(headers, record)
@@ -43,15 +40,18 @@ async def complete_multipart_upload(call: Call) -> Response:
     def authorise(current: Bucket, initiator: str) -> None:
         demand_upload(call, current, initiator)
 
-    record = await call.store.multipart.complete(
-        bucket,
-        call.name,
-        upload_id(call),
-        named,
-        conditions_of(headers),
-        authorise=authorise,
-        verify=verify,
-    )
+    async with call.store.documents.read(payload, COMPLETE, _named_parts) as named:
+        if not named:
+            raise Refused("MalformedXML", "no part is named")
+        record = await call.store.multipart.complete(
+            bucket,
+            call.name,
+            upload_id(call),
+            named,
+            conditions_of(headers),
+            authorise=authorise,
+            verify=verify,
+        )
     writer = xml.Writer("CompleteMultipartUploadResult")
     host = headers.get("host", "")
     writer.leaf("Location", f"http://{host}{call.request.path}")

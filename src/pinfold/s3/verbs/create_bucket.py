@@ -57,7 +57,8 @@ async def _region(call: Call) -> str:
     settings = call.store.settings
     stated = None
     if "content-length" in call.request.headers:
-        stated = await call.store.documents.read(call.payload(), LOCATION, _constraint)
+        async with call.store.documents.read(call.payload(), LOCATION, _constraint) as found:
+            stated = found
     elif await call.unasked_body():
         raise Refused("MissingContentLength")
     region = stated or settings.region

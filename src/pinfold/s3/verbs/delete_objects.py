@@ -38,10 +38,13 @@ async def delete_objects(call: Call) -> Response:
     The whole document is read first: one that is malformed deletes nothing.
     """
     bucket = await call.bucket(Permission.WRITE, fresh=True)
-    asked = await call.store.documents.read(call.payload(), DELETE, _asked)
-    if asked is None:
-        raise Refused("MalformedXML")
-    listed, quiet = asked
+    async with call.store.documents.read(call.payload(), DELETE, _asked) as asked:
+        if asked is None:
+            raise Refused("MalformedXML")
+        return await _deleted(call, bucket, *asked)
+
+
+async def _deleted(call: Call, bucket: Bucket, listed: list[_Listed], quiet: bool) -> Response:
     outcomes = await _delete_all(call, bucket, listed)
     writer = xml.Writer("DeleteResult")
     for one, error in zip(listed, outcomes, strict=True):
