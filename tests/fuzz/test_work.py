@@ -117,7 +117,7 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
     "frames": lambda n: _frames(BEATS * n, 1 << 20),
     "frames in bytes": lambda n: _frames(BEATS * n, 1),
     "deletes": _deletes,
-    "heads": lambda n: list(wire.decode([[3, 1, 1, 2, 4, 0, b""]] * n, memoryview(b""))),
+    "heads": lambda n: list(wire.decode([[3, 1, 1, 2, 4, 0, b"", 0]] * n, memoryview(b""))),
     "journal records": lambda n: list(records.Scan(_segment(n), 1, 1, 7)),
     "samples": lambda n: merge({"n": "# TYPE a gauge\n" + "a 1\n" * n}),
     "a row of blobs": _blobs,
