@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pinfold.env.api import Buffer
+from pinfold.model.settings import S3Settings
 from pinfold.s3.access_log import AccessLog
 from pinfold.s3.request import EmptyBody, Request, Response
-from tests.s3.world import World, in_world
+from tests.s3.test_http import Wire, on_the_wire
+from tests.s3.world import TINY, World, in_world
 from tests.twins.env import HandClock
 
 
@@ -66,3 +68,40 @@ def test_a_presigned_url_is_not_handed_on() -> None:
     assert "5ec4e7" not in text
     assert "X-Amz-Credential=AK" in text
     assert "prefix=a" in text
+
+
+def test_requests_that_are_refused_before_they_are_routed_have_a_line_too() -> None:
+    async def test(wire: Wire) -> None:
+        wire.world.access_lines.clear()
+        query = "&".join(["X-Amz-Signature=5ec4e7"] * 101)
+        wire.writer.write(f"GET /b?{query} HTTP/1.1\r\nHost: h\r\nUser-Agent: odd\r\n\r\n".encode())
+        assert (await wire.response())[0] == 400
+        wire.writer.write(wire.head("GET", "/bucket/k"))
+        assert (await wire.response())[0] == 503
+        for head in (b"no HTTP", b"GET / HTTP/1.1\r\nx: " + b"x" * 100_000):
+            reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+            writer.write(head + b"\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n")).split()[1] == b"400"
+            writer.close()
+        odd, crowded, noise, long = logged(wire.world)
+        assert (odd["error"], odd["method"], odd["agent"]) == ("InvalidURI", "GET", "odd")
+        assert odd["target"] == "/b"
+        assert (crowded["error"], crowded["target"]) == ("SlowDown", "/bucket/k")
+        for line in (noise, long):
+            assert (line["error"], line["method"], line["target"]) == ("BadRequest", "", "")
+        assert {line["remote"] for line in (odd, crowded, noise, long)} == {"127.0.0.1"}
+        assert {line["operation"] for line in (odd, crowded, noise, long)} == {"Unrouted"}
+
+    on_the_wire(test, S3Settings(requests_in_flight_max=0, objects=TINY.objects))
+
+
+def test_a_bug_in_a_request_has_a_line_as_well() -> None:
+    async def test(wire: Wire) -> None:
+        wire.world.access_lines.clear()
+        wire.world.service.store.buckets.lookup = None  # type: ignore[assignment, method-assign]
+        wire.writer.write(wire.head("GET", "/bucket/k"))
+        assert (await wire.response())[0] == 500
+        (line,) = logged(wire.world)
+        assert (line["error"], line["target"]) == ("InternalError", "/bucket/k")
+
+    on_the_wire(test)

@@ -7,6 +7,7 @@ normalised.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from random import Random
 from typing import Any, Final
@@ -66,12 +67,18 @@ class HttpServer:
         respond: Respond,
         *,
         read_memory_wanted: Callable[[], bool] = lambda: False,
+        on_refusal: Callable[[Request, Response], None] = lambda _request, _response: None,
     ) -> None:
-        """`read_memory_wanted` says whether requests wait for what slow clients do not take."""
+        """`read_memory_wanted` says whether requests wait for what slow clients do not take.
+
+        `on_refusal` hears of answers that are given here, without `respond`. Of what is no HTTP the
+        request has neither method nor path.
+        """
         self._net = env.net
         self._clock = env.clock
         self._settings = settings
         self._respond = respond
+        self._on_refusal = on_refusal
         self._ids = _RequestIds(env.rng)
         self._in_flight = 0
         self._uploads = Uploads(settings)
@@ -138,15 +145,17 @@ class HttpServer:
             patience=self._patience,
         )
 
-    def _unreadable(self, error: BaseException | None) -> "_Outgoing":
+    def _unreadable(self, remote: str, error: BaseException | None) -> "_Outgoing":
         """The answer to what is not HTTP, or too long; the connection ends with it."""
         limit = self._settings.header_bytes_max
         message = "The request is not well-formed HTTP."
         if isinstance(error, LineTooLong):
             message = f"A line of the request's head is longer than {limit} bytes."
         request_id = self._ids.fresh()
-        unknown = Request(method="GET", target="/", headers={}, body=_NO_BODY, id=request_id)
-        response = error_response(unknown, Refused("BadRequest", message))
+        unknown = Request(
+            method="", target="/", headers={}, body=_NO_BODY, id=request_id, remote=remote
+        )
+        response = self._refuse(unknown, Refused("BadRequest", message), path="")
         return _Outgoing(
             response,
             _head(response, request_id, self._clock, keep_alive=False),
@@ -156,23 +165,30 @@ class HttpServer:
             patience=self._patience,
         )
 
+    def _refuse(self, request: Request, refused: Refused, path: str | None = None) -> Response:
+        """The answer to a request that `respond` never sees; `path` as it came, to be told of."""
+        response = error_response(request, refused)
+        if path is not None:
+            request.path = path
+        self._on_refusal(request, response)
+        return response
+
     async def _answer(self, received: BaseRequest, request_id: str, body: Body) -> Response:
+        came = partial(
+            Request,
+            method=received.method,
+            headers=_headers(received.raw_headers),
+            body=body,
+            id=request_id,
+            remote=received.remote or "",
+        )
         try:
-            request = Request(
-                method=received.method,
-                target=received.raw_path,
-                headers=_headers(received.raw_headers),
-                body=body,
-                id=request_id,
-                domain=self._settings.domain,
-                remote=received.remote or "",
-            )
+            request = came(target=received.raw_path, domain=self._settings.domain)
         except Refused as refused:
-            unknown = Request(method="GET", target="/", headers={}, body=_NO_BODY, id=request_id)
-            return error_response(unknown, refused)
+            return self._refuse(came(target="/"), refused, received.raw_path.partition("?")[0])
         crowded = self._in_flight >= self._settings.requests_in_flight_max
         if crowded and not self._uploads.drop_slowest(self._clock.monotonic()):
-            return error_response(request, Refused("SlowDown", headers=(("Retry-After", "1"),)))
+            return self._refuse(request, Refused("SlowDown", headers=(("Retry-After", "1"),)))
         self._in_flight += 1
         try:
             return await self._respond(request)
@@ -180,7 +196,7 @@ class HttpServer:
             raise
         except Exception:  # a bug in one request must not end the connection's others
             log.exception("request failed", request_id=request_id, method=request.method)
-            return error_response(request, Refused("InternalError"))
+            return self._refuse(request, Refused("InternalError"))
         finally:
             self._in_flight -= 1
 
@@ -191,7 +207,7 @@ class _Server(web.Server):
     def __init__(
         self,
         handler: Callable[[BaseRequest], Awaitable["_Outgoing"]],
-        unreadable: Callable[[BaseException | None], "_Outgoing"],
+        unreadable: Callable[[str, BaseException | None], "_Outgoing"],
         crowd: "Crowd[_Connection]",
         **options: Any,
     ) -> None:
@@ -268,7 +284,7 @@ class _Connection(web.RequestHandler):
         """See aiohttp: 500 is a failure of ours, all else the client's."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
-        return self._unreadable(exc)
+        return self._unreadable(request.remote or "", exc)
 
 
 class _RequestIds:

@@ -10,7 +10,7 @@ from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import S3Settings
 from pinfold.s3.access_log import AccessLog, WriteLine
 from pinfold.s3.call import Store
-from pinfold.s3.gateway import Gateway
+from pinfold.s3.gateway import UNROUTED, Gateway
 from pinfold.s3.http import HttpServer
 from pinfold.s3.metrics import S3Metrics
 from pinfold.s3.request import Request, Response
@@ -41,7 +41,13 @@ class S3Service:
         self._gateway = Gateway(store, _report)
         self._access_log = AccessLog(env.clock, access_log) if access_log is not None else None
         self._server = HttpServer(
-            env, settings, self.respond, read_memory_wanted=lambda: store.reading.memory_wanted
+            env,
+            settings,
+            self.respond,
+            read_memory_wanted=lambda: store.reading.memory_wanted,
+            on_refusal=lambda request, response: self._tell(
+                request, UNROUTED, response, self._clock.monotonic()
+            ),
         )
 
     def totals(self) -> dict[str, int]:
@@ -61,10 +67,13 @@ class S3Service:
         """Answer one request, and count it."""
         started = self._clock.monotonic()
         operation, response = await self._gateway.answer(request)
+        self._tell(request, operation, response, started)
+        return response
+
+    def _tell(self, request: Request, operation: str, response: Response, started: float) -> None:
         self._metrics.answered(operation, response.status, self._clock.monotonic() - started)
         if self._access_log is not None:
             self._access_log.answered(request, operation, response, started)
-        return response
 
 
 def _report(request: Request, error: PinfoldError) -> None:
