@@ -9,6 +9,7 @@ import pytest
 
 from pinfold.codec.packs import checks_of
 from pinfold.device.api import Entry, ExtentOp
+from pinfold.device.applier import FULL_LOOK_S, IDLE_LOOK_S
 from pinfold.device.device import Device
 from pinfold.device.log import ROWLESS_BYTES
 from pinfold.env.api import Env
@@ -24,6 +25,7 @@ SMALL = random.Random(1).randbytes(5000)
 A = BlobId(b"a" * 16)
 G, V, ONE = GroupId(1), VolumeId(b"v" * 16), Token(1)
 MIB = 1 << 20
+GIB = 1 << 30
 
 
 def test_a_failed_flush_stops_the_device_and_only_the_device() -> None:
@@ -302,3 +304,28 @@ def test_entries_are_taken_for_a_while_after_rows_should_not_grow(
         node.disk.faults.capacity_bytes = node.disk.used_bytes() + free
 
     lives(create_group, act, between=limit)
+
+
+def test_an_idle_device_notices_that_others_have_filled_its_file_system() -> None:
+    async def life(env: Env) -> None:
+        await Device.format(env, PATH, CLUSTER, SETTINGS)
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await put(device, A, SMALL)
+        await asyncio.sleep(60)
+        faults = world.node("n1").disk.faults
+        assert device.status().state == "serving"
+        faults.capacity_bytes = world.node("n1").disk.used_bytes() + 1000
+        await asyncio.sleep(IDLE_LOOK_S + 1)
+        assert device.status().state == "full"
+        assert device.log.full()
+        faults.capacity_bytes = 64 * GIB
+        await asyncio.sleep(FULL_LOOK_S + 1)
+        assert device.status().state == "serving"
+        await device.close()
+
+    with World(1) as world:
+
+        async def scenario() -> None:
+            await world.node("n1").start(life)
+
+        world.run(scenario())

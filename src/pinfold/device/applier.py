@@ -35,6 +35,9 @@ APPLIED: Final = b"ma"
 FULL_LOOK_S: Final = 1.0
 """A full device that nothing is written to looks so often whether there is room again."""
 
+IDLE_LOOK_S: Final = 10.0
+"""Any other looks so often whether somebody else has filled its file system."""
+
 _APPLIED: Final = struct.Struct(">HQQQ")
 
 INDEX_VERSION: Final = 3
@@ -120,10 +123,9 @@ class Applier:
 
     async def _wait(self) -> None:
         """Sleep while nothing happens, then let changes gather for the interval."""
-        while self._short and not await self._active_within(FULL_LOOK_S):
+        while not await self._active_within(FULL_LOOK_S if self._short else IDLE_LOOK_S):
             await self._measure(self._space.taken_bytes)
             self._journal.keep_spare()
-        await self._journal.activity.wait()
         if self._closing:
             return
         try:
