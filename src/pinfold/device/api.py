@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from pinfold.env.api import Buffer
+from pinfold.model.errors import Corrupt
 from pinfold.model.ids import BlobId, Boot, DeviceUuid, ExtentIndex, GroupId, Token, VolumeId
+
+
+class IndexDamaged(Corrupt):
+    """The index is gone or does not verify; of the rest of the device nothing is said."""
 
 
 class Entry(NamedTuple):

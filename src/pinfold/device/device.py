@@ -15,7 +15,14 @@ import msgspec
 from pinfold.codec.records import Record
 from pinfold.codec.seeds import SALT_BYTES
 from pinfold.device import kinds
-from pinfold.device.api import BlobStore, DeviceStatus, ExtentStore, LogStore, RowStore
+from pinfold.device.api import (
+    BlobStore,
+    DeviceStatus,
+    ExtentStore,
+    IndexDamaged,
+    LogStore,
+    RowStore,
+)
 from pinfold.device.applier import APPLIED, Applied, Applier, check_memory, decode_applied, measure
 from pinfold.device.arena import Arena
 from pinfold.device.blobs import Blobs
@@ -113,6 +120,8 @@ class Device:
         except BaseException as error:
             await device._scope.close()
             device._close_files()
+            if isinstance(error, IndexDamaged):
+                raise IndexDamaged(f"{path}: {error.message}") from error
             if isinstance(error, Corrupt):
                 raise Corrupt(f"{path}: {error.message}") from error
             raise

@@ -2,11 +2,12 @@
 
 from typing import Final
 
+from pinfold.device.api import IndexDamaged
 from pinfold.device.index import Engine
 from pinfold.device.lmdb_engine import LmdbEngine
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.env.api import Disk
-from pinfold.model.errors import Corrupt, Invalid
+from pinfold.model.errors import Invalid
 from pinfold.model.settings import DeviceSettings
 
 _FILES: Final = {"lmdb": "data.mdb", "ordered": "log"}
@@ -16,11 +17,11 @@ _FILES: Final = {"lmdb": "data.mdb", "ordered": "log"}
 def open_engine(disk: Disk, path: str, settings: DeviceSettings) -> Engine:
     """The engine that the settings name, made if there is none. Blocks.
 
-    Raises Corrupt when its directory is gone, and Invalid when another engine has the index:
+    Raises IndexDamaged when its directory is gone, and Invalid when another engine has the index:
     opening a second would forget everything.
     """
     if not disk.exists(path):
-        raise Corrupt(f"there is no index in {path}")
+        raise IndexDamaged(f"there is no index in {path}")
     found = engine_name(disk, path)
     if found not in (None, settings.index_engine):
         raise Invalid(
@@ -41,10 +42,10 @@ def engine_name(disk: Disk, path: str) -> str | None:
 
 
 def look_at_engine(disk: Disk, path: str) -> Engine:
-    """The engine that is there, to be read and never written. Corrupt when none is."""
+    """The engine that is there, to be read and never written. IndexDamaged when none is."""
     found = engine_name(disk, path)
     if found is None:
-        raise Corrupt(f"there is no index in {path}")
+        raise IndexDamaged(f"there is no index in {path}")
     if found == "ordered":
         return OrderedEngine(disk, path, read_only=True)
     return LmdbEngine(path, 0, read_only=True)

@@ -8,7 +8,7 @@ up to the seal first: the index never holds what the journal could still lose.
 Every row is stored with a checksum of its key and value, and verified whenever it is read; that a
 key is absent is believed only while the rows on either side of its place verify too, since a key
 whose bits flipped is missed where it was. What fails is never given out: whoever reads hears
-Corrupt, and the device is told (`watch`).
+IndexDamaged, and the device is told (`watch`).
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from typing import Final, Protocol
 from sortedcontainers import SortedList
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
+from pinfold.device.api import IndexDamaged
 from pinfold.env.api import Offload
-from pinfold.model.errors import Corrupt, Unavailable
+from pinfold.model.errors import Unavailable
 
 Change = tuple[bytes, bytes | None]
 """A key with its new value, or None to delete it."""
@@ -39,7 +40,7 @@ devices. The rest says what the device promised, which is not guessed at: one of
 fails keeps it from opening, as a lost index does."""
 
 
-class Rotten(Corrupt):
+class Rotten(IndexDamaged):
     """A stored row that fails its checksum; `key` is empty when the engine's own structure does."""
 
     def __init__(self, key: bytes, why: str = "") -> None:
@@ -327,10 +328,10 @@ class Index:
     def _watcher_of(self, key: bytes) -> Watcher:
         return self._watchers.get(key[:1]) or self._watchers.get(b"", _nobody)
 
-    def _report(self, rotten: Rotten) -> Corrupt:
+    def _report(self, rotten: Rotten) -> IndexDamaged:
         if not rotten.key:
             self._watcher_of(b"")(b"")
-        return Corrupt(rotten.message)
+        return IndexDamaged(rotten.message)
 
 
 def _nobody(_key: bytes) -> bool:

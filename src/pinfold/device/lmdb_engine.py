@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import lmdb
 
+from pinfold.device.api import IndexDamaged
 from pinfold.device.index import Change, MapFull, Rotten, open_row, seal_row
 from pinfold.device.lmdb_file import (
     begin_serving,
@@ -32,7 +33,6 @@ from pinfold.device.lmdb_file import (
     extend,
 )
 from pinfold.device.room import NO_ROOM, NoRoom
-from pinfold.model.errors import Corrupt
 
 DIRECT_BYTES: Final = 510
 """Longest key stored whole; its marker has one byte more, LMDB's 511."""
@@ -63,7 +63,7 @@ class LmdbEngine:
         read_only: bool = False,
         free_bytes: Callable[[], int] = lambda: _PLENTY_BYTES,
     ) -> None:
-        """Raises Corrupt for a file that lost its end, cannot be read, or is no index."""
+        """Raises IndexDamaged for a file that lost its end, cannot be read, or is no index."""
         demand_whole(path)
         self._path = path
         self._served = None if read_only else path
@@ -87,7 +87,7 @@ class LmdbEngine:
             self._roots: Any = self._env.open_db(b"keys", create=not read_only)
             self._nodes: Any = self._env.open_db(b"nodes", create=not read_only)
         except lmdb.Error as error:
-            raise Corrupt(f"the index in {path} cannot be opened: {error}") from error
+            raise IndexDamaged(f"the index in {path} cannot be opened: {error}") from error
         if not read_only:
             self._extend()
         self.verify: Callable[[bytes, bytes], object] = open_row

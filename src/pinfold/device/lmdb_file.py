@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from pinfold.device.api import IndexDamaged
 from pinfold.device.room import NO_ROOM
-from pinfold.model.errors import Corrupt
 from pinfold.model.limits import MIB
 
 FILE: Final = "data.mdb"
@@ -34,17 +34,17 @@ _MAGIC: Final = 0xBEEFC0DE
 
 
 def demand_whole(path: str) -> None:
-    """Corrupt for an index in the directory `path` whose file has lost its end."""
+    """IndexDamaged for an index in the directory `path` whose file has lost its end."""
     with _opened(path) as file:
         if file is None:
             return
         size, claimed = os.fstat(file).st_size, _claimed_bytes(file)
         if size < claimed:
-            raise Corrupt(f"{path}/{FILE} is cut short: {size} of {claimed} bytes are there")
+            raise IndexDamaged(f"{path}/{FILE} is cut short: {size} of {claimed} bytes are there")
 
 
 def demand_readable(path: str) -> None:
-    """Corrupt for an index of which a part cannot be read. Reads all that is in use."""
+    """IndexDamaged for an index of which a part cannot be read. Reads all that is in use."""
     with _opened(path) as file:
         if file is None:
             return
@@ -52,7 +52,7 @@ def demand_readable(path: str) -> None:
             try:
                 os.pread(file, _READ_BYTES, offset)
             except OSError as error:
-                raise Corrupt(
+                raise IndexDamaged(
                     f"{path}/{FILE} cannot be read behind byte {offset}: {error}"
                 ) from error
 

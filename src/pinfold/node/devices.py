@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from pinfold.device.api import Device
+from pinfold.device.api import Device, IndexDamaged
 from pinfold.device.device import Device as OpenDevice
 from pinfold.env.api import Env
 from pinfold.model.errors import Conflict, Corrupt, NotFound, PinfoldError
@@ -28,9 +28,9 @@ def _kind_of(error: PinfoldError | OSError) -> RefusalKind:
         return "absent"
     if isinstance(error, Conflict):
         return "foreign"
-    if isinstance(error, Corrupt):
-        return "index" if "index" in error.message else "damaged"
-    return "system"
+    if isinstance(error, IndexDamaged):
+        return "index"
+    return "damaged" if isinstance(error, Corrupt) else "system"
 
 
 class DeviceTable:
