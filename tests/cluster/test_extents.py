@@ -186,11 +186,11 @@ def test_marks_flush_stable_and_drop() -> None:
         await stage.write(address, 0)
         await stage.client.flush(address, 1, deadline=SOON)
         marks = partial(stage.client.marks, address, deadline=SOON)
-        assert await marks(-1, dirty=True) == [Mark(0, 1, 1)]
+        assert await marks(-1, dirty=True) == [Mark(0, 1, 1, 1)]
         assert await marks(0, dirty=True) == []
         await stage.client.stable(address, 1, deadline=SOON)
         assert await marks(-1, dirty=True) == []
-        assert await marks(-1, dirty=False) == [Mark(0, 1, 0)]
+        assert await marks(-1, dirty=False) == [Mark(0, 1, 0, 0)]
         assert await stage.client.allocated(address, [0, 1], deadline=SOON) == [[(0, 4 << 20)], []]
         await stage.client.drop(DEVICE, VOLUME, deadline=SOON)
         assert not stage.device.extents.volumes(b"", 1)

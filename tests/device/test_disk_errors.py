@@ -443,7 +443,7 @@ def test_an_unreadable_block_stops_the_device_and_a_repair_has_it_written_again(
     async def settle(env: Env, _node: SimNode) -> None:
         """What a holder does with a dirty extent: it writes it again from another copy."""
         device = await opened(env)
-        assert device.extents.marks(V, ONE, -1, 2, dirty=True) == [(0, 1, ONE)]
+        assert device.extents.marks(V, ONE, -1, 2, dirty=True) == [(0, 1, ONE, 0)]
         ops = [ExtentOp(0, 0, 0, 4 * BLOCK_BYTES)]
         payload = memoryview(b"x" * 4 * BLOCK_BYTES)
         device.extents.write(V, ONE, 1, 2, ops, payload)

@@ -46,7 +46,7 @@ def test_only_the_highest_claimed_token_reads_and_writes() -> None:
         with pytest.raises(Fenced):
             write(device, 0, 0, bytes(BLOCK))
         assert await claim == Claim(lost=False)
-        assert device.extents.marks(V, TWO, -1, 9, dirty=True) == [Mark(0, 0, ONE)]
+        assert device.extents.marks(V, TWO, -1, 9, dirty=True) == [Mark(0, 0, ONE, 1)]
 
     async def second(device: Device) -> None:
         with pytest.raises(Fenced) as refused:
@@ -152,16 +152,16 @@ def test_marks_stay_until_their_holder_declares_the_writes_stable() -> None:
     async def second(device: Device) -> None:
         await device.extents.claim(V, TWO)
         device.extents.stable(V, TWO, 100)
-        marks = [Mark(0, 5, 0), Mark(1, 6, 0), Mark(2, 7, ONE)]
+        marks = [Mark(0, 5, 0, 0), Mark(1, 6, 0, 0), Mark(2, 7, ONE, 3)]
         assert device.extents.marks(V, TWO, -1, 9, dirty=False) == marks
         assert device.extents.marks(V, TWO, -1, 1, dirty=False) == marks[:1]
         assert device.extents.marks(V, TWO, 0, 1, dirty=False) == marks[1:2]
         assert device.extents.marks(V, TWO, -1, 1, dirty=True) == marks[2:]
         assert device.extents.marks(V, TWO, 2, 9, dirty=False) == []
         device.extents.write(V, TWO, 8, 1, [ExtentOp(0, 2, 0, 0)], memoryview(b""))
-        assert device.extents.marks(V, TWO, -1, 9, dirty=True) == [Mark(2, 8, TWO)]
+        assert device.extents.marks(V, TWO, -1, 9, dirty=True) == [Mark(2, 8, TWO, 1)]
         device.extents.stable(V, TWO, 1)
-        assert device.extents.marks(V, TWO, 1, 9, dirty=False) == [Mark(2, 8, 0)]
+        assert device.extents.marks(V, TWO, 1, 9, dirty=False) == [Mark(2, 8, 0, 0)]
 
     lives(first, second, crash=True)
 

@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pinfold.device.api import Claim, Device, DeviceStatus, ExtentOp, Mark
 from pinfold.env.api import Buffer
@@ -37,6 +38,10 @@ from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.rpc.api import Answer, Body, Handler, Reply, Request
 
 _ZERO_EXTENT = bytes(EXTENT_BYTES)
+
+
+Keeps = Literal["nothing", "some", "all"]
+"""Of what was not flushed: "all" when only the process died."""
 
 
 @dataclass
@@ -67,9 +72,10 @@ class MemoryExtents:
         self.restored_gate: asyncio.Future[None] | None = None
         """While set, the answer that a loss was made good waits for it."""
 
-    def crash(self, rng: random.Random | None) -> None:
-        """Lose a random suffix of what was not flushed, without `rng` all of it."""
-        keep = rng.randint(0, len(self._undo)) if rng is not None else 0
+    def crash(self, rng: random.Random, keeps: Keeps = "some") -> None:
+        """Keep a part of what was not flushed: some is a random first part."""
+        there = len(self._undo)
+        keep = {"nothing": 0, "some": rng.randint(0, there), "all": there}[keeps]
         while len(self._undo) > keep:
             self._undo.pop()()
         self._undo.clear()
@@ -204,8 +210,8 @@ class MemoryExtents:
     ) -> list[Mark]:
         state = self._enter(volume, token)
         return [
-            Mark(extent, epoch, marked)
-            for extent, (epoch, _sequence, marked) in sorted(state.marks.items())
+            Mark(extent, epoch, marked, sequence if marked else 0)
+            for extent, (epoch, sequence, marked) in sorted(state.marks.items())
             if extent > after and (marked or not dirty)
         ][:limit]
 
@@ -286,8 +292,8 @@ class MemoryDevice(Device):
     def extents(self) -> MemoryExtents:
         return self._extents
 
-    def restart(self, rng: random.Random | None) -> None:
-        self._extents.crash(rng)
+    def restart(self, rng: random.Random, keeps: Keeps = "some") -> None:
+        self._extents.crash(rng, keeps)
         self._boot = Boot(self._boot + 1)
 
     def status(self) -> DeviceStatus:

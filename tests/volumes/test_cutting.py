@@ -139,7 +139,7 @@ def test_a_device_that_restarts_while_a_cut_is_zeroed_fails_no_request(
         def restart_once(node: MemoryNode, operation: str) -> None:
             if operation == "extent.marks":
                 gateway.network.before_delivery = None
-                world.devices[world.nodes.index(node)].restart(None)
+                world.devices[world.nodes.index(node)].restart(world.rng, "nothing")
 
         async def zero_at_a_bad_time(cutting: Cutting, first: int, end: int) -> None:
             gateway.network.before_delivery = restart_once

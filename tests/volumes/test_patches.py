@@ -63,7 +63,7 @@ def test_zeroes_that_are_there_already_are_flushed_when_that_is_asked(kind: int)
             world.kill(gateway, number)
         await gateway.die()
         for number in range(3):
-            world.start(number, forgetful=True)
+            world.start(number, keeps="nothing")
         client = Client(world.gateway().session)
         assert await client.read(0, 512) == bytes(512)
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from pinfold.device.api import ExtentOp, Mark
 from pinfold.model.errors import Corrupt
-from pinfold.model.ids import Boot, DeviceId
+from pinfold.model.ids import Boot, DeviceId, Token
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
-from pinfold.volumes.trust import TRUSTS_MAX, promised, rank
+from pinfold.volumes.io import WRITE
+from pinfold.volumes.trust import TRUSTS_MAX, further, promised, rank
 from tests.twins.extents import MemoryNode
 from tests.volumes.world import Client, Gateway, World, pattern, play
 
@@ -47,7 +49,57 @@ async def leave_unflushed(world: World, survivor: int, offsets: Iterable[int] = 
         world.kill(old, number)
     await old.die()
     for number in forgetful:
-        world.start(number, forgetful=True)
+        world.start(number, keeps="nothing")
+
+
+def restart_all(world: World, gateway: Gateway, forgetful: int) -> None:
+    """Every process is killed; one member has lost its power as well."""
+    for number in range(3):
+        world.kill(gateway, number)
+        world.start(number, keeps="nothing" if number == forgetful else "all")
+
+
+@pytest.mark.parametrize("forgetful", range(3))
+def test_what_members_kept_wins_over_what_another_has_lost_although_all_restarted(
+    forgetful: int,
+) -> None:
+    async def story(world: World) -> None:
+        old = world.gateway()
+        client = Client(old.session)
+        await client.write(0, pattern(1))
+        await client.flush()
+        await client.write(0, pattern(2))
+        await old.die()
+        restart_all(world, old, forgetful)
+        assert await Client(world.gateway().session).read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
+def test_a_write_that_was_being_sent_again_does_not_win_over_the_one_that_followed_it() -> None:
+    """Every process is killed just when a member has taken an overwritten write again."""
+
+    async def story(world: World) -> None:
+        old = world.gateway()
+        client = Client(old.session)
+        await client.write(0, pattern(1))
+        await client.write(0, pattern(2))
+        row = await world.row()
+        extents = world.devices[0].extents
+        ops = [ExtentOp(WRITE, 0, 0, BLOCK_BYTES)]
+        await extents.write(row.id, Token(row.token), row.epoch, 1, ops, memoryview(pattern(1)))
+        await old.die()
+        restart_all(world, old, 9)
+        assert await Client(world.gateway().session).read(0, BLOCK_BYTES) == pattern(2)
+
+    play(story)
+
+
+def test_of_equals_the_one_that_got_further_wins() -> None:
+    unmarked, rotten = None, Mark(0, 1, 4, 0)
+    copied, short, long = Mark(0, 1, 5, 9), Mark(0, 1, 4, 7), Mark(0, 1, 4, 8)
+    order = sorted([unmarked, rotten, copied, short, long], key=further)
+    assert order[:3] == [long, short, copied]
 
 
 def test_a_flush_is_not_answered_before_members_in_sync_have_what_was_answered() -> None:
@@ -83,7 +135,7 @@ def test_what_was_answered_while_settling_is_known_to_the_next_holder() -> None:
         await client.write(0, pattern(2))
         world.kill(first, 1)
         await first.die()
-        world.start(1, forgetful=True)
+        world.start(1, keeps="nothing")
         second = world.gateway()
         hold_copies(second)
         await Client(second.session).write(EXTENT_BYTES, pattern(9))
@@ -91,7 +143,7 @@ def test_what_was_answered_while_settling_is_known_to_the_next_holder() -> None:
         assert sorted((await world.row()).trust) == [1, 2]
         world.kill(second, 0)
         await second.die()
-        world.start(0, forgetful=True)
+        world.start(0, keeps="nothing")
         third = Client(world.gateway().session)
         assert await third.read(EXTENT_BYTES, BLOCK_BYTES) == pattern(9)
 

@@ -18,7 +18,7 @@ from pinfold.volumes.row import VolumeRow, decode_volume, key_of, place_of
 from pinfold.volumes.session import Session
 from pinfold.volumes.sessions import Sessions
 from tests.twins.cluster import MemoryRows
-from tests.twins.extents import MemoryDevice, MemoryNetwork, MemoryNode
+from tests.twins.extents import Keeps, MemoryDevice, MemoryNetwork, MemoryNode
 from tests.twins.virtual import VirtualClock, run_virtual
 
 NAME = "v"
@@ -149,11 +149,11 @@ class World:
         """A node's process dies, with some of what was under way to it delivered."""
         gateway.network.kill(self.nodes[number], deliver=deliver)
 
-    def start(self, number: int, *, forgetful: bool = False) -> None:
-        """It comes back, having lost a suffix of what it had not flushed, or all of that."""
+    def start(self, number: int, *, keeps: Keeps = "some") -> None:
+        """It comes back with a part of what it had not flushed: all if only its process died."""
         node = self.nodes[number]
         assert not node.up
-        self.devices[number].restart(None if forgetful else self.rng)
+        self.devices[number].restart(self.rng, keeps)
         node.dispatcher.handlers.clear()
         self.hosts[number] = ExtentHost(node.dispatcher, {DeviceId(number): self.devices[number]})
         node.up = True

@@ -57,7 +57,7 @@ MARKS_PAGE: Final = 2048
 """Marks in one answer: 48 KiB at most, so that it shares a frame."""
 
 _CLAIMED: Final = Form(tuple[Id, Short, bool])
-_MARKS: Final = Form(list[tuple[Short, Number, Number]])
+_MARKS: Final = Form(list[tuple[Short, Number, Number, Number]])
 _RUNS: Final = Form(list[list[tuple[Short, Short]]])
 """Answers."""
 

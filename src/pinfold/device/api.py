@@ -274,6 +274,8 @@ class Mark(NamedTuple):
     """The resync epoch of its last write."""
     token: int
     """The token that wrote it, while no holder has declared that stable; 0 when it is clean."""
+    sequence: int
+    """The running number of that write under its token; 0 when it is clean."""
 
 
 class ExtentStore(Protocol):

@@ -64,7 +64,7 @@ APPLY_EXTENTS: Final = 4_096
 """So many start the applier at once."""
 
 
-_UNMARKED: Final = Mark(0, 0, 0)
+_UNMARKED: Final = Mark(0, 0, 0, 0)
 
 
 class Stored(NamedTuple):
@@ -201,16 +201,16 @@ class Extents:
         """See `ExtentStore.marks`."""
         known = self._fenced(volume, token)
         marks = {
-            extent: Mark(extent, mark.epoch, mark.token)
+            extent: Mark(extent, mark.epoch, mark.token, mark.sequence)
             for extent, mark in known.marks.page(after, limit)
         }
         if not dirty:
             for extent, epoch in self._rows.epochs(known.life, after, limit):
-                marks.setdefault(extent, Mark(extent, epoch, 0))
+                marks.setdefault(extent, Mark(extent, epoch, 0, 0))
             for unapplied in (known.applying, known.active):
                 for extent, one in unapplied.items():
                     if extent > after and not (mark := marks.get(extent, _UNMARKED)).token:
-                        marks[extent] = Mark(extent, max(mark.epoch, one.epoch), 0)
+                        marks[extent] = Mark(extent, max(mark.epoch, one.epoch), 0, 0)
         if not known.told:
             raise untold(known)
         return [marks[extent] for extent in sorted(marks)[:limit]]

@@ -25,7 +25,7 @@ class Dirty(NamedTuple):
 
     token: int
     sequence: int
-    """The holder's running number; a write that came late counts as its newest."""
+    """The holder's running number; lower than before when a write was sent again."""
     epoch: int
 
 
@@ -36,7 +36,8 @@ class Marks:
         self._life = life
         self._of: dict[int, Dirty] = {}
         self._written: dict[int, dict[int, int]] = {}
-        """By token: extent -> sequence, ascending."""
+        """By token: extent -> the highest sequence of any extent when it was written, ascending. A
+        write that comes late stays dirty for too long rather than not long enough."""
         self._changed: dict[int, None] = {}
         self._sorted: list[int] | None = None
         """The extents in order, while none comes or goes."""
@@ -60,11 +61,8 @@ class Marks:
         written = self._written.get(token)
         if written is None:
             written = self._written[token] = {}
-        elif written:
-            newest = next(reversed(written.values()))
-            if newest > sequence:
-                sequence = newest
-        written[extent] = sequence
+        newest = next(reversed(written.values()), 0)
+        written[extent] = max(newest, sequence)
         self._of[extent] = Dirty(token, sequence, epoch)
         self._changed[extent] = None
 

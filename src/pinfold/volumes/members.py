@@ -62,7 +62,7 @@ class Members:
         self.flushes = SlowWatch(VOLUMES, now)
         """How soon members take writes, and how soon they have flushed them: all get the same."""
         self._broken = {device: asyncio.Event() for device in sequencer.lanes}
-        self.marked: dict[int, dict[DeviceId, int]] = {}
+        self.marked: dict[int, dict[DeviceId, Mark]] = {}
         """What former holders left dirty, as members told when they were claimed: see `Marked`."""
         self._trust = lease.row.trust
         self.copies = Copies(self, sequencer, client, settings, now)
@@ -178,7 +178,7 @@ class Members:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             for mark in marked:
-                self.marked.setdefault(mark.extent, {})[lane.device] = mark.token
+                self.marked.setdefault(mark.extent, {})[lane.device] = mark
             self._opened(lane, claimed, joining=False)
             return
         lane.failures = 0
@@ -217,7 +217,7 @@ class Members:
     async def _marked(self, lane: Lane) -> list[Mark]:
         """What a former holder left dirty on a member just claimed."""
         found: list[Mark] = []
-        page = [Mark(-1, 0, 0)]
+        page = [Mark(-1, 0, 0, 0)]
         while page:
             page = await self._client.marks(
                 self._addresses[lane.device],

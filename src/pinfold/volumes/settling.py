@@ -2,7 +2,7 @@
 
 Whatever a member has of such an extent may be more than was ever answered, or less: less when it
 restarted and lost what it had not flushed. The bytes of the member that is vouched for best win;
-where nobody is vouched for nothing was answered, or all have lost it, and any may win.
+where nobody is vouched for, all have restarted, and who got further wins.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
+from pinfold.device.api import Mark
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId
@@ -19,13 +20,13 @@ from pinfold.volumes.copies import Copies, Holder
 from pinfold.volumes.io import WRITE
 from pinfold.volumes.lane import Lane, Standing
 from pinfold.volumes.sequencer import Sequencer
-from pinfold.volumes.trust import Trust, rank
+from pinfold.volumes.trust import Trust, further, rank
 
 SETTLED_TOGETHER: Final = 8
 """Extents settled at once: their reads and flushes overlap, and they take 24 MiB of memory."""
 
-Marked = Mapping[int, Mapping[DeviceId, int]]
-"""Extent -> member -> token that marked it dirty there."""
+Marked = Mapping[int, Mapping[DeviceId, Mark]]
+"""Extent -> member -> how it is marked dirty there."""
 
 
 class Settling:
@@ -97,8 +98,14 @@ class Settling:
     async def _settle(self, extent: int) -> None:
         """Make one extent equal on its members; no request touches it meanwhile."""
         lanes = self._members(extent)
-        marked = max(self._marked[extent].values())
-        lanes.sort(key=lambda lane: -rank(self._trust, marked, lane.device, lane.boot))
+        marks = self._marked[extent]
+        newest = max(mark.token for mark in marks.values())
+        lanes.sort(
+            key=lambda lane: (
+                -rank(self._trust, newest, lane.device, lane.boot),
+                further(marks.get(lane.device)),
+            )
+        )
         streams = [lane.stream for lane in lanes]
         piece = self._settings.piece_bytes
         for within in range(0, EXTENT_BYTES, piece):

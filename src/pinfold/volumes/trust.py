@@ -9,6 +9,7 @@ all later ones.
 from collections.abc import Mapping
 from typing import Final
 
+from pinfold.device.api import Mark
 from pinfold.model.ids import Boot, DeviceId
 
 TRUSTS_MAX: Final = 8
@@ -27,6 +28,20 @@ def rank(trust: Trust, marked: int, device: DeviceId, boot: Boot) -> int:
     while settling carry the mark of who makes them; whoever satisfies more of them has everything.
     """
     return sum(boots.get(device) == boot for token, boots in trust.items() if token <= marked)
+
+
+def further(mark: Mark | None) -> tuple[bool, int, int]:
+    """Sorts members of equal rank: those that got further first.
+
+    A restart without a loss of power keeps everything a device had taken; one with a loss keeps
+    what it had taken up to some point. So of copies that one holder marked, the one with the higher
+    sequence has all that the other has. An older token comes before a newer one: before a holder
+    serves an extent, every member has flushed its mark, so the newer one is of a copy under way.
+    A mark without a sequence is a device's own, for a block that failed its checksum.
+    """
+    if mark is None or not mark.sequence:
+        return (True, 0, 0)
+    return (False, mark.token, -mark.sequence)
 
 
 def promised(trust: Trust, device: DeviceId) -> int:

@@ -16,6 +16,9 @@ _UNFLUSHED: Final = frozenset(("write",))
 _FILES: Final = ("", "", "/journal/", "/packs/", "/arena/", "/index", "superblock")
 """Parts of paths: the files in whose changes a machine may lose power."""
 
+_SOON_KILLED: Final = 0.3
+"""How often all processes are killed soon after one machine had no power."""
+
 _STOP_S: Final = 15.0
 """Patience with a process that was asked to end."""
 
@@ -90,13 +93,17 @@ async def cut_at_answer(stage: Stage) -> None:
 async def blink(stage: Stage) -> None:
     """A machine loses its power just as a volume's write is answered, and is back at once.
 
-    Sooner than anybody gives it up: what it had taken and not flushed has to come again.
+    Sooner than anybody gives it up: what it had taken and not flushed has to come again. Or it
+    never does: every process is killed before, and others have it in the caches of their kernels.
     """
     if not await _answered(stage, _UNFLUSHED):
         return
     name = stage.storage_node().name
     stage.cluster.crash(name)
     await stage.back_after(name, 0.0, 0.1)
+    if stage.rng.random() < _SOON_KILLED:
+        await stage.wait(0.0, 0.05)
+        await kill_all(stage)
 
 
 async def _answered(stage: Stage, kinds: frozenset[str]) -> bool:
