@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from pinfold.admin import service
 from pinfold.admin.service import BODY_S, KEEP_ALIVE_S, OPEN_REQUESTS_MAX
 from tests.fuzz.http_targets import admin_service
 from tests.fuzz.wires import MemoryWire
@@ -53,6 +54,47 @@ def test_a_body_that_does_not_come_is_not_awaited_for_ever() -> None:
         wire.feed(HEAD + b"\r\n{")
         await asyncio.sleep(BODY_S + 1)
         assert bytes(wire.sent).startswith(b"HTTP/1.1 408 ")
+
+    stage(story)
+
+
+def test_over_the_limit_the_oldest_goes_an_idle_one_before_one_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "CONNECTIONS_MAX", 3)
+
+    async def run() -> None:
+        admin = admin_service()
+        runner = admin._runner = admin.runner()
+        await runner.setup()
+        wires = []
+        for said in (HEAD + b"\r\n{", b"GET /v1/sta", HEAD + b"\r\n{", b"", b"", b""):
+            wires.append(MemoryWire(admin._accept()))
+            wires[-1].feed(said)
+            await asyncio.sleep(0.01)
+            for wire in wires:
+                if wire.closing:
+                    wire.end()
+        assert [wire.closing for wire in wires] == [False, True, False, True, True, False]
+        wires[-1].feed(HEAD + b"\r\n{")  # nobody is idle, and no answer is taken
+        await asyncio.sleep(0.01)
+        wires.append(MemoryWire(admin._accept()))
+        assert [wire.closing for wire in wires] == [True, True, False, True, True, False, False]
+        for wire in wires:
+            wire.end()
+        await runner.cleanup()
+
+    run_virtual(run)
+
+
+def test_a_head_of_many_long_lines_is_refused_before_it_is_large() -> None:
+    async def story(connect: Connect) -> None:
+        wire = connect()
+        line = b"x-line: " + 4000 * b"a" + b"\r\n"
+        left = wire.feed(b"GET /healthz HTTP/1.1\r\nhost: h\r\n" + 40 * line, piece=1000)
+        await asyncio.sleep(1)
+        assert b" 400 " in wire.sent[:20]
+        assert left or wire.closing
 
     stage(story)
 

@@ -1,12 +1,15 @@
 """Clients that are slow on purpose do not keep the others out."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 
 from pinfold.model.settings import S3Settings
-from pinfold.s3.slow import Uploads
+from pinfold.s3 import connections
+from pinfold.s3.slow import Heads, Uploads
 from tests.s3.test_http import Reader, Wire, Writer, on_the_wire
 from tests.s3.world import TINY
 
@@ -31,6 +34,14 @@ async def status_or_silence(reader: Reader) -> int:
             return await status_of(reader)
     except TimeoutError:
         return 0
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.01)
 
 
 def test_uploads_that_trickle_do_not_fill_all_places() -> None:
@@ -116,6 +127,75 @@ def test_downloads_that_nobody_takes_do_not_keep_the_memory_others_wait_for() ->
             writer.transport.abort()
 
     on_the_wire(test, settings)
+
+
+def test_a_download_that_is_given_up_keeps_neither_connection_nor_bytes() -> None:
+    chunk = 16 << 20  # more than the sockets' buffers take
+    settings = msgspec.structs.replace(
+        TINY,
+        body_timeout_s=0.3,
+        objects=msgspec.structs.replace(
+            TINY.objects,
+            segment_bytes=chunk,
+            write_memory_bytes=2 * chunk,
+            read_chunk_bytes=chunk,
+            read_memory_bytes=2 * chunk,
+        ),
+    )
+
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/large", bytes(chunk)))
+        assert (await wire.response())[0] == 200
+        greedy, writer = await connect(wire)
+        greedy._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(wire.head("GET", "/bucket/large"))
+        server = wire.world.service._server._server
+        assert server is not None
+        await until(lambda: len(server.connections) == 2)
+        await until(lambda: len(server.connections) == 1)
+        writer.transport.abort()
+
+    on_the_wire(test, settings)
+
+
+def test_heads_that_do_not_end_are_bounded_together_and_cost_who_sends_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "HEADS_BYTES_MAX", 200_000)
+    line = b"x-line: " + bytes(10_000).replace(b"\0", b"a") + b"\r\n"
+    whole = b"GET /bucket/none HTTP/1.1\r\nhost: h\r\n\r\n"
+
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/k", bytes(150_000)))  # a body is no head
+        assert (await wire.response())[0] == 200
+        others = [await connect(wire) for _ in range(20)]
+        for _, writer in others[:10]:
+            writer.write(whole + whole + b"GET / HTTP/1.1\r\n" + 6 * line)
+        for _, writer in others[10:]:
+            writer.write(b"GET / HTTP/1.1\r\n" + 6 * line)
+        ended = [asyncio.ensure_future(reader.read()) for reader, _ in others]
+        async with asyncio.timeout(10):
+            while sum(one.done() for one in ended) < 17:
+                await asyncio.wait(
+                    [one for one in ended if not one.done()], return_when="FIRST_COMPLETED"
+                )
+        wire.writer.write(wire.head("GET", "/bucket/k"))
+        assert (await wire.response())[0] == 200
+        for (_, writer), one in zip(others, ended, strict=True):
+            one.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*ended, return_exceptions=True)
+
+    on_the_wire(test)
+
+
+def test_who_holds_most_goes_first() -> None:
+    heads: Heads[str] = Heads(100)
+    assert heads.hold("a", 60) is None
+    assert heads.hold("b", 40) is None
+    assert heads.hold("b", 50) == "a"
+    assert heads.hold("a", 0) is None
+    assert heads.hold("b", 101) == "b"
 
 
 def test_a_download_that_gets_no_memory_is_told_to_come_again() -> None:

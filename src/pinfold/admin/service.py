@@ -9,7 +9,7 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -27,6 +27,7 @@ from pinfold.admin.shared import Shared
 from pinfold.admin.stopping import objections
 from pinfold.cluster.map import MapStore
 from pinfold.codec.unreadable import UNREADABLE
+from pinfold.env.connections import Connection
 from pinfold.env.tasks import TaskScope
 from pinfold.model.errors import (
     Busy,
@@ -40,6 +41,7 @@ from pinfold.model.errors import (
     Unsupported,
 )
 from pinfold.model.ids import NodeName
+from pinfold.model.limits import KIB
 
 BODY_BYTES_MAX: Final = 64 << 10
 """Largest request body; every admin request is a few fields."""
@@ -68,7 +70,12 @@ OPEN_REQUESTS_MAX: Final = 64
 own. More are 503."""
 
 CONNECTIONS_MAX: Final = 512
-"""Connections at once; for a further one the oldest without a request under way ends."""
+"""Connections at once; for a further one the oldest without a request under way ends, else the
+oldest: its client does not take the answer, or asks faster than it is answered."""
+
+HEADERS_MAX: Final = 32
+HEADER_BYTES_MAX: Final = 4 * KIB
+"""Of a request's head; `pinfold` and Prometheus send some ten short ones."""
 
 BODY_S: Final = 10.0
 """Seconds in which a request's body must come."""
@@ -131,12 +138,10 @@ class AdminService:
         assert self._runner is not None
         server = self._runner.server
         assert server is not None
-        connections = server.connections
+        connections = [one for one in cast(list[Connection], server.connections) if one.inside]
         if len(connections) >= CONNECTIONS_MAX:
-            idle = (one for one in connections if one.transport and not one._current_request)
-            if (goes := next(idle, None)) is not None:
-                goes.force_close()
-        return server()
+            next((one for one in connections if one.idle), connections[0]).leave()
+        return Connection(server, loop=asyncio.get_running_loop(), **server._kwargs)
 
     def runner(self) -> web.AppRunner:
         """The server without an address: what `start` listens with."""
@@ -147,6 +152,9 @@ class AdminService:
             access_log=None,
             handle_signals=False,
             keepalive_timeout=KEEP_ALIVE_S,
+            max_headers=HEADERS_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_line_size=HEADER_BYTES_MAX,
             logger=logger,
             shutdown_timeout=2.0,
         )

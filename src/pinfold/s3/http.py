@@ -1,4 +1,4 @@
-"""The one module that knows the HTTP library: connections in, `Request`s out, `Response`s sent.
+"""HTTP in and out, with `connections` all that knows the library: `Request`s out, `Response`s sent.
 
 aiohttp parses requests and runs their connections; heads of responses are built here, because a
 response of its own costs more than verifying a signature. Paths are taken as they came: nothing is
@@ -23,6 +23,7 @@ from pinfold.env.api import Buffer, Clock, Env, Listener
 from pinfold.env.crowd import Crowd
 from pinfold.model.errors import PinfoldError
 from pinfold.model.settings import S3Settings
+from pinfold.s3.connections import Connection, Server
 from pinfold.s3.errors import Refused
 from pinfold.s3.gateway import error_response
 from pinfold.s3.request import Body, EmptyBody, Request, Response
@@ -91,7 +92,7 @@ class HttpServer:
     async def listen(self, host: str, port: int) -> int:
         """Accept connections; the port bound."""
         if self._server is None:
-            self._server = _Server(
+            self._server = Server(
                 self._handle,
                 self._unreadable,
                 Crowd(self._settings.connections_max),
@@ -118,7 +119,7 @@ class HttpServer:
             self._server = None
 
     async def _handle(self, received: BaseRequest) -> "_Outgoing":
-        assert isinstance(received.protocol, _Connection)
+        assert isinstance(received.protocol, Connection)
         received.protocol.prove()
         request_id = self._ids.fresh()
         body: Body = _NO_BODY
@@ -201,92 +202,6 @@ class HttpServer:
             self._in_flight -= 1
 
 
-class _Server(web.Server):
-    """aiohttp's server, with connections of ours."""
-
-    def __init__(
-        self,
-        handler: Callable[[BaseRequest], Awaitable["_Outgoing"]],
-        unreadable: Callable[[str, BaseException | None], "_Outgoing"],
-        crowd: "Crowd[_Connection]",
-        **options: Any,
-    ) -> None:
-        super().__init__(handler, **options)
-        self.unreadable = unreadable
-        self.crowd = crowd
-        self._options = options
-
-    def __call__(self) -> "_Connection":
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
-
-
-class _Connection(web.RequestHandler):
-    """A connection that answers what it cannot read as S3 does.
-
-    aiohttp would answer in a form of its own and log a stack each time: any passer-by could fill
-    the log.
-    """
-
-    def __init__(self, server: _Server, **options: Any) -> None:
-        super().__init__(server, **options)
-        self._unreadable = server.unreadable
-        self._crowd = server.crowd
-        self.flowing = asyncio.Event()
-        """Set while what is written is taken, by the client or the sockets' buffers."""
-        self.flowing.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio; over the limit a connection ends, one that has asked nothing if there is."""
-        super().connection_made(transport)
-        goes = self._crowd.enter(self)
-        if goes is self:
-            goes = next((one for one in self._crowd.proved() if one.idle), self)
-        if goes is not None:
-            goes.leave()
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is under way: clients expect such connections to end any time."""
-        return self._current_request is None
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """See asyncio."""
-        self._crowd.leave(self)
-        self.flowing.set()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """See asyncio."""
-        super().pause_writing()
-        self.flowing.clear()
-
-    def resume_writing(self) -> None:
-        """See asyncio."""
-        super().resume_writing()
-        self.flowing.set()
-
-    def leave(self) -> None:
-        """Make room for another connection."""
-        self._crowd.leave(self)
-        self.force_close()
-
-    def prove(self) -> None:
-        """A whole request has come."""
-        self._crowd.prove(self)
-
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """See aiohttp: 500 is a failure of ours, all else the client's."""
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or request.writer.output_size > 0:
-            return super().handle_error(request, status, exc, message)
-        return self._unreadable(request.remote or "", exc)
-
-
 class _RequestIds:
     """Ids that no other request of any process has, without asking for randomness each time."""
 
@@ -367,7 +282,7 @@ class _Outgoing(web.StreamResponse):
         self._keeps_alive = keep_alive
         self._abandoned = abandoned
         self._patience = patience
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
 
     @property
     def keep_alive(self) -> bool:
@@ -376,7 +291,7 @@ class _Outgoing(web.StreamResponse):
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Send everything: aiohttp calls this once, then `write_eof`."""
         writer = request.writer
-        assert isinstance(request.protocol, _Connection)
+        assert isinstance(request.protocol, Connection)
         self._connection = request.protocol
         response = self._response
         chunks = response.chunks
@@ -387,6 +302,7 @@ class _Outgoing(web.StreamResponse):
             else:
                 await self._send_chunks(writer)
         except TimeoutError:
+            self._connection.leave()  # what it does not take is not kept for it
             raise ConnectionResetError("the client took nothing for too long") from None
         finally:
             if chunks is not None:

@@ -6,13 +6,15 @@ others wait for what they hold (a request's place, read memory), those who hardl
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from pinfold.model.settings import S3Settings
 
 PROGRESS_PART: Final = 8
 """Of what waits to be sent this part must be taken within the patience: 200 kbit/s at the
 defaults."""
+
+C = TypeVar("C")
 
 
 class Upload:
@@ -102,3 +104,24 @@ class Patience:
                 taken = left - transport.get_write_buffer_size()
                 if loop.time() >= ends or (self._wanted() and taken < left // PROGRESS_PART):
                     raise
+
+
+class Heads(Generic[C]):
+    """Bytes of requests' heads that no handler has taken up yet, by connection.
+
+    A head may be large, none is for long: who holds most goes when all together hold too much.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: dict[C, int] = {}
+        self._total = 0
+
+    def hold(self, connection: C, count: int) -> C | None:
+        """What a connection holds now. Who has to go for it: perhaps itself."""
+        self._total += count - self._held.pop(connection, 0)
+        if count:
+            self._held[connection] = count
+        if self._total <= self._limit:
+            return None
+        return max(self._held, key=self._held.__getitem__)
