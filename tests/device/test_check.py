@@ -13,6 +13,7 @@ from pinfold.device.packs import encode_pack
 from pinfold.device.repair import repair
 from pinfold.env.api import Env
 from pinfold.model.errors import Conflict, Corrupt, Unavailable
+from pinfold.model.ids import GroupId
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.sim.world import SimNode, World
 from tests.device.recorded import (
@@ -199,6 +200,20 @@ def test_records_that_nothing_names_are_told_and_freed() -> None:
         return sum(len(file.pages) for file in files)
 
     on_files(names, forget, mend, clean)
+
+
+def test_a_device_that_died_amid_a_copy_is_checked_clean() -> None:
+    group = GroupId(9)
+
+    async def copy(env: Env) -> None:
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await device.log.create(group)
+        await device.log.install(group, 5, 1, [(b"row", b"value")], first=True, last=False)
+
+    async def clean(env: Env) -> None:
+        assert look(env).findings == []
+
+    on_files(recorded(True).copy(), copy, clean)
 
 
 def test_an_index_that_makes_no_sense_is_told_key_by_key() -> None:

@@ -23,7 +23,9 @@ from pinfold.device.packs import Packs
 from pinfold.device.readers import Readers
 from pinfold.env.api import Env
 from pinfold.model.ids import BlobId
+from pinfold.sim.world import World
 from tests.device.model import whole
+from tests.device.test_check import look
 from tests.device.test_rotten_rows import lives
 from tests.device.worlds import CLUSTER, PATH, SETTINGS
 
@@ -147,6 +149,38 @@ def test_what_a_stream_is_writing_is_listed_for_a_crash_and_not_given_back_befor
         await device.close()
 
     lives(fill, act, again)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_crash_leaves_behind_a_pack_is_cut_off_for_good(seed: int) -> None:
+    blob, more = BlobId(b"s" * 16), BlobId(b"t" * 16)
+
+    async def stream(env: Env) -> Device:
+        device = await opened(env)
+        writer = device.blobs.begin(blob, len(PAYLOAD), checks_of(PAYLOAD))
+        await writer.write(PAYLOAD)
+        await writer.commit()
+        return device
+
+    async def scenario() -> None:
+        await node.start(lambda env: Device.format(env, PATH, CLUSTER, SETTINGS))
+        node.crash()
+        device = await node.start(stream)
+        await asyncio.sleep(1)
+        writer = device.blobs.begin(more, len(PAYLOAD), checks_of(PAYLOAD))
+        await writer.write(PAYLOAD)  # and nothing else knows of it
+        (pack,) = device.packs.all()
+        node.disk.file(pack.path).flush()  # the kernel writes when it likes
+        node.crash()
+        device = await node.start(opened)
+        await device.blobs.delete([more])
+        await asyncio.sleep(1)
+        node.crash()  # takes back what was not flushed
+        assert look(node.boot()).leftovers == []
+
+    with World(seed) as world:
+        node = world.node("n1")
+        world.run(scenario())
 
 
 def test_the_place_of_a_quarantined_blob_is_kept_though_its_records_are_redone(

@@ -156,6 +156,28 @@ def test_a_write_that_was_answered_survives_a_kill_but_not_a_power_cut() -> None
     play(story)
 
 
+def test_a_slow_read_may_show_what_was_overwritten_and_flushed_meanwhile() -> None:
+    async def story(bench: Bench) -> None:
+        async def write(device: Device) -> None:
+            extents, op = device.extents, ExtentOp(0, 0, 0, BLOCK)
+            await extents.claim(VOLUME, Token(4))
+            await extents.write(VOLUME, Token(4), 1, 1, [op], memoryview(b"x" * BLOCK))
+            await extents.flush(VOLUME, Token(4))
+            await asyncio.sleep(2)
+            bench.node.disk.faults.cached_chance = 0.0
+            reading = extents.read(VOLUME, Token(4), [(0, 0, BLOCK)])
+            assert isinstance(reading, asyncio.Future)
+            await extents.write(VOLUME, Token(4), 1, 2, [op], memoryview(b"y" * BLOCK))
+            inner = bench.auditor.of(bench.uuid).extents.volume(VOLUME)
+            inner.flushed(inner.turn)
+            assert b"".join(await reading) == b"x" * BLOCK
+
+        await bench.life(write)
+        assert not bench.account.violations
+
+    play(story)
+
+
 def test_whoever_waits_for_the_nth_event_is_told_of_it() -> None:
     async def run() -> None:
         events = Events()

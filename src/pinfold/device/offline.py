@@ -23,7 +23,7 @@ from pinfold.device.group import Group
 from pinfold.device.health import Health, Space
 from pinfold.device.index import REPAIRED_TABLES, Index
 from pinfold.device.journal import Journal
-from pinfold.device.log import load_groups
+from pinfold.device.log import drop_rows, load_groups
 from pinfold.device.logredo import LogRedo
 from pinfold.device.packs import Packs
 from pinfold.device.readers import Readers
@@ -133,6 +133,7 @@ def _read(disk: Disk, path: str, device: Offline) -> None:
     else:
         try:
             device.groups = log_redo.finish()
+            drop_rows(index, log_redo.dropped)
         except Corrupt as error:
             device.problems.append(("log", error.message))
     _build(disk, path, device, index)

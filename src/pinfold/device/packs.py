@@ -179,7 +179,6 @@ class Packs:
         pack = self._packs.get(location.pack)
         if pack is None:
             pack = self._add(location.pack)
-            pack.sealed = True
         pack.end = max(pack.end, location.start + location.record_bytes)
         self._index.put(_free_key(location.pack, location.start), None)  # it was being written
         pack.live += 1
@@ -345,18 +344,23 @@ class Packs:
         self.limit_open()
 
     def remove_strays(self) -> None:
-        """In a lane, after the journal was redone: remove files that nothing names."""
+        """In a lane, after the journal was redone: remove files that nothing names, and what a
+        crash left behind the end of those that were being written: durably, before a commit can
+        call these sealed, since then nobody looks there again.
+        """
         for number, path in numbered_files(self._disk, self._directory):
             if number not in self._packs:
                 self._disk.unlink(path)
+        for pack in self._packs.values():
+            if not pack.sealed:
+                self._cut(pack)
 
     def finish_redo(self) -> None:
-        """After the journal was redone: seal what a crash left open, free what is to be freed."""
+        """After `remove_strays`: seal what a crash left open, free what is to be freed."""
         for pack in list(self._packs.values()):
             if not pack.sealed:
                 pack.sealed = True
                 self._change(pack)
-                self._cut(pack)
             if pack.live == 0:
                 self._change(pack)  # the next commit will tell that it may go
 
@@ -397,11 +401,9 @@ class Packs:
             self._readers.submit(pack.number, file.close)
 
     def _cut(self, pack: Pack) -> None:
-        def cut() -> None:
-            with suppress(FileNotFoundError), self.opened(pack) as file:
-                file.truncate(page_end(pack.end))  # else never written: the crash came first
-
-        self._readers.submit(pack.number, cut)
+        with suppress(FileNotFoundError), self.opened(pack) as file:
+            file.truncate(page_end(pack.end))  # else never written: the crash came first
+            file.datasync()
 
 
 def encode_pack(end: int, live: int, live_bytes: int, sealed: bool) -> bytes:

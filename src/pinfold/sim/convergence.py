@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from pinfold.sim.autopsy import autopsy
 from pinfold.sim.checkers import leftovers
 from pinfold.sim.checkers.convergence import Inspection, check
 from pinfold.sim.cluster import SimCluster
@@ -75,10 +76,16 @@ async def converge(bench: Bench, stage: Stage) -> None:
 
 
 async def reopen(bench: Bench) -> None:
-    """Cut everybody's power with all at rest, and have every device opened and audited again."""
+    """Cut everybody's power with all at rest; look at every device, and have it opened again."""
     cluster = bench.cluster
     for name in cluster.names:
         cluster.crash(name)
+    for device in cluster.map.devices:
+        if cluster.auditor.of(device.uuid).blobs.rotten:
+            continue
+        path = f"/data/{device.path}"
+        for found in autopsy(cluster.world.node(device.node), path):
+            bench.account.violated("autopsy", f"{path}: {found}")
     for name in cluster.names:
         cluster.start(name)
     await _until(bench, lambda: missing_processes(cluster))

@@ -1,5 +1,6 @@
 """One seed, from its plan to its verdict.
 
+    a device alone
     found and fill the cluster -> safety: faults and clients -> heal -> converge -> read everything
     -> lose all power once more and open every device
 
@@ -16,6 +17,7 @@ from typing import Any, Final
 from pinfold.env.tasks import TaskScope
 from pinfold.sim import workloads
 from pinfold.sim.account import Account, Line, Violation
+from pinfold.sim.alone.life import live_alone
 from pinfold.sim.checkers.history import History, Recorder
 from pinfold.sim.cluster import SimCluster
 from pinfold.sim.convergence import converge, reopen
@@ -80,6 +82,7 @@ def run_seed(
     """
     plan = plan or make_plan(seed)
     started = time.monotonic()
+    alone, alone_trace = live_alone(seed)
     world = World(seed, keep_trace=keep_trace)
     account = Account(lambda: world.loop.now)
     with told_to(account), world:
@@ -87,15 +90,16 @@ def run_seed(
         run.cluster.events.counts = events
         world.loop.cpu_end = time.process_time() + CPU_S
         run.play()
-        first = account.violations[0].when if account.violations else world.loop.now
+        told = alone if alone.violations else account
+        first = told.violations[0].when if told.violations else world.loop.now
         result = Result(
             plan=plan,
-            trace=world.trace.digest(),
+            trace=alone_trace + world.trace.digest(),
             events=world.trace.count,
             virtual_s=world.loop.now,
-            violations=account.violations.copy(),
+            violations=alone.violations + account.violations,
             counts=dict(sorted(account.counts.items())),
-            timeline=account.around(first) if account.violations else [],
+            timeline=told.around(first) if told.violations else [],
             history=run.recorder.history(),
             trace_lines=list(world.trace.lines),
         )

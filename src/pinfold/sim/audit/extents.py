@@ -65,6 +65,8 @@ class _Volume:
     """The device has said that it lost extents, and was not told that it has them again."""
     dropped: bool = False
     """Forgotten, and that was acknowledged."""
+    emptied: int = 0
+    """How often nothing was left."""
 
     def write(self, place: _Place, piece: bytes, low: int) -> None:
         versions = self.blocks.setdefault(place, [_Version(0, self.base)])
@@ -79,6 +81,7 @@ class _Volume:
     def empty(self, base: bytes | None = _ZEROES) -> None:
         """Nothing is left of its extents, or nothing is known of them any more."""
         self.base = base
+        self.emptied += 1
         self.blocks.clear()
         self.open.clear()
         self.marks.clear()
@@ -351,45 +354,37 @@ class Extents:
         known = self._ledger.volume(volume)
         if token < known.token:
             self._accuse(f"volume {volume.hex()}: a read of token {token} after {known.token}")
-        turn = known.turn
+        asked = list(_asked(known, spans))  # a flush forgets older versions
+        emptied = known.emptied
         found = self._inner.read(volume, token, spans, **options)
         if not isinstance(found, asyncio.Future):
-            self._judge(volume, known, turn, spans, found)
+            self._judge(volume, known, asked, found)
             return found
 
         def done(future: asyncio.Future[list[Buffer]]) -> None:
-            if not future.cancelled() and future.exception() is None:
-                self._judge(volume, known, turn, spans, future.result())
+            if future.cancelled() or future.exception() is not None:
+                return
+            if known.emptied == emptied:
+                self._judge(volume, known, asked, future.result())
 
         found.add_done_callback(done)
         return found
 
     def _judge(
-        self,
-        volume: VolumeId,
-        known: _Volume,
-        turn: int,
-        spans: Sequence[tuple[int, int, int]],
-        found: Sequence[Buffer],
+        self, volume: VolumeId, known: _Volume, asked: Sequence["_Asked"], found: Sequence[Buffer]
     ) -> None:
         """Each block must be as it was at the time of the call, or later."""
         content = b"".join(found)
-        position = 0
-        for extent, offset, length in spans:
-            for block, low, high, at in _pieces(ExtentOp(0, extent, offset, length)):
-                versions = known.blocks.get((extent, block))
-                if versions is None:
-                    continue
-                piece = content[position + at : position + at + high - low]
-                older = [version for version in versions if version.turn <= turn][-1:]
-                newer = [version for version in versions if version.turn > turn]
-                if not any(version.may_be(piece, low, high) for version in older + newer):
-                    self._accuse(
-                        f"volume {volume.hex()}: extent {extent} block {block} was read as "
-                        "it was not at that time"
-                    )
-                    return
-            position += length
+        for place, low, high, start, then in asked:
+            piece = content[start : start + high - low]
+            newer = (one for one in known.blocks.get(place, []) if one.turn > then.turn)
+            if not any(one.may_be(piece, low, high) for one in (then, *newer)):
+                extent, block = place
+                self._accuse(
+                    f"volume {volume.hex()}: extent {extent} block {block} was read as "
+                    "it was not at that time"
+                )
+                return
 
     def stable(self, volume: VolumeId, token: Token, sequence: int) -> None:
         """See `ExtentStore.stable`."""
@@ -426,6 +421,20 @@ class Extents:
         self._tell("extents.drop")
         future.add_done_callback(done)
         return future
+
+
+_Asked = tuple[_Place, int, int, int, _Version]
+"""A block, first byte and end in it, offset in what is read, and its newest version."""
+
+
+def _asked(known: _Volume, spans: Sequence[tuple[int, int, int]]) -> Iterator[_Asked]:
+    """The blocks of a read that somebody was seen to write."""
+    position = 0
+    for extent, offset, length in spans:
+        for block, low, high, at in _pieces(ExtentOp(0, extent, offset, length)):
+            if (versions := known.blocks.get((extent, block))) is not None:
+                yield (extent, block), low, high, position + at, versions[-1]
+        position += length
 
 
 def _pieces(op: ExtentOp) -> Iterator[tuple[int, int, int, int]]:
