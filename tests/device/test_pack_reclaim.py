@@ -183,6 +183,31 @@ def test_what_a_crash_leaves_behind_a_pack_is_cut_off_for_good(seed: int) -> Non
         world.run(scenario())
 
 
+def test_what_streams_reserved_before_a_named_range_comes_back_after_a_crash() -> None:
+    blobs = [BlobId(bytes([number]) * 16) for number in range(4)]
+
+    async def scenario() -> None:
+        await node.start(lambda env: Device.format(env, PATH, CLUSTER, SETTINGS))
+        node.crash()
+        device = await node.start(opened)
+        writers = [device.blobs.begin(one, len(PAYLOAD), checks_of(PAYLOAD)) for one in blobs]
+        for writer in writers:
+            await writer.write(PAYLOAD)
+        await writers[1].commit()  # its record is all that is durable of what lies around it
+        await writers[3].commit()
+        node.crash(power=False)
+        device = await node.start(opened)
+        await asyncio.sleep(1)
+        await device.close()
+        node.crash(power=False)
+        report = look(node.boot())
+        assert (report.findings, report.leftovers, report.blobs) == ([], [], 2)
+
+    with World(1) as world:
+        node = world.node("n1")
+        world.run(scenario())
+
+
 def test_the_place_of_a_quarantined_blob_is_kept_though_its_records_are_redone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -156,6 +156,24 @@ def test_a_write_that_was_answered_survives_a_kill_but_not_a_power_cut() -> None
     play(story)
 
 
+def test_a_log_that_shows_again_what_was_replaced_is_accused() -> None:
+    async def story(bench: Bench) -> None:
+        async def replace(device: Device) -> None:
+            await device.log.create(GROUP)
+            await device.log.append(GROUP, [Entry(1, 1, b"first"), Entry(2, 1, b"second")])
+            await device.log.append(GROUP, [Entry(1, 2, b"other")])
+
+        await bench.life(replace)
+        await bench.life(rest)
+        assert not bench.account.violations
+        known = bench.auditor.of(bench.uuid).log.group(GROUP)
+        known.replaced[1] = [known.shown.pop(1)]
+        await bench.life(rest)
+        assert "op 1 of view 2 was replaced and is back" in bench.accused
+
+    play(story)
+
+
 def test_a_slow_read_may_show_what_was_overwritten_and_flushed_meanwhile() -> None:
     async def story(bench: Bench) -> None:
         async def write(device: Device) -> None:

@@ -119,6 +119,8 @@ class Packs:
         self._reserved: set[bytes] = set()
         """Keys of ranges that streams write to. They are on the list of what is free, for a crash
         to find them there."""
+        self._redone: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+        """By pack: where it ended for the index, and what the journal names behind that."""
         self._settled: list[tuple[Pack, int]] = []
         self._empty: dict[int, Pack] = {}
         self._next_number = int.from_bytes(index.get(NEXT_PACK) or b"\0", "big")
@@ -179,6 +181,9 @@ class Packs:
         pack = self._packs.get(location.pack)
         if pack is None:
             pack = self._add(location.pack)
+        end, named = self._redone.setdefault(pack.number, (pack.end, []))
+        if location.start >= end:
+            named.append((location.start, location.record_bytes))
         pack.end = max(pack.end, location.start + location.record_bytes)
         self._index.put(_free_key(location.pack, location.start), None)  # it was being written
         pack.live += 1
@@ -357,6 +362,12 @@ class Packs:
 
     def finish_redo(self) -> None:
         """After `remove_strays`: seal what a crash left open, free what is to be freed."""
+        for number, (end, named) in self._redone.items():
+            for start, size in sorted(named):
+                if start > end:  # streams were writing there, and no commit has listed it
+                    self._free(number, end, start - end)
+                end = start + size
+        self._redone.clear()
         for pack in list(self._packs.values()):
             if not pack.sealed:
                 pack.sealed = True

@@ -343,7 +343,8 @@ class SimFile:
     def pread(self, length: int, offset: int) -> bytes:
         """See `File.pread`."""
         self._open()
-        self._owner.reading(self._path, offset, length)
+        disk = self._owner.reading(self._path, offset, length)
+        disk.charge(disk.faults.read_s)
         return self._inode.read(length, offset)
 
     def pread_cached(self, length: int, offset: int) -> bytes | None:

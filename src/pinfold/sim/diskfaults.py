@@ -26,6 +26,8 @@ class DiskFaults:
     """What a flush costs."""
     call_s: tuple[float, float] = (0.000005, 0.0001)
     """What any other call costs."""
+    read_s: tuple[float, float] = (0.0, 0.0)
+    """What a read of bytes that are not in memory costs besides."""
     crash_after: int = -1
     """Changing calls until the node crashes; below 0: never."""
     crash_in: str = ""

@@ -6,7 +6,7 @@ cannot know after a crash (how far a log is) it asks.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,8 +16,8 @@ from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import BlobId, ExtentIndex, GroupId, Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES, KIB
 
-Client = Callable[[Device], Awaitable[None]]
-"""One step of a client; PinfoldError is an answer."""
+Client = Callable[[Device, asyncio.TaskGroup], Awaitable[None]]
+"""One step of a client; PinfoldError is an answer. What it does not wait for is for the group."""
 
 _GROUPS: Final = 2
 _KEYS: Final = 6
@@ -43,7 +43,7 @@ class BlobClient:
         self._rng = rng
         self._lengths: dict[BlobId, int] = {}
 
-    async def step(self, device: Device) -> None:
+    async def step(self, device: Device, group: asyncio.TaskGroup) -> None:
         """See `Client`."""
         rng, blobs = self._rng, device.blobs
         what = rng.random()
@@ -54,7 +54,7 @@ class BlobClient:
                 blob = rng.choice(list(self._lengths))
                 offset = rng.choice((0, 0, self._lengths[blob] // 2))
                 reading = _answer(blobs.read(blob, offset, self._lengths[blob] - offset))
-                _in_background(reading)
+                group.create_task(_ignoring(reading))
         else:
             kept = rng.choice((0.2, 0.5, 0.9))
             gone = [blob for blob in self._lengths if rng.random() > kept]
@@ -82,14 +82,10 @@ class BlobClient:
             await writer.commit()
 
 
-def _in_background(work: Coroutine[Any, Any, Any]) -> None:
+async def _ignoring(work: Awaitable[Any]) -> None:
     """Nobody waits for it; the auditor looks at what it brings."""
-
-    async def run() -> None:
-        with suppress(PinfoldError):
-            await work
-
-    asyncio.get_running_loop().create_task(run())
+    with suppress(PinfoldError):
+        await work
 
 
 class VolumeClient:
@@ -103,7 +99,7 @@ class VolumeClient:
         self._epoch = 1
         self._sequence = 0
 
-    async def step(self, device: Device) -> None:
+    async def step(self, device: Device, group: asyncio.TaskGroup) -> None:
         """See `Client`."""
         rng, extents = self._rng, device.extents
         if self._device is not device or rng.random() < 0.02:
@@ -126,7 +122,7 @@ class VolumeClient:
                 extent, first, count = self._range()
                 span = (extent, first * BLOCK_BYTES, count * BLOCK_BYTES)
                 reading = _answer(extents.read(self._volume, self._token, [span]))
-                _in_background(reading)
+                group.create_task(_ignoring(reading))
 
     async def _claim(self, device: Device) -> None:
         self._device, self._token = None, Token(self._token + 1)
@@ -187,7 +183,7 @@ class LogClient:
         self._copying: dict[GroupId, int] = {}
         """The op of a copy that has begun."""
 
-    async def step(self, device: Device) -> None:
+    async def step(self, device: Device, _group: asyncio.TaskGroup) -> None:
         """See `Client`."""
         rng, log = self._rng, device.log
         group = GroupId(rng.randrange(_GROUPS))

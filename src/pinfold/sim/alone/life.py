@@ -121,6 +121,7 @@ class LoneDevice:
         rng, faults = self._rng, self._node.disk.faults
         faults.cached_chance = rng.choice((0.0, 0.7))
         faults.slowness = rng.choice((1.0, 1.0, 5.0))
+        faults.read_s = rng.choice(((0.0, 0.0), (0.0, 0.001), (0.0, 0.01)))
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._node.start(partial(self._serve, ended=ended))
         how = "at rest"
@@ -180,15 +181,15 @@ class LoneDevice:
         self._opened = True
         async with asyncio.TaskGroup() as group:
             for client in self._clients:
-                group.create_task(self._work(client, device))
+                group.create_task(self._work(client, device, group))
         await asyncio.sleep(_REST_S)
 
-    async def _work(self, client: Client, device: Device) -> None:
+    async def _work(self, client: Client, device: Device, group: asyncio.TaskGroup) -> None:
         loop, rng = asyncio.get_running_loop(), self._rng
         end = loop.time() + _LIFE_S / 2
         while not self._resting or loop.time() < end:
             with suppress(PinfoldError):
-                await client(device)
+                await client(device, group)
             await asyncio.sleep(rng.expovariate(1 / _PAUSE_S))
 
 

@@ -67,6 +67,10 @@ class _Volume:
     """Forgotten, and that was acknowledged."""
     emptied: int = 0
     """How often nothing was left."""
+    reads: int = 0
+    """Reads under way."""
+    past: dict[_Place, list[_Version]] = field(default_factory=dict)
+    """Versions that a flush made old since the first of these began: it may have seen them."""
 
     def write(self, place: _Place, piece: bytes, low: int) -> None:
         versions = self.blocks.setdefault(place, [_Version(0, self.base)])
@@ -80,6 +84,7 @@ class _Volume:
 
     def empty(self, base: bytes | None = _ZEROES) -> None:
         """Nothing is left of its extents, or nothing is known of them any more."""
+        self.past.clear()
         self.base = base
         self.emptied += 1
         self.blocks.clear()
@@ -92,12 +97,26 @@ class _Volume:
         for place in list(self.open):
             versions = self.blocks[place]
             while len(versions) > 1 and versions[1].turn <= turn:
+                if self.reads:
+                    self.past.setdefault(place, []).append(versions[0])
                 del versions[0]
             if len(versions) == 1:
                 del self.open[place]
         for marks in self.marks.values():
             while len(marks) > 1 and marks[1].turn <= turn:
                 del marks[0]
+
+    def seen_since(self, place: _Place, turn: int) -> Iterator[_Version]:
+        """What a read that began then may have found of a block since."""
+        for version in (*self.past.get(place, ()), *self.blocks.get(place, ())):
+            if version.turn > turn:
+                yield version
+
+    def read_ended(self) -> None:
+        """One read less is under way."""
+        self.reads -= 1
+        if not self.reads:
+            self.past.clear()
 
     def left(self, place: _Place, content: bytes, *, killed: bool) -> bool:
         """A crash, or only a kill, has left this of a block; whether that may be."""
@@ -159,6 +178,8 @@ class ExtentLedger:
         """Accuse the device of what it has forgotten."""
         present = set(extents.volumes(b"", _EVERYTHING))
         for volume, known in self.volumes.items():
+            known.reads = 0
+            known.past.clear()
             if known.dropped:
                 if volume in present:
                     accuse(f"volume {volume.hex()} was dropped and is back")
@@ -354,18 +375,19 @@ class Extents:
         known = self._ledger.volume(volume)
         if token < known.token:
             self._accuse(f"volume {volume.hex()}: a read of token {token} after {known.token}")
-        asked = list(_asked(known, spans))  # a flush forgets older versions
-        emptied = known.emptied
+        asked, emptied = list(_asked(known, spans)), known.emptied
         found = self._inner.read(volume, token, spans, **options)
         if not isinstance(found, asyncio.Future):
             self._judge(volume, known, asked, found)
             return found
 
         def done(future: asyncio.Future[list[Buffer]]) -> None:
-            if future.cancelled() or future.exception() is not None:
-                return
-            if known.emptied == emptied:
+            failed = future.cancelled() or future.exception() is not None
+            if not failed and known.emptied == emptied:
                 self._judge(volume, known, asked, future.result())
+            known.read_ended()
+
+        known.reads += 1
 
         found.add_done_callback(done)
         return found
@@ -377,8 +399,8 @@ class Extents:
         content = b"".join(found)
         for place, low, high, start, then in asked:
             piece = content[start : start + high - low]
-            newer = (one for one in known.blocks.get(place, []) if one.turn > then.turn)
-            if not any(one.may_be(piece, low, high) for one in (then, *newer)):
+            may = (then, *known.seen_since(place, then.turn))
+            if not any(one.may_be(piece, low, high) for one in may):
                 extent, block = place
                 self._accuse(
                     f"volume {volume.hex()}: extent {extent} block {block} was read as "

@@ -24,6 +24,8 @@ class _Group:
     """By op, what was appended and not replaced."""
     durable: dict[int, Entry] = field(default_factory=dict)
     """Of these, what was acknowledged."""
+    replaced: dict[int, list[Entry]] = field(default_factory=dict)
+    """By op, entries that others have replaced, and that was acknowledged."""
     trimmed: int = 0
     """Nobody needs entries below."""
     installed: int = 0
@@ -32,10 +34,25 @@ class _Group:
     copies: int = 0
     """How many have begun. One page may become durable together with the next copy's first."""
 
-    def cut(self, first_op: int) -> None:
+    def cut(self, first_op: int) -> list[Entry]:
+        """Forget entries from an op on; which ones there were."""
+        gone = [entry for op, entry in self.shown.items() if op >= first_op]
         for kept in (self.shown, self.durable):
             for op in [op for op in kept if op >= first_op]:
                 del kept[op]
+        return gone
+
+    def bury(self, gone: Sequence[Entry]) -> None:
+        """These were replaced, durably."""
+        for entry in gone:
+            self.replaced.setdefault(entry.op, []).append(entry)
+
+    def risen(self, entries: dict[int, Entry]) -> Entry | None:
+        """One that was replaced and is back."""
+        for op, entry in entries.items():
+            if entry in self.replaced.get(op, ()) and self.shown.get(op) != entry:
+                return entry
+        return None
 
 
 class LogLedger:
@@ -58,6 +75,7 @@ class LogLedger:
         for known in self.groups.values():
             known.shown.clear()
             known.durable.clear()
+            known.replaced.clear()
             known.installed, known.installing = 0, False
 
     def compare(self, log: LogStore, accuse: Callable[[str], None]) -> None:
@@ -85,6 +103,8 @@ def _compare(group: GroupId, known: _Group, log: LogStore, accuse: Callable[[str
             if entries.get(op) != entry:
                 accuse(f"group {group}: acknowledged op {op} of view {entry.view} is not there")
                 break
+        if (risen := known.risen(entries)) is not None:
+            accuse(f"group {group}: op {risen.op} of view {risen.view} was replaced and is back")
         if state.last_op < known.installed:
             accuse(f"group {group}: a copy up to {known.installed} ends at {state.last_op}")
     if state.applied_op + 1 < state.first_op <= state.last_op:
@@ -134,7 +154,7 @@ class Log:
         """See `LogStore.append`."""
         future = self._inner.append(group, entries)
         known = self._ledger.group(group)
-        known.cut(entries[0].op)
+        gone = known.cut(entries[0].op)
         kept = [Entry(entry.op, entry.view, bytes(entry.body)) for entry in entries]
         known.shown.update((entry.op, entry) for entry in kept)
 
@@ -143,6 +163,7 @@ class Log:
                 if known.shown.get(entry.op) is entry:
                     known.durable[entry.op] = entry
             known.view = max(known.view, kept[-1].view)
+            known.bury(gone)
 
         return self._noted("log.append", future, note)
 
@@ -195,6 +216,7 @@ class Log:
         known = self._ledger.group(group)
         if first:
             known.cut(0)
+            known.replaced.clear()
             known.trimmed = known.installed = 0
             known.installing = True
             known.copies += 1
