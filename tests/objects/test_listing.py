@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinfold.cluster.api import Page
+from pinfold.model.settings import ObjectSettings
 from pinfold.objects import keys
 from pinfold.objects.listing import Query
-from pinfold.objects.records import UploadRecord
+from pinfold.objects.records import ObjectRecord, Part, UploadRecord, decode
 from tests.twins.store import MemoryStore
 
 NAMES = st.text("ab/\x00\x01é", min_size=1, max_size=6)
@@ -145,5 +146,34 @@ def test_listing_one_kind_reads_no_row_of_another() -> None:
         assert read == 1
         assert len((await store.listings.page(bucket, Query(limit=1000))).entries) == 50
         assert read == 51
+
+    asyncio.run(run())
+
+
+def test_a_page_of_large_rows_keeps_what_it_shows_and_no_more() -> None:
+    """A row may take a mebibyte, of places of parts and of headers; a page has a thousand."""
+    parts = tuple(Part(number, 8 << 20, 1, bytes(8)) for number in range(1, 3001))
+    bulky = ObjectRecord(
+        "e-3000", 3000 << 23, "bob", (("Content-Type", "x" * 5000),), (("a", "b"),), parts=parts
+    )
+    opened = UploadRecord("bob", (("Content-Type", "x" * 5000),), algorithm="crc32")
+
+    async def run() -> None:
+        store = MemoryStore(ObjectSettings())
+        bucket = await store.bucket()
+        staged = await store.stage(b"x" * 5000)
+        await store.objects.put(bucket, b"large", bulky, staged)
+        await store.multipart.open(bucket, b"large", opened)
+        entry = (await store.listings.page(bucket, Query(limit=10))).entries[0]
+        assert entry.row is not None
+        shown = decode(ObjectRecord, entry.row.body)
+        assert (shown.etag, shown.size, shown.owner) == (bulky.etag, bulky.size, "bob")
+        assert len(entry.row.body) < 100
+        assert entry.row.blobs == ()
+        assert entry.row.stamp_ms
+        entry = (await store.listings.page(bucket, Query(limit=10), keys.UPLOADS)).entries[0]
+        assert entry.row is not None
+        assert decode(UploadRecord, entry.row.body).algorithm == "crc32"
+        assert len(entry.row.body) < 100
 
     asyncio.run(run())

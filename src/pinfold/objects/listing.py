@@ -7,16 +7,22 @@ its part from the rows themselves, and refuses when the names asked for are anot
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from pinfold.cluster.api import Collapse, Row
 from pinfold.codec import names
 from pinfold.model.errors import Busy
 from pinfold.objects import keys
 from pinfold.objects.bucket import Bucket
 from pinfold.objects.buckets import ATTEMPTS, Buckets
+from pinfold.objects.records import ObjectRecord, UploadRecord, decode, encode
 from pinfold.objects.shards import Shard, ShardRefused, ShardRows
 
 SCAN_ITEMS: Final = 1000
 """Items asked of one scan."""
+
+BODY_BYTES_KEPT: Final = 512
+"""Bodies up to this are kept as they are: to make a smaller one costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,7 @@ class Entry:
 
     name: bytes
     row: Row | None
+    """What a listing shows of it: without its places, headers, metadata and parts."""
     key: bytes
 
     def behind(self) -> bytes | None:
@@ -74,6 +81,22 @@ class Query:
             return False
         found = self.after.find(self.delimiter, len(self.prefix))
         return found >= 0 and found + len(self.delimiter) == len(self.after)
+
+
+def _shown(row: Row, section: bytes) -> Row:
+    """A row without what no listing shows.
+
+    Places, parts and headers are a hundred times what is left, and a page holds a thousand rows.
+    """
+    body = row.body
+    if len(body) > BODY_BYTES_KEPT:
+        if section == keys.UPLOADS:
+            upload = decode(UploadRecord, body)
+            body = encode(msgspec.structs.replace(upload, headers=(), metadata=()))
+        else:
+            found = decode(ObjectRecord, body)
+            body = encode(msgspec.structs.replace(found, headers=(), metadata=(), parts=()))
+    return msgspec.structs.replace(row, body=body, blobs=())
 
 
 class Listings:
@@ -140,8 +163,10 @@ class Listings:
         page = await self._rows.scan(shard, start, end, wanted, collapse=collapse)
         entries = []
         for key, row in page.items:
-            name = keys.rolled_up_name(key) if row is None else keys.object_name(key)
-            entries.append(Entry(name, row, key))
+            if row is None:
+                entries.append(Entry(keys.rolled_up_name(key), None, key))
+            else:
+                entries.append(Entry(keys.object_name(key), _shown(row, section), key))
         if page.next_start is not None:
             return entries, keys.position(page.next_start)
         if shard.end is None or end < shard_end:
