@@ -2,15 +2,19 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pinfold.cluster.api import BlobRef
+from pinfold.env.api import Buffer
 from pinfold.model.errors import Corrupt, Full
 from pinfold.model.limits import INLINE_BYTES
 from pinfold.objects.staging import segment_lengths
+from pinfold.s3.copying import Source
 from tests.twins.store import SMALL, Bytes, MemoryStore
 from tests.twins.virtual import run_virtual
 
@@ -236,5 +240,65 @@ def test_a_stalled_upload_that_is_cancelled_gives_everything_back() -> None:
         assert all(task.cancelled() for task in stalled)
         assert store.staging.memory_taken == 0
         assert len(store.blobs.payloads) == len(segment_lengths(20_000, 4096))
+
+    asyncio.run(run())
+
+
+def test_copies_at_once_do_not_wait_for_each_other_for_ever() -> None:
+    """Each kind of memory is held by some who need the other: nobody may wait for both."""
+    limits = msgspec.structs.replace(
+        SMALL, read_memory_bytes=8192, memory_waiting_max=100, memory_timeout_s=20.0
+    )
+    content = content_of(3 * 4096 + 100)
+
+    async def run() -> None:
+        store = MemoryStore(limits)
+        bucket = await store.bucket()
+        await store.put(bucket, "o", content)
+        found = await store.objects.find(bucket, b"o")
+        put, read = store.blobs.put, store.blobs.read
+
+        async def slow_put(payload: Sequence[Buffer]) -> BlobRef:
+            await asyncio.sleep(0.001)
+            return await put(payload)
+
+        async def slow_read(ref: BlobRef, offset: int, length: int) -> list[Buffer]:
+            await asyncio.sleep(0.0001)
+            return await read(ref, offset, length)
+
+        store.blobs.put, store.blobs.read = slow_put, slow_read  # type: ignore[method-assign]
+
+        async def copy(start: int) -> None:
+            source = Source(store.objects.copied(found, start, len(content)))
+            staged = await store.staging.stage(source, len(content) - start)
+            assert staged.sums["md5"] == hashlib.md5(content[start:]).digest()
+            await source.close()
+
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(copy(at) for at in range(40)))
+        assert store.staging.memory_taken == store.reading.memory_taken == 0
+
+    run_virtual(run)
+
+
+def test_of_a_copy_no_byte_is_read_before_the_segment_it_is_for() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        await store.put(bucket, "o", content_of(4 * 4096))
+        found = await store.objects.find(bucket, b"o")
+        honest, through = store.blobs.read, 0
+
+        async def read(ref: BlobRef, offset: int, length: int) -> list[Buffer]:
+            nonlocal through
+            through += length
+            return await honest(ref, offset, length)
+
+        store.blobs.read = read  # type: ignore[method-assign]
+        taken, start = 0, 1000
+        async for chunk in store.objects.copied(found, start, 4 * 4096):
+            taken += sum(map(len, chunk))
+            assert through <= -(-taken // 4096) * 4096
+        assert taken == through == 4 * 4096 - start
 
     asyncio.run(run())

@@ -75,6 +75,10 @@ class Objects:
         """The object's bytes start <= i < stop; see `Reading.chunks`."""
         return self._reading.chunks(found.row, found.record, start, stop)
 
+    def copied(self, found: Found, start: int, stop: int) -> Chunks:
+        """The same to be staged again; see `Reading.copied`."""
+        return self._reading.copied(found.row, found.record, start, stop)
+
     async def put(
         self,
         bucket: Bucket,

@@ -1,11 +1,13 @@
 """Bytes on their way out: an object's range, chunk by chunk, with one chunk read ahead.
 
 Every chunk was verified by the device it came from. Chunks in memory count against a budget of the
-whole process until they were handed to the client.
+whole process until they were handed to the client; those of a copy count as what it writes.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Final, Protocol
 
 from pinfold.cluster.api import BlobRef, Blobs, Row
 from pinfold.env.api import Buffer
@@ -19,6 +21,27 @@ Extract = tuple[BlobRef, int, int]
 """A blob, where to start in it, how many bytes."""
 
 Chunks = AsyncGenerator[list[Buffer], None]
+
+
+class Memory(Protocol):
+    """What chunks count against; see `ByteBudget`."""
+
+    async def take(self, count: int, *, timeout_s: float) -> int: ...  # noqa: D102
+
+    def give(self, count: int) -> None: ...  # noqa: D102
+
+
+class _TakenAlready:
+    """Memory that whoever asks for the bytes has taken."""
+
+    async def take(self, count: int, *, timeout_s: float) -> int:
+        return count
+
+    def give(self, count: int) -> None:
+        return
+
+
+_TAKEN_ALREADY: Final = _TakenAlready()
 
 
 class Reading:
@@ -60,45 +83,73 @@ class Reading:
         assert 0 <= start <= stop <= record.size
         if start == stop or not row.blobs:
             return _inline(row.payload or b"", record.size, start, stop)
-        extracts = list(extracts_of(row.blobs, start, stop, self._settings.read_chunk_bytes))
-        return self._one(extracts[0]) if len(extracts) == 1 else self._ahead(extracts)
+        extracts = self._extracts(row.blobs, start, stop)
+        if len(extracts) == 1:
+            return self._one(extracts[0])
+        return self._ahead(extracts, self._budget)
+
+    def copied(self, row: Row, record: ObjectRecord, start: int, stop: int) -> Chunks:
+        """The same for whoever stores the bytes again, segment by segment.
+
+        He has taken memory for a segment when he asks for the first of its bytes, and no more of
+        them are here at once; so no other memory is taken. Two copies that each held some of one
+        kind and waited for the other would wait for ever.
+        """
+        assert 0 <= start <= stop <= record.size
+        if start == stop or not row.blobs:
+            return _inline(row.payload or b"", record.size, start, stop)
+        return self._by_segments(row.blobs, start, stop)
+
+    async def _by_segments(self, blobs: Sequence[BlobRef], start: int, stop: int) -> Chunks:
+        segment_bytes = self._settings.segment_bytes
+        for begin in range(start, stop, segment_bytes):
+            extracts = self._extracts(blobs, begin, min(begin + segment_bytes, stop))
+            async with contextlib.aclosing(self._ahead(extracts, _TAKEN_ALREADY)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    def _extracts(self, blobs: Sequence[BlobRef], start: int, stop: int) -> list[Extract]:
+        return list(extracts_of(blobs, start, stop, self._settings.read_chunk_bytes))
 
     async def _one(self, extract: Extract) -> Chunks:
-        chunk = await self._read(extract)
+        chunk = await self._read(extract, self._budget)
         try:
             yield chunk
         finally:
             self._budget.give(extract[2])
 
-    async def _ahead(self, extracts: Sequence[Extract]) -> Chunks:
+    async def _ahead(self, extracts: Sequence[Extract], memory: Memory) -> Chunks:
         scope = TaskScope(_seen_by_whoever_awaits)
         pending: asyncio.Task[list[Buffer]] | None = None
         pending_bytes = held_bytes = 0
         try:
-            pending = scope.start(self._read(extracts[0]))
+            pending = scope.start(self._read(extracts[0], memory))
             pending_bytes = extracts[0][2]
             for following in (*extracts[1:], None):
                 assert pending is not None
                 chunk = await pending
                 pending, held_bytes = None, pending_bytes
                 if following is not None:
-                    pending, pending_bytes = scope.start(self._read(following)), following[2]
+                    pending, pending_bytes = (
+                        scope.start(self._read(following, memory)),
+                        following[2],
+                    )
                 yield chunk
-                self._budget.give(held_bytes)
+                memory.give(held_bytes)
                 held_bytes = 0
         finally:
             await scope.close()
-            self._budget.give(held_bytes)
+            memory.give(held_bytes)
             if pending is not None and _succeeded(pending):
-                self._budget.give(pending_bytes)
+                memory.give(pending_bytes)
 
-    async def _read(self, extract: Extract) -> list[Buffer]:
+    async def _read(self, extract: Extract, memory: Memory) -> list[Buffer]:
         ref, offset, length = extract
-        await self._budget.take(length, timeout_s=self._settings.memory_timeout_s)
+        await memory.take(length, timeout_s=self._settings.memory_timeout_s)
         try:
             return await self._blobs.read(ref, offset, length)
         except BaseException:
-            self._budget.give(length)
+            memory.give(length)
             raise
 
 

@@ -15,7 +15,7 @@ SOURCE_PREFIX = "x-amz-copy-source-"
 
 
 class Source:
-    """The bytes of an object's range, as something to be staged. Close it."""
+    """The bytes of an object's range (`Objects.copied`), as something to be staged. Close it."""
 
     def __init__(self, chunks: Chunks) -> None:
         self._chunks = chunks

@@ -45,7 +45,7 @@ async def copy_object(call: Call) -> Response:
     if found.record.size > PUT_BYTES:
         raise Refused("InvalidRequest", "the copy source is larger than 5 GiB")
     algorithm = _algorithm(headers, found)
-    source = Source(call.store.objects.chunks(found, 0, found.record.size))
+    source = Source(call.store.objects.copied(found, 0, found.record.size))
     try:
         staged = await call.store.staging.stage(source, found.record.size, (algorithm,))
     finally:

@@ -49,7 +49,7 @@ async def upload_part_copy(call: Call) -> Response:
         start, stop = parse_copy_range(wanted, found.record.size)
     if stop - start > PUT_BYTES:
         raise Refused("InvalidRequest", "the range is larger than 5 GiB")
-    source = Source(call.store.objects.chunks(found, start, stop))
+    source = Source(call.store.objects.copied(found, start, stop))
     try:
         staged = await call.store.staging.stage(source, stop - start, (upload.algorithm,))
     finally:
