@@ -48,7 +48,13 @@ def test_every_command_has_help_with_an_example(group: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["volume", "create", "disk1", "huge"], ["user", "create"], ["nonsense"], ["status", "--x"]],
+    [
+        ["volume", "create", "disk1", "huge"],
+        ["user", "create"],
+        ["user", "create", "alice", "--secret-key", "seen-by-all"],
+        ["nonsense"],
+        ["status", "--x"],
+    ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert pinfold(*arguments).returncode == 2

@@ -21,6 +21,7 @@ from pinfold.node.secrets import (
     read_secrets,
     write_keyring,
 )
+from pinfold.node.up import Ports, UpOptions, note_run
 from pinfold.rpc.handshake import Keyring
 
 ENV = real_env()
@@ -165,3 +166,20 @@ def test_processes_follow_the_files(layout: Layout) -> None:
             await task
 
     asyncio.run(run())
+
+
+def test_a_start_of_the_cluster_keeps_secrets_that_were_replaced_and_waits_for_no_rotation(
+    layout: Layout,
+) -> None:
+    options = UpOptions(layout=layout, ports=None, restart=False)
+
+    def start(_seconds: float) -> None:
+        with pytest.raises(Conflict, match="rotation"):
+            note_run(ENV, options, Ports())
+
+    rotate_cluster_secret(ENV, layout, start)
+    rotated = rotate_token(ENV, layout)
+    noted = note_run(ENV, options, Ports.from_base(7000))
+    assert noted == read_access(ENV.disk, layout)
+    assert noted.token == rotated.token != "first"
+    assert noted.endpoints == Ports.from_base(7000).endpoints()

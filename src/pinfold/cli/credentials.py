@@ -10,7 +10,7 @@ from pinfold.cli.cluster import ClusterClient, echo
 
 
 def secret_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `secret_key`, out of a file or, for scripts of tests, an argument."""
+    """Give a command `secret_key`, out of a file: other users of the machine see its arguments."""
 
     @click.option(
         "--secret-key-file",
@@ -18,19 +18,9 @@ def secret_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="FILE",
         help="File with the chosen secret key, - for standard input; drawn when not given.",
     )
-    @click.option(
-        "--secret-key",
-        metavar="SECRET",
-        help="The same as an argument, which other users of this machine see while it runs.",
-    )
     @wraps(command)
-    def with_secret(
-        *args: Any, secret_key_file: IO[str] | None, secret_key: str | None, **options: Any
-    ) -> Any:
-        if secret_key_file is not None:
-            if secret_key is not None:
-                raise click.UsageError("give the secret key once")
-            secret_key = secret_key_file.read().strip()
+    def with_secret(*args: Any, secret_key_file: IO[str] | None, **options: Any) -> Any:
+        secret_key = None if secret_key_file is None else secret_key_file.read().strip()
         return command(*args, secret_key=secret_key, **options)
 
     return with_secret

@@ -16,7 +16,7 @@ from pinfold.codec.unreadable import UNREADABLE
 from pinfold.env.api import Env, Lock
 from pinfold.model.errors import Conflict, Corrupt
 from pinfold.model.ids import NodeName
-from pinfold.node.access import Access, new_access, read_access, write_access
+from pinfold.node.access import new_access, read_access, write_access
 from pinfold.node.boot import hold
 from pinfold.node.devices import format_device
 from pinfold.node.formation import FRONT_ENDS, STORAGE_NODES, first_policies, first_rings
@@ -59,29 +59,29 @@ def hold_data(env: Env, layout: Layout) -> Lock:
     return hold(env.disk, layout.lock, f"a `pinfold up` is running on {root} already")
 
 
-async def ensure_cluster(env: Env, layout: Layout) -> tuple[Access, bool]:
-    """Create the cluster in a held directory unless it is there; its access, and whether it did.
+async def ensure_cluster(env: Env, layout: Layout) -> bool:
+    """Create the cluster in a held directory unless it is there; whether it did.
 
     Corrupt when the directory's own files do not agree; then nothing is changed.
     """
     marker = _read_marker(env, layout)
     if marker is not None and marker.state == "ready":
-        return read_access(env.disk, layout), False
+        read_access(env.disk, layout)  # its keys are gone, or damaged: say so now
+        return False
     cluster_id = env.rng.randbytes(16)
     _write_marker(env, layout, cluster_id, "creating")
-    access = await _create(env, layout, cluster_id)
+    await _create(env, layout, cluster_id)
     _write_marker(env, layout, cluster_id, "ready")
-    return access, True
+    return True
 
 
-async def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
+async def _create(env: Env, layout: Layout, cluster_id: bytes) -> None:
     for leftover in (layout.devices, layout.map, layout.root / "nodes", layout.root / "secrets"):
         shutil.rmtree(leftover, ignore_errors=True)
     for directory in (layout.map, layout.logs, layout.root / "nodes", layout.root / "secrets"):
         env.disk.mkdir(str(directory))
     new_secret_files(env, layout)
-    access = new_access(env.rng, cluster_id)
-    write_access(env.disk, layout, access)
+    write_access(env.disk, layout, new_access(env.rng, cluster_id))
     nodes = {name: NodeEntry(role="storage") for name in STORAGE_NODES}
     nodes.update({name: NodeEntry(role=role) for name, role in FRONT_ENDS})
     for name in nodes:
@@ -102,7 +102,6 @@ async def _create(env: Env, layout: Layout, cluster_id: bytes) -> Access:
         rings=first_rings(policies, devices),
     )
     create_map(str(layout.map), first)
-    return access
 
 
 async def _new_device(

@@ -26,7 +26,7 @@ SETTLE_S: Final = 2 * REFRESH_S
 
 def rotate_token(env: Env, layout: Layout) -> Access:
     """Replace the admin token; the old one is refused once the admin process has read it."""
-    with _held(env, layout):
+    with held(env, layout):
         access = msgspec.structs.replace(read_access(env.disk, layout), token=new_token(env.rng))
         write_access(env.disk, layout, access)
         return access
@@ -38,7 +38,7 @@ def rotate_root_key(env: Env, layout: Layout) -> Access:
     A crash before it is noted leaves a key more, of which nobody knows the secret;
     `pinfold key list root` shows it. After a later crash the next rotation ends the old key first.
     """
-    with _held(env, layout):
+    with held(env, layout):
         old = read_access(env.disk, layout)
         if old.endpoints is None:
             raise Unavailable("the cluster was never started: start it with `pinfold up`")
@@ -69,7 +69,7 @@ def rotate_cluster_secret(env: Env, layout: Layout, pause: Callable[[float], Non
 
     Sessions that proved the old secret end with the last step and come again at once.
     """
-    with _held(env, layout):
+    with held(env, layout):
         keyring = read_keyring(env.disk, layout)
         newest = max(keyring.secrets)
         if len(keyring.secrets) == 1:
@@ -85,8 +85,8 @@ def rotate_cluster_secret(env: Env, layout: Layout, pause: Callable[[float], Non
 
 
 @contextmanager
-def _held(env: Env, layout: Layout) -> Iterator[None]:
-    """One rotation at a time. NotFound when there is no cluster here."""
+def held(env: Env, layout: Layout) -> Iterator[None]:
+    """One writer of the secrets at a time. NotFound when there is no cluster here."""
     read_access(env.disk, layout)
     lock = hold(env.disk, layout.cluster_secret.with_name("lock"), "another rotation is under way")
     try:

@@ -27,6 +27,7 @@ from pinfold.node.creation import ensure_cluster, hold_data
 from pinfold.node.formation import FRONT_ENDS, STORAGE_NODES
 from pinfold.node.layout import Layout
 from pinfold.node.logs import open_log
+from pinfold.node.rotation import held
 from pinfold.node.settings import read_settings
 from pinfold.node.supervisor import ChildSpec, OnEvent, Supervisor
 
@@ -138,6 +139,20 @@ def run_up(
     asyncio.run(_Up(env, options, announce, on_event).run())
 
 
+def note_run(env: Env, options: UpOptions, ports: Ports) -> Access:
+    """Say in cluster.json how the cluster runs, whatever secrets it has by now.
+
+    Conflict while these are being replaced.
+    """
+    layout = options.layout
+    with held(env, layout):
+        access = msgspec.structs.replace(
+            read_access(env.disk, layout), endpoints=ports.endpoints(), restarts=options.restart
+        )
+        write_access(env.disk, layout, access)
+        return access
+
+
 class _Up:
     """One run."""
 
@@ -166,11 +181,8 @@ class _Up:
         lock = hold_data(self._env, layout)
         try:
             await self._check_ports()  # a second `up` of a cluster has heard by now that one runs
-            access, self._created = await ensure_cluster(self._env, layout)
-            access = msgspec.structs.replace(
-                access, endpoints=self._ports.endpoints(), restarts=self._options.restart
-            )
-            write_access(self._env.disk, layout, access)
+            self._created = await ensure_cluster(self._env, layout)
+            access = note_run(self._env, self._options, self._ports)
             prepare_socket_dir(layout)
             await self._supervise(access)
         finally:

@@ -41,7 +41,8 @@ class _NbdRole:
         self._address = address
 
     def status(self) -> dict[str, Any]:
-        return {"endpoint": self._address, "clients": asdict(self._service.counters)}
+        endpoint = self._address.replace("tcp:", "nbd:", 1)
+        return {"endpoint": endpoint, "clients": asdict(self._service.counters)}
 
     async def stop(self) -> None:
         await self._service.close()
