@@ -10,7 +10,7 @@ from pinfold.cluster.api import Change, Changed, Row
 from pinfold.model.errors import Full, PinfoldError, Unavailable
 from pinfold.objects import keys
 from pinfold.objects.bucket import BucketExists, BucketNotEmpty, NoSuchBucket
-from pinfold.objects.records import BucketRecord, decode
+from pinfold.objects.records import BucketListRecord, BucketRecord, decode
 from tests.twins.store import MemoryStore, record_of
 
 
@@ -392,6 +392,33 @@ def test_a_listing_that_looked_before_a_deletion_does_not_bring_the_bucket_back(
         other.buckets.get = deleted_meanwhile  # type: ignore[method-assign]
         await listed(other)
         assert not await exists(store)
+        assert await listed(store) == []
+
+    asyncio.run(run())
+
+
+def test_a_note_that_is_made_live_in_the_middle_of_a_deletion_does_not_stay_so() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        key = keys.account_bucket_key(b"alice", b"bucket")
+        note = BucketListRecord(True, bucket.life, bucket.created_ms, bucket.region)
+        honest, change = store.rows.get, store.rows.change
+        raced = False
+
+        async def get(place: bytes, wanted: bytes, **options: Any) -> Row | None:
+            nonlocal raced
+            row = await honest(place, wanted, **options)
+            if wanted == key and row is not None and not raced:
+                raced = True  # a listing that found the bucket before it was marked
+                await store.buckets._notes.rewrite("alice", "bucket", note, row.version)
+            return row
+
+        store.rows.get = get  # type: ignore[method-assign]
+        failing_at(store, lambda one: writes_note(one) and bool(one.deletes), Unavailable("away"))
+        await store.delete_bucket()
+        assert raced
+        store.rows.get, store.rows.change = honest, change  # type: ignore[method-assign]
         assert await listed(store) == []
 
     asyncio.run(run())

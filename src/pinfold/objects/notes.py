@@ -7,14 +7,18 @@ the note is then about another life of the bucket's name, or others look after i
 
 import contextlib
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from pinfold.cluster.api import Change, Check, Row, Rows
-from pinfold.model.errors import Conflict
+from pinfold.model.errors import Busy, Conflict
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
 from pinfold.objects.records import BucketListRecord, decode, encode
+
+ATTEMPTS: Final = 16
+"""Rounds of reading a note before its changing meanwhile counts as too much."""
 
 
 class Notes:
@@ -55,11 +59,16 @@ class Notes:
         Whoever read it before, and found the bucket, does not make it live any more. An intent of
         another life may stand in the place of the bucket's own: of a creator who came too late.
         """
-        row = await self._read(owner, name)
-        if row is None:
-            return
-        note = msgspec.structs.replace(decode(BucketListRecord, row.body), live=False)
-        await self.rewrite(owner, name, note, row.version)
+        key = keys.account_bucket_key(owner.encode(), name.encode())
+        for _ in range(ATTEMPTS):
+            row = await self._read(owner, name)
+            if row is None:
+                return
+            note = msgspec.structs.replace(decode(BucketListRecord, row.body), live=False)
+            with contextlib.suppress(Conflict):  # it may just have been made live: once more
+                await self.write(owner, name, note, Check("version", key, number=row.version))
+                return
+        raise Busy("others keep changing the account's list")
 
     async def remove(self, owner: str, name: str, note: BucketListRecord) -> None:
         """Remove the note if it still is about this life of the bucket."""
