@@ -68,14 +68,40 @@ def test_uploads_that_trickle_do_not_fill_all_places() -> None:
 
 def test_who_hardly_sends_is_dropped_before_who_sends_slowly_and_the_new_and_fast_never() -> None:
     settings = S3Settings(stall_patience_s=5, upload_bytes_per_s_min=1000)
-    uploads = Uploads(settings)
-    fast, slow, trickle = (uploads.begin(0.0) for _ in range(3))
-    young = uploads.begin(8.0)
-    fast.came, slow.came, trickle.came, young.came = 100_000, 5_000, 10, 0
-    assert uploads.slowest(4.0) is None
-    for expected in (trickle, slow, None):
-        assert uploads.slowest(10.0) is expected
-        assert uploads.drop_slowest(10.0) is (expected is not None)
+
+    async def run() -> None:
+        uploads = Uploads(settings)
+        fast, slow, trickle, young, stored = (uploads.begin() for _ in range(5))
+        for one, since in ((fast, 0.0), (slow, 0.0), (trickle, 0.0), (young, 8.0), (stored, 0.0)):
+            one.waiting(since, 60)
+            one._limit = None  # nobody waits here
+        fast.came, slow.came, trickle.came = 100_000, 5_000, 10
+        stored.waited(4.0)  # since then it waits for memory, or a disk
+        assert uploads.slowest(4.0) is None
+        for expected in (trickle, slow, None):
+            assert uploads.slowest(10.0) is expected
+            assert uploads.drop_slowest(10.0) is (expected is not None)
+
+    asyncio.run(run())
+
+
+def test_an_upload_that_waits_for_memory_is_not_taken_for_a_slow_client() -> None:
+    async def test(wire: Wire) -> None:
+        budget = wire.world.service.store.staging._budget
+        await budget.take(budget.free, timeout_s=1)
+        uploads = [await connect(wire) for _ in range(3)]
+        for _, writer in uploads:
+            writer.write(wire.put("/bucket/large", bytes(20_000)))
+        await until(lambda: len(budget._waiting) == 3)
+        wire.world.clock.advance(1)
+        wire.writer.write(wire.put("/bucket/k", b"at once"))
+        assert (await wire.response())[0] == 503  # none of the others is to blame
+        budget.give(budget.taken)
+        for reader, writer in uploads:
+            assert await status_of(reader) == 200
+            writer.close()
+
+    on_the_wire(test, CROWDED)
 
 
 def test_silent_connections_do_not_keep_a_client_out_nor_end_one_at_work() -> None:

@@ -124,8 +124,8 @@ class HttpServer:
         request_id = self._ids.fresh()
         body: Body = _NO_BODY
         if received.body_exists:
-            upload = self._uploads.begin(self._clock.monotonic())
-            body = _StreamBody(received, self._settings.body_timeout_s, upload)
+            upload = self._uploads.begin()
+            body = _StreamBody(received, self._clock, self._settings.body_timeout_s, upload)
         elif _expects_continue(received):
             # Nothing will follow, but botocore takes a final answer without it for the answer to
             # its next request on the connection, and waits for ever.
@@ -217,10 +217,21 @@ class _RequestIds:
 class _StreamBody:
     """A body that arrives while it is read."""
 
-    __slots__ = ("_awaits_continue", "_content", "_received", "_stalled", "_timeout_s", "upload")
+    __slots__ = (
+        "_awaits_continue",
+        "_clock",
+        "_content",
+        "_received",
+        "_stalled",
+        "_timeout_s",
+        "upload",
+    )
 
-    def __init__(self, received: BaseRequest, timeout_s: float, upload: Upload) -> None:
+    def __init__(
+        self, received: BaseRequest, clock: Clock, timeout_s: float, upload: Upload
+    ) -> None:
         self._received = received
+        self._clock = clock
         self._content: StreamReader = received.content
         self._timeout_s = timeout_s
         self.upload = upload
@@ -247,8 +258,7 @@ class _StreamBody:
                 raise TimeoutError
             ready = content.read_nowait()
             if not ready and not content.at_eof():
-                async with upload.waiting(self._timeout_s):
-                    ready = await content.readany()
+                ready = await self._next()
             upload.came += len(ready)
             return ready
         except TimeoutError:
@@ -256,6 +266,13 @@ class _StreamBody:
             raise Refused("RequestTimeout") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise Refused("IncompleteBody") from error
+
+    async def _next(self) -> bytes:
+        try:
+            async with self.upload.waiting(self._clock.monotonic(), self._timeout_s):
+                return await self._content.readany()
+        finally:
+            self.upload.waited(self._clock.monotonic())
 
 
 def _expects_continue(received: BaseRequest) -> bool:

@@ -20,19 +20,29 @@ C = TypeVar("C")
 class Upload:
     """The body of one request on its way in."""
 
-    __slots__ = ("_limit", "began", "came", "dropped")
+    __slots__ = ("_limit", "_since", "_waited_s", "came", "dropped")
 
-    def __init__(self, began: float) -> None:
-        self.began = began
+    def __init__(self) -> None:
         self.came = 0
         """Bytes, so far."""
         self.dropped = False
+        self._waited_s = 0.0
+        self._since: float | None = None
         self._limit: asyncio.Timeout | None = None
 
-    def waiting(self, timeout_s: float) -> asyncio.Timeout:
+    def waiting(self, now: float, timeout_s: float) -> asyncio.Timeout:
         """The time-out of one wait for the client; over at once when the upload is dropped."""
+        self._since = now
         self._limit = asyncio.timeout(0 if self.dropped else timeout_s)
         return self._limit
+
+    def waited(self, now: float) -> None:
+        """The wait is over."""
+        self._waited_s, self._since = self.waited_s(now), None
+
+    def waited_s(self, now: float) -> float:
+        """How long the client was waited for: what waits for memory or a disk is not slow."""
+        return self._waited_s + (0.0 if self._since is None else now - self._since)
 
     def drop(self) -> None:
         """End the wait under way, and every later one."""
@@ -51,9 +61,9 @@ class Uploads:
         self._settings = settings
         self._uploads: dict[Upload, None] = {}
 
-    def begin(self, now: float) -> Upload:
+    def begin(self) -> Upload:
         """A request whose body follows."""
-        upload = Upload(now)
+        upload = Upload()
         self._uploads[upload] = None
         return upload
 
@@ -65,10 +75,10 @@ class Uploads:
         """Who is to be dropped when somebody has to be; None when all are fast enough or new."""
         found, found_rate = None, float(self._settings.upload_bytes_per_s_min)
         for upload in self._uploads:
-            age_s = now - upload.began
-            if upload.dropped or age_s < self._settings.stall_patience_s:
+            waited_s = upload.waited_s(now)
+            if upload.dropped or waited_s < self._settings.stall_patience_s:
                 continue
-            rate = upload.came / age_s
+            rate = upload.came / waited_s
             if rate < found_rate:
                 found, found_rate = upload, rate
         return found
