@@ -220,6 +220,37 @@ def test_bodies_shorter_than_they_say_are_refused() -> None:
     in_world(test)
 
 
+def test_who_has_a_part_of_another_version_gets_the_whole_object() -> None:
+    async def test(world: World) -> None:
+        first = (await world.call("PUT", "/bucket/k", b"a" * 9)).headers["etag"]
+        world.clock.advance(10)
+        second = (await world.call("PUT", "/bucket/k", b"b" * 9)).headers["etag"]
+        written = (await world.call("HEAD", "/bucket/k")).headers["last-modified"]
+        for held, status in (
+            (second, 206),
+            (written, 206),
+            (first, 200),
+            (f"W/{second}", 200),
+            ("Fri, 01 Jan 2010 00:00:00 GMT", 200),
+            ("nonsense", 200),
+        ):
+            sent = {"range": "bytes=5-", "if-range": held}
+            got = await world.call("GET", "/bucket/k", headers=sent)
+            assert (got.status, len(got.body)) == (status, 4 if status == 206 else 9), held
+
+    in_world(test)
+
+
+def test_a_part_of_no_bytes_has_no_range() -> None:
+    async def test(world: World) -> None:
+        await world.call("PUT", "/bucket/k")
+        got = await world.call("GET", "/bucket/k", query="partNumber=1")
+        assert (got.status, got.body) == (200, b"")
+        assert "content-range" not in got.headers
+
+    in_world(test)
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -345,6 +376,22 @@ def test_copies_to_oneself_change_the_description_only() -> None:
         got = await world.call("GET", "/bucket/s")
         assert (got.body, got.headers["x-amz-meta-b"]) == (BIG, "2")
         assert world.blobs.named() == blobs
+
+    in_world(test)
+
+
+def test_a_copy_to_oneself_under_conditions() -> None:
+    async def test(world: World) -> None:
+        etag = (await world.call("PUT", "/bucket/s", b"x")).headers["etag"]
+        source = {"x-amz-copy-source": "/bucket/s", "x-amz-metadata-directive": "REPLACE"}
+        for name, value, status in (
+            ("if-none-match", "*", 412),
+            ("if-none-match", etag, 412),
+            ("if-match", '"x"', 412),
+            ("if-match", etag, 200),
+        ):
+            copied = await world.call("PUT", "/bucket/s", headers={**source, name: value})
+            assert copied.status == status, (name, value)
 
     in_world(test)
 

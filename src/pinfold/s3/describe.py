@@ -138,6 +138,14 @@ def conditions_of(headers: dict[str, str], prefix: str = "") -> Conditions:
     )
 
 
+def if_range(headers: dict[str, str], etag: str, modified_ms: int) -> bool:
+    """Whether a range may be sent alone: not to who has the other part of another version."""
+    held = headers.get("if-range")
+    if held is None or held.strip().strip('"') == etag:
+        return True
+    return parse_date(held) == modified_ms // 1000
+
+
 def _tags(header: str | None) -> tuple[str, ...] | None:
     if header is None:
         return None

@@ -5,6 +5,7 @@ import msgspec
 from pinfold.model.limits import PUT_BYTES
 from pinfold.objects import digests
 from pinfold.objects.bucket import Bucket
+from pinfold.objects.conditions import PreconditionFailed
 from pinfold.objects.objects import Found
 from pinfold.objects.records import Checksum, ObjectRecord, Pairs
 from pinfold.s3 import acl, xml
@@ -75,7 +76,8 @@ async def _describe_anew(call: Call, bucket: Bucket, canned: str) -> Response:
     def edit(current: Found) -> ObjectRecord:
         call.demand_of(current, Permission.READ)
         demand_source_conditions(call, current)
-        conditions.demand(current.record.etag, current.modified_ms)
+        if conditions.verdict(current.record.etag, current.modified_ms) != "go":
+            raise PreconditionFailed("the precondition does not hold")
         return msgspec.structs.replace(
             current.record,
             owner=call.who.user,

@@ -6,7 +6,7 @@ from pinfold.objects.objects import Found
 from pinfold.objects.records import Checksum, ObjectRecord
 from pinfold.s3.acl import Permission
 from pinfold.s3.call import Call
-from pinfold.s3.describe import checksum_headers, conditions_of, object_headers
+from pinfold.s3.describe import checksum_headers, conditions_of, if_range, object_headers
 from pinfold.s3.errors import Refused
 from pinfold.s3.numbers import parse_number
 from pinfold.s3.ranges import parse_range
@@ -47,9 +47,9 @@ async def _answer(call: Call) -> tuple[Found, Response, int, int]:
     if "partNumber" in query:
         part = _part_number(query["partNumber"])
         start, stop, checksum = _part(record, part)
-        status = 206
+        status = 206 if start < stop else 200  # of no byte there is no Content-Range
         described.append(("x-amz-mp-parts-count", str(max(1, len(record.parts)))))
-    elif "range" in headers:
+    elif "range" in headers and if_range(headers, record.etag, found.modified_ms):
         wanted = parse_range(headers["range"], record.size)
         if wanted is not None:
             (start, stop), status, checksum = wanted, 206, None
