@@ -4,7 +4,7 @@ import pytest
 
 from pinfold.cluster.groups.messages import OfferCopy, Standing
 from pinfold.model.errors import Busy
-from tests.cluster.replica_world import GROUP
+from tests.cluster.replica_world import GROUP, World
 from tests.cluster.test_replica import commit, elect, serving, settled
 
 
@@ -122,10 +122,18 @@ def test_a_member_with_a_rotten_row_that_is_behind_the_log_need_not_wait():
     assert not rotten.memory.rotten(GROUP)
 
 
-def test_two_members_copy_at_once_where_nobody_else_could_vouch():
-    world, primary, (rotten,) = settled(2)
-    commit(world, primary, 3)
+def test_one_of_two_members_keeps_its_rotten_rows_until_a_third_vouches():
+    """A copy cut short by the other's restart would be the end of the group."""
+    world = World(0, 2, spare=1)
+    world.heal(12)
+    (primary,) = serving(world)
+    rotten = next(one for one in world.up() if one is not primary and one.device in world.wish)
     rotten.memory.seen(GROUP).rotten = True
+    world.heal()
+    commit(world, primary, 3)
+    assert rotten.memory.rotten(GROUP)
+    assert world.acknowledged == 3
+    world.wish = world.members
     world.heal()
     assert not rotten.memory.rotten(GROUP)
     world.check_agreement()

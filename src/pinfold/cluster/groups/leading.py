@@ -255,19 +255,16 @@ class Leadership:
     def _spares(self, device: DeviceId, need: NeedCopy) -> bool:
         """Whether a member with a rotten row may give up its rows now.
 
-        Not what was acknowledged, as long as it can wait for others who vouch for everything: two
-        that copy at a time would leave a group of three without a quorum of proofs, should its
-        primary restart. Whoever copies in this view, or did before it, has not been counted in it.
+        Not before others who vouch for everything are a quorum: two that copy at a time would leave
+        a group of three without one, should its primary restart. Whoever copies in this view, or
+        did before it, has not been counted in it. A group of two waits until it has more members.
         """
         state = self._state
         if need.held_op < state.applied_op:
             return True  # it lacks what the copy begins with: see `election`
-        voters = [one for one in state.voters if one != device]
-        if not state.configuration.quorum(voters):
-            return True  # waiting is of no use
-        alive = state.ports.alive
-        peers = [one for one in self._peers if one.device in voters and alive(one.device)]
-        proved = [one.device for one in peers if one.copy is None and one.counted_op]
+        others = [one for one in self._peers if one.device != device]
+        proved = [one.device for one in others if one.copy is None and one.counted_op]
+        proved = [one for one in proved if state.ports.alive(one)]
         return state.configuration.quorum([state.me, *proved] if state.proved else proved)
 
     def on_copy_ack(self, sender: DeviceId, ack: CopyAck) -> None:
