@@ -124,17 +124,17 @@ def _digest(store: Device, group: GroupId) -> bytes:
 
 
 def rows_of(cluster: SimCluster) -> Iterator[tuple[bytes, Row]]:
-    """Every row, as the member of its group that has applied most has it."""
-    newest: dict[GroupId, tuple[int, Device]] = {}
+    """Every row, as of its group's members whose rows verify the one that has applied most."""
+    members: dict[GroupId, list[Device]] = {}
     for _, group, store in groups_of(cluster):
-        applied_op = store.log.state(group).applied_op
-        if group not in newest or applied_op > newest[group][0]:
-            newest[group] = applied_op, store
-    for group, (_, store) in newest.items():
-        with suppress(Corrupt):  # its member will find out, and have them copied
-            for key, value in store.rows.scan(group, b"", None):
-                if key[:1] != RESERVED:
-                    yield key, decode_row(value)
+        members.setdefault(group, []).append(store)
+    for group, stores in members.items():
+        stores.sort(key=lambda store: -store.log.state(group).applied_op)
+        for store in stores:
+            with suppress(Corrupt):  # its member will find out, and have them copied
+                found = list(store.rows.scan(group, b"", None))
+                yield from ((k, decode_row(value)) for k, value in found if k[:1] != RESERVED)
+                break
 
 
 def rotten_rows(cluster: SimCluster) -> list[str]:
