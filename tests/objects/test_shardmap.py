@@ -1,12 +1,14 @@
 """Maps of buckets: as large as buckets get, and cheap to look a name up in."""
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pinfold.cluster.api import Change
+from pinfold.cluster.api import Change, Row
+from pinfold.model.errors import Conflict
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
 from pinfold.objects.bucket import Bucket, NoSuchBucket
@@ -94,6 +96,61 @@ def test_a_large_empty_bucket_is_deleted_with_its_map() -> None:
             await store.put(bucket, "o", b"")
 
     run_virtual(run)
+
+
+def test_what_a_crash_leaves_of_a_large_map_goes_when_the_account_is_listed() -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        bucket, _ = await large(store)
+        start, end = keys.map_range(bucket.life)
+
+        def left() -> int:
+            return sum(start <= key < end for key in store.rows)
+
+        def crash(change: Change) -> None:
+            if change.delete_ranges and not change.deletes:
+                raise Crash
+
+        store.rows.before_change = crash
+        with pytest.raises(Crash):
+            await store.delete_bucket()
+        store.rows.before_change = None
+        store.attach()
+        assert left() > 0
+        assert (await store.buckets.list(bucket.owner, limit=9))[0] == []
+        assert left() > 0, "it may still be on its way"
+        store.clock.advance(61)
+        assert (await store.buckets.list(bucket.owner, limit=9))[0] == []
+        assert left() == 0
+
+    run_virtual(run)
+
+
+def test_the_map_of_a_life_that_is_not_over_stays() -> None:
+    """However long ago somebody read that there was no such bucket."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        start, end = keys.map_range(bucket.life)
+        getting = store.rows.get
+
+        async def get_too_early(place: bytes, key: bytes, **checks: Any) -> Row | None:
+            found = await getting(place, key, **checks)
+            return None if key == keys.bucket_key(b"bucket") else found
+
+        store.rows.get = get_too_early  # type: ignore[method-assign,assignment]
+        with pytest.raises(Conflict):
+            await store.buckets._maps.erase("bucket", bucket.life)
+        store.rows.get = getting  # type: ignore[method-assign]
+        await store.buckets._maps.erase("bucket", bucket.life)
+        assert [key for key in store.rows if start <= key < end]
+
+    run_virtual(run)
+
+
+class Crash(Exception):
+    """The gateway dies here."""
 
 
 NAMES = st.binary(max_size=2)

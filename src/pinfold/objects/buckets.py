@@ -6,7 +6,7 @@ before (as an intent) and after, and that `list` corrects. Nothing needs two gro
     create   intent in the list; bucket row if absent; list row live
     delete   mark the bucket row with a fresh attempt; seal every shard if it is empty; list row
              an intent again; delete the bucket row, and the map, if it has not changed; delete the
-             list row
+             rest of a large map, then the list row
     refused  (a shard is not empty:) take the mark back; lift the attempt's seals
 
 The bucket row decides: an attempt deletes it only as it was marked and mapped when all its shards
@@ -392,8 +392,8 @@ class Buckets:
     async def _remove(self, bucket: Bucket) -> bool:
         """Delete the row of a bucket all of whose shards are sealed; False when it has changed.
 
-        The list's note becomes an intent before: so listings look, also if nobody removes it. The
-        map goes with the row: nobody would come for it who knew the bucket's life.
+        The list's note becomes an intent before: so listings look, also if nobody removes it. As
+        much of the map as fits one change goes with the row.
         """
         await self._notes.doubt(bucket.owner, bucket.name)
         key = keys.bucket_key(bucket.name.encode())
@@ -409,10 +409,16 @@ class Buckets:
             return False
         self.forget(bucket.name)
         with contextlib.suppress(PinfoldError):
-            await self._notes.remove(bucket.owner, bucket.name, _intent(bucket))
-        with contextlib.suppress(PinfoldError):
-            await self._maps.erase(bucket)
+            await self._tidy(bucket.owner, bucket.name, _intent(bucket))
         return True
+
+    async def _tidy(self, owner: str, name: str, note: BucketListRecord) -> None:
+        """Remove what is left of a life of a bucket's name that is over: the note goes last.
+
+        Who lists the account comes for the rest if we are gone, and knows the life by the note.
+        """
+        await self._maps.erase(name, note.life)
+        await self._notes.remove(owner, name, note)
 
     async def _help(self, name: str) -> None:
         """Take some steps of a bucket's split; whatever comes of it, the caller looks again."""
@@ -452,12 +458,16 @@ class Buckets:
             bucket = await self.get(name)
         except NoSuchBucket:
             if int(self._clock.wall() * 1000) - note.created_ms > INTENT_KEPT_MS:
-                await self._notes.remove(owner, name, note)
+                with contextlib.suppress(PinfoldError):
+                    await self._tidy(owner, name, note)
             return None
         if bucket.owner != owner:
             return None
         if bucket.deleting:
             return bucket  # soon it may be gone, and nobody would look again
+        if note.life != bucket.life:
+            with contextlib.suppress(PinfoldError):
+                await self._maps.erase(name, note.life)
         settled = msgspec.structs.replace(_intent(bucket), live=True)
         await self._notes.rewrite(owner, name, settled, row.version)
         return bucket

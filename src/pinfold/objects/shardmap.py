@@ -17,8 +17,8 @@ from pinfold.cluster.api import Change, Row, Rows
 from pinfold.model.ids import OpId
 from pinfold.objects import keys
 from pinfold.objects.bucket import Bucket
-from pinfold.objects.records import ShardRecord, decode, encode
-from pinfold.objects.shards import Shard
+from pinfold.objects.records import BucketRecord, ShardRecord, decode, encode
+from pinfold.objects.shards import Shard, unchanged
 
 PAGE_ROWS: Final = 500
 """Rows of a map read or deleted at a time."""
@@ -87,16 +87,24 @@ class ShardMaps:
         page = await self._rows.scan(place, start, end, PAGE_ROWS)
         return start, page.next_start or end
 
-    async def erase(self, bucket: Bucket) -> None:
-        """Delete what is left of the map of a bucket that is gone, piece by piece."""
+    async def erase(self, bucket: str, life: bytes) -> None:
+        """Delete what is left of the map of a bucket's life, piece by piece, if that is over.
+
+        Each piece goes only while the bucket's row is still as it was: a life begins with that.
+        """
         position: bytes | None
-        position, end = keys.map_range(bucket.life)
-        place = keys.bucket_place(bucket.name.encode())
+        position, end = keys.map_range(life)
+        place, key = keys.bucket_place(bucket.encode()), keys.bucket_key(bucket.encode())
+        row = await self._rows.get(place, key)
+        if row is not None and decode(BucketRecord, row.body).life == life:
+            return
+        over = unchanged(key, row)
         while position is not None:
             page = await self._rows.scan(place, position, end, PAGE_ROWS)
             if page.items:
                 piece = (position, page.next_start or end)
-                await self._rows.change(place, Change(self._op_id(), delete_ranges=(piece,)))
+                change = Change(self._op_id(), checks=(over,), delete_ranges=(piece,))
+                await self._rows.change(place, change)
             position = page.next_start
 
 
