@@ -22,6 +22,7 @@ from pinfold.nbd.handshake import (
 )
 from pinfold.nbd.window import Window
 from pinfold.volumes.io import READ, STATUS, Io, Owner
+from pinfold.volumes.row import Told
 from tests.fuzz.harness import KIB, MIB, Target
 from tests.fuzz.mutations import mutated, raw_or
 from tests.fuzz.wires import MemoryWire
@@ -30,7 +31,7 @@ from tests.twins.virtual import run_virtual
 SIZE = 1 * MIB
 PATIENCE_TICKS = 1000
 """A client that is not read for so long never will be: each request takes a tick or two."""
-FACTS = ExportFacts(name="v", size=SIZE, description="what it is")
+FACTS = ExportFacts(name="v", told=Told(b"", SIZE), description="what it is")
 SETTINGS = NbdSettings(connection_bytes=256 * KIB, total_bytes=512 * KIB, stall_patience_s=1.0)
 
 

@@ -12,10 +12,11 @@ from pinfold.nbd.counters import Counters
 from pinfold.nbd.handshake import ExportFacts
 from pinfold.nbd.window import Window
 from pinfold.volumes.io import READ, WRITE, Io, Owner
+from pinfold.volumes.row import Told
 from tests.fuzz.nbd_targets import CONTEXT, FLAGS, GO, STRUCTURED
 from tests.twins.virtual import run_virtual
 
-FACTS = ExportFacts(name="v", size=1 << 30, description="")
+FACTS = ExportFacts(name="v", told=Told(b"", 1 << 30), description="")
 
 
 class Wire(asyncio.Transport):

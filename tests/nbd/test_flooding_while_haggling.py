@@ -6,6 +6,7 @@ from pinfold.model.settings import NbdSettings
 from pinfold.nbd import protocol as nbd
 from pinfold.nbd.connection import RECEIVE_BYTES, Connection
 from pinfold.nbd.handshake import ExportFacts
+from pinfold.volumes.row import Told
 from tests.nbd.test_connection import FACTS, Desk, Wire, feed, read
 from tests.twins.virtual import run_virtual
 
@@ -123,7 +124,7 @@ def test_a_deaf_client_that_enters_the_transmission_is_read_when_it_listens() ->
         wire.hear()
         feed(connection, wire, GO)
         assert desk.asked == 1
-        connection.resolved(ExportFacts(name="v", size=1 << 20, description=""))
+        connection.resolved(ExportFacts(name="v", told=Told(b"", 1 << 20), description=""))
         assert wire.reading
         feed(connection, wire, read(512))
         assert len(desk.waiting()) == 1

@@ -18,8 +18,9 @@ from pinfold.nbd.handshake import (
     greeting,
     transmission_flags,
 )
+from pinfold.volumes.row import Told
 
-FACTS = ExportFacts(name="disk", size=1 << 30, description="a disk")
+FACTS = ExportFacts(name="disk", told=Told(b"", 1 << 30), description="a disk")
 
 
 def option(number: int, body: bytes = b"") -> bytes:
@@ -169,7 +170,7 @@ def test_whole_replies_are_offered_only_with_structured_ones() -> None:
 
 
 def test_read_only_exports_offer_no_writes() -> None:
-    facts = ExportFacts(name="s", size=1, description="", read_only=True)
+    facts = ExportFacts(name="s", told=Told(b"", 1), description="", read_only=True)
     flags = transmission_flags(facts, structured=True)
     assert flags & nbd.READ_ONLY
     assert not flags & (nbd.SEND_TRIM | nbd.SEND_WRITE_ZEROES)
@@ -206,7 +207,7 @@ def test_contexts_of_another_export_or_an_unknown_one_count_for_nothing() -> Non
     handshake.receive(option(nbd.OPT_STRUCTURED_REPLY))
     body = meta_body("other", nbd.ALLOCATION_CONTEXT)
     handshake.receive(option(nbd.OPT_SET_META_CONTEXT, body))
-    other = ExportFacts(name="other", size=1, description="")
+    other = ExportFacts(name="other", told=Told(b"", 1), description="")
     handshake.resolved(other)
     handshake.receive(option(nbd.OPT_GO, info_body("disk")))
     assert handshake.resolved(FACTS)[-1] == Transmit(FACTS, True, False, b"")

@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
-from pinfold.model.errors import Fenced
+from pinfold.cluster.api import Change, Changed, Row
+from pinfold.model.errors import Fenced, Unavailable
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.volumes.cutting import Cutting
 from pinfold.volumes.registry import Registry
+from tests.twins.cluster import MemoryRows
 from tests.twins.extents import MemoryNode
 from tests.volumes.test_tending import registry_of, round_of, tending_of
 from tests.volumes.world import NAME, Client, World, pattern, play
@@ -100,6 +102,26 @@ def test_shrinking_ends_when_no_answer_can_be_cut_off_any_more() -> None:
     play(story)
 
 
+def test_shrinking_does_not_end_before_a_holder_that_cannot_confirm_its_row_has_stopped() -> None:
+    """It may serve until its trust ends, and what it answers then is zeroed by the next holder."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(8 << 20, pattern(7))
+        rows = gateway.session._lease._rows = CutRows(world.rows)  # type: ignore[assignment]
+        rows.cut = True
+        await registry_of(world).resize(NAME, 4 << 20, force=True)
+        writing = asyncio.create_task(client.write(8 << 20, pattern(8)))
+        await asyncio.sleep(1)
+        assert not writing.done()
+        rows.cut = False
+        with pytest.raises(Fenced):
+            await writing
+
+    play(story)
+
+
 def test_what_is_cut_off_while_a_cut_is_zeroed_is_zeroed_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,6 +173,26 @@ def test_a_device_that_restarts_while_a_cut_is_zeroed_fails_no_request(
         assert gateway.lost is None
 
     play(story)
+
+
+class CutRows:
+    """The row log as one gateway sees it, that may be cut off."""
+
+    def __init__(self, rows: MemoryRows) -> None:
+        self._rows = rows
+        self.cut = False
+
+    async def get(self, place: bytes, key: bytes) -> Row | None:
+        self._reach()
+        return await self._rows.get(place, key)
+
+    async def change(self, place: bytes, change: Change) -> Changed:
+        self._reach()
+        return await self._rows.change(place, change)
+
+    def _reach(self) -> None:
+        if self.cut:
+            raise Unavailable("no majority is reached")
 
 
 async def _grow_again(world: World, registry: Registry) -> None:

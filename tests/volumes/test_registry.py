@@ -1,11 +1,13 @@
 """Volumes by name, also when a step between two groups fails."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from pinfold.cluster.api import Change
 from pinfold.cluster.extents import ExtentClient
+from pinfold.env.api import Clock
 from pinfold.model.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from pinfold.model.limits import GIB, VOLUME_BYTES_MAX
 from pinfold.volumes.registry import Registry
@@ -139,6 +141,35 @@ def test_a_volume_in_use_is_not_deleted_unless_forced() -> None:
     play(story)
 
 
+@pytest.mark.parametrize("skew_s", [-3600, 3600])
+def test_a_clock_that_is_wrong_does_not_delete_a_volume_in_use(skew_s: int) -> None:
+    async def story(world: World) -> None:
+        registry = registry_of(world)
+        registry._env = dataclasses.replace(world.env, clock=WrongClock(world.env.clock, skew_s))
+        gateway = world.gateway()
+        await Client(gateway.session).write(0, pattern(1))
+        with pytest.raises(Conflict):
+            await registry.delete("v")
+        await gateway.die()
+        await registry.delete("v")
+
+    play(story)
+
+
+class WrongClock(Clock):
+    """Of a machine that has another time."""
+
+    def __init__(self, clock: Clock, skew_s: int) -> None:
+        self._clock = clock
+        self._skew_s = skew_s
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def wall(self) -> float:
+        return self._clock.wall() + self._skew_s
+
+
 def test_a_dead_holder_does_not_keep_a_volume_from_being_deleted() -> None:
     async def story(world: World) -> None:
         registry = registry_of(world)
@@ -156,10 +187,9 @@ def test_a_resize_under_a_holder_ends_its_session() -> None:
     async def story(world: World) -> None:
         gateway = world.gateway()
         await Client(gateway.session).write(0, pattern(1))
-        await registry_of(world).resize("v", 32 << 20)
+        world.told = (await registry_of(world).resize("v", 32 << 20)).told
         await asyncio.sleep(3)
         assert gateway.lost is not None
-        world.size = 32 << 20
         await Client(world.gateway().session).write(31 << 20, pattern(2))
 
     play(story)

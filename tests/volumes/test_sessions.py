@@ -23,8 +23,8 @@ def test_users_share_a_session_and_the_last_one_leaves_it_to_linger() -> None:
     async def story(world: World) -> None:
         sessions = world.gateway().sessions
         one, other = Guest(), Guest()
-        session = sessions.attach(NAME, world.size, one)
-        assert sessions.attach(NAME, world.size, other) is session
+        session = sessions.attach(NAME, world.told, one)
+        assert sessions.attach(NAME, world.told, other) is session
         await Client(session).write(0, pattern(1))
         sessions.detach(world.gateways[-1])
         sessions.detach(one)
@@ -32,7 +32,7 @@ def test_users_share_a_session_and_the_last_one_leaves_it_to_linger() -> None:
         assert (await world.row()).holder is not None, "somebody still uses it"
         sessions.detach(other)
         await asyncio.sleep(world.settings.linger_s / 2)
-        assert sessions.attach(NAME, world.size, one) is session, "back soon enough"
+        assert sessions.attach(NAME, world.told, one) is session, "back soon enough"
         sessions.detach(one)
         await asyncio.sleep(2 * world.settings.linger_s)
         assert (await world.row()).holder is None
@@ -46,13 +46,13 @@ def test_nobody_is_given_a_session_that_was_lost() -> None:
         old, new = world.gateway("a"), world.gateway("b")
         await Client(old.session).write(0, pattern(1))
         await new.sessions.seize(NAME)
-        retaken = new.sessions.attach(NAME, world.size, new)
+        retaken = new.sessions.attach(NAME, world.told, new)
         await Client(retaken).write(0, pattern(3))
         with pytest.raises(Fenced):
             await Client(old.session).write(0, pattern(2))
         assert isinstance(old.lost, Fenced)
         late = Guest()
-        assert old.sessions.attach(NAME, world.size, late) is not old.session
+        assert old.sessions.attach(NAME, world.told, late) is not old.session
         assert not late.reasons
 
     play(story)
@@ -109,5 +109,55 @@ def test_closing_waits_for_a_session_that_is_ending() -> None:
         assert row.holder is None
         for device in world.devices:
             assert not device.extents.dirty(row.id)
+
+    play(story)
+
+
+def test_a_connection_to_a_deleted_volume_is_none_to_the_next_one_of_its_name() -> None:
+    """It had asked for nothing yet, so that nobody held the volume when it was deleted."""
+
+    async def story(world: World) -> None:
+        old = world.gateway("a")
+        registry = old.sessions.registry
+        await registry.delete(NAME)
+        told = (await registry.create(NAME, world.size)).told
+        with pytest.raises(Fenced):
+            await Client(old.session).write(0, pattern(7))
+        assert isinstance(old.lost, Fenced)
+        new = Client(old.sessions.attach(NAME, told, Guest()))
+        assert await new.read(0, BLOCK_BYTES) == bytes(BLOCK_BYTES)
+
+    play(story)
+
+
+def test_users_that_were_told_different_sizes_share_no_session() -> None:
+    """One of them would write behind the end once the volume has its former size again."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        registry = gateway.sessions.registry
+        bigger = (await registry.resize(NAME, 2 * world.size)).told
+        guest = Guest()
+        other = Client(gateway.sessions.attach(NAME, bigger, guest))
+        assert isinstance(gateway.lost, Fenced)
+        await registry.resize(NAME, world.size, force=True)
+        with pytest.raises(Fenced):
+            await other.write(world.size, pattern(1))
+        assert guest.reasons
+
+    play(story)
+
+
+def test_a_volume_that_was_resized_is_free_for_every_gateway() -> None:
+    async def story(world: World) -> None:
+        old, new = world.gateway("a"), world.gateway("b")
+        await Client(old.session).write(0, pattern(1))
+        told = (await old.sessions.registry.resize(NAME, 2 * world.size)).told
+        await asyncio.sleep(2 * world.settings.beat_s)
+        assert isinstance(old.lost, Fenced)
+        began = asyncio.get_running_loop().time()
+        client = Client(new.sessions.attach(NAME, told, Guest()))
+        assert await client.read(0, BLOCK_BYTES) == pattern(1)
+        assert asyncio.get_running_loop().time() - began < world.settings.beat_s
 
     play(story)

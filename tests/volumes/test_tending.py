@@ -316,7 +316,7 @@ async def recreated(world: World) -> Gateway:
     """The volume is deleted, and another one of its name is in use."""
     registry = registry_of(world)
     await registry.delete(NAME)
-    await registry.create(NAME, world.size)
+    world.told = (await registry.create(NAME, world.size)).told
     gateway = world.gateway()
     await Client(gateway.session).write(0, pattern(2))
     return gateway

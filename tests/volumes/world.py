@@ -78,7 +78,7 @@ class Gateway:
             settings=world.settings,
             on_error=self._failed,
         )
-        self.session = self.sessions.attach(NAME, world.size, self)
+        self.session = self.sessions.attach(NAME, world.told, self)
 
     def ended(self, reason: PinfoldError) -> None:
         self.lost = reason
@@ -133,7 +133,7 @@ class World:
     async def create(self) -> None:
         gateway = ExtentClient(MemoryNetwork(self.nodes), lambda d: self.nodes[d].name)
         registry = Registry(self.env, self.rows, gateway, self.placement.devices, self.settings)
-        await registry.create(NAME, self.size)
+        self.told = (await registry.create(NAME, self.size)).told
 
     def gateway(self, name: str = "gw") -> Gateway:
         self.boots += 1

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from pinfold.model.errors import BY_CODE, Invalid, PinfoldError, Unavailable
 
-TIMEOUT_S: Final = 15.0
-"""For connecting and for each answer: longer than the server's own row timeouts."""
+TIMEOUT_S: Final = 30.0
+"""For connecting and for each answer: longer than the server's own row timeouts, and than to see
+that a volume's holder is dead and to delete it."""
 
 ANSWER_BYTES_MAX: Final = 256 << 20
 """Largest answer taken; a status of a thousand nodes is far smaller."""

@@ -252,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
         facts, rest = agreed.facts, agreed.rest
         self._transmission = Transmission(
             self,
-            facts.size,
+            facts.told.size,
             structured=agreed.structured,
             read_only=facts.read_only,
             allocation=agreed.allocation,

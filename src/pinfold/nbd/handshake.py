@@ -12,6 +12,7 @@ from typing import Final
 
 from pinfold.model.limits import NBD_REQUEST_BYTES
 from pinfold.nbd import protocol as nbd
+from pinfold.volumes.row import Told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class ExportFacts:
     """What the handshake tells of an export."""
 
     name: str
-    size: int
+    told: Told
     description: str
     read_only: bool = False
 
@@ -263,7 +264,7 @@ class Handshake:
         """The information replies: the export always, block sizes always, the rest on request."""
         flags = transmission_flags(facts, structured=self._structured)
         infos = [
-            struct.pack(">HQH", nbd.INFO_EXPORT, facts.size, flags),
+            struct.pack(">HQH", nbd.INFO_EXPORT, facts.told.size, flags),
             struct.pack(
                 ">HIII",
                 nbd.INFO_BLOCK_SIZE,
@@ -280,7 +281,7 @@ class Handshake:
 
     def _export_name_reply(self, facts: ExportFacts) -> bytes:
         flags = transmission_flags(facts, structured=self._structured)
-        reply = nbd.EXPORT_NAME_REPLY.pack(facts.size, flags)
+        reply = nbd.EXPORT_NAME_REPLY.pack(facts.told.size, flags)
         assert self._flags is not None
         return reply if self._flags & nbd.FLAG_NO_ZEROES else reply + nbd.EXPORT_NAME_ZEROES
 

@@ -125,7 +125,7 @@ class NbdService:
                 raise NotFound("there is no default export")
             name = names[0]
         shown = await self._sessions.show(name)
-        return ExportFacts(name=name, size=shown.size, description=f"pinfold volume {name}")
+        return ExportFacts(name=name, told=shown.told, description=f"pinfold volume {name}")
 
     def list_exports(self, connection: Connection) -> None:
         """See `Desk`."""
@@ -142,7 +142,7 @@ class NbdService:
     def attach(self, connection: Connection, facts: ExportFacts) -> Volume:
         """See `Desk`."""
         self._crowd.prove(connection)
-        return self._sessions.attach(facts.name, facts.size, connection)
+        return self._sessions.attach(facts.name, facts.told, connection)
 
     def gone(self, connection: Connection) -> None:
         """See `Desk`."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pinfold.env.api import Buffer
 from pinfold.model.errors import PinfoldError, Unavailable
 from pinfold.volumes.io import Io
+from pinfold.volumes.row import Told
 from pinfold.volumes.session import Session
 from pinfold.volumes.sessions import Sessions
 
@@ -72,7 +73,7 @@ class Guests:
         connection = self._connections.get((client, volume))
         if connection is None:
             shown = await self._sessions.show(volume)
-            connection = self._enter(client, volume, shown.size)
+            connection = self._enter(client, volume, shown.told)
         answer = connection.submit(Io(kind, offset, length, connection, payload=payload, fua=fua))
         try:
             io = await answer
@@ -83,11 +84,11 @@ class Guests:
             raise io.error
         return io.parts
 
-    def _enter(self, client: str, volume: str, size: int) -> _Connection:
+    def _enter(self, client: str, volume: str, told: Told) -> _Connection:
         connection = self._connections.get((client, volume))
         if connection is None:  # another request of this client may have been quicker
             connection = self._connections[client, volume] = _Connection(self, client, volume)
-            connection.session = self._sessions.attach(volume, size, connection)
+            connection.session = self._sessions.attach(volume, told, connection)
         return connection
 
     def hang_up(self, client: str, volume: str) -> None:

@@ -76,6 +76,8 @@ class Lease:
         self._place = place_of(name)
         self._key = key_of(name)
         self._name = name
+        self.accept: Callable[[VolumeRow], None] = _anything
+        """Raises Fenced for a row that must not be held: asked before it is taken or confirmed."""
         self._version = 0
         self._changing = asyncio.Lock()
         self.row = VolumeRow(id=b"", size=0, created_ms=0)
@@ -100,6 +102,7 @@ class Lease:
                 await asyncio.sleep(self._settings.retry_s)
                 continue
             before, self._version = found
+            self.accept(before)
             silent = silence.lasts(self._version, self._env.clock.monotonic())
             if not (force or superseded(before, self._me) or silent > self._settings.takeover_s):
                 if self._me.tending and silent == 0.0 and looked:
@@ -191,6 +194,11 @@ class Lease:
             )
         )
 
+    async def leave(self) -> None:
+        """Give the volume back as it is, nobody being served: the next holder settles the rest."""
+        self.accept = _anything
+        await self._change(lambda row: msgspec.structs.replace(row, holder=None, beat=row.beat + 1))
+
     async def _change(self, edit: Callable[[VolumeRow], VolumeRow]) -> None:
         """Apply an edit that may be repeated, until it is in the row. Fenced when it is lost."""
         async with self._changing:
@@ -238,6 +246,7 @@ class Lease:
                 await asyncio.sleep(self._settings.retry_s)
         if row.holder != self._me or row.token != self.row.token:
             raise Fenced(f"volume {self._name!r} has another holder")
+        self.accept(row)
         self.row, self._version = row, version
 
     async def _is_ours(self, token: int) -> bool:
@@ -250,6 +259,10 @@ class Lease:
             return False
         self.row, self._version = row, version
         return True
+
+
+def _anything(_row: VolumeRow) -> None:
+    """Nobody was told anything of the volume."""
 
 
 def _without(device: DeviceId, by_device: Mapping[int, int]) -> dict[int, int]:

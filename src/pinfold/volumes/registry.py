@@ -22,13 +22,15 @@ from pinfold.cluster.api import Change, Check, Row, Rows
 from pinfold.cluster.extents import ExtentClient
 from pinfold.codec import names
 from pinfold.env.api import Env
-from pinfold.model.errors import Conflict, Fenced, Invalid, NotFound, Unavailable
+from pinfold.model.errors import Busy, Conflict, Fenced, Invalid, NotFound, Unavailable
 from pinfold.model.ids import DeviceId, OpId, Token, VolumeId
 from pinfold.model.limits import VOLUME_BYTES_MAX
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.row import (
     INDEX_PLACE,
+    Holder,
     IndexRow,
+    Told,
     VolumeRow,
     decode_index,
     decode_volume,
@@ -75,6 +77,11 @@ class VolumeShown:
     """While nobody holds it: the boot of each device in sync at which its copies were known to be
     good. Empty for a volume that was never written."""
     state: str
+
+    @property
+    def told(self) -> Told:
+        """What whoever attaches to it was told."""
+        return Told(self.id, self.size)
 
 
 class Registry:
@@ -168,10 +175,9 @@ class Registry:
             except Conflict:
                 continue  # its holder confirmed it meanwhile
             await self._reindex(name, row.id)
-            live = self._is_live(row, stamp_ms)
-            if live and size < row.size:
-                await asyncio.sleep(2 * self._settings.beat_s)
-            return _shown(name, resized, live=live)
+            if resized.cut != (0, 0) and _serves(row.holder):
+                await self._stopped(name, row.holder)
+            return _shown(name, resized, live=self._is_live(row, stamp_ms))
 
     async def delete(self, name: str, *, force: bool = False, only: VolumeId | None = None) -> None:
         """Forget a volume and its data. Conflict while a live gateway serves it, unless forced.
@@ -181,14 +187,14 @@ class Registry:
         """
         while True:
             try:
-                row, version, stamp_ms = await self._get(name)
+                row, version, _stamp = await self._get(name)
             except NotFound:
                 if await self._unlist(name):
                     return  # an earlier attempt had come so far
                 raise
             if only is not None and row.id != only:
                 return
-            if self._is_live(row, stamp_ms) and not force:
+            if not force and _serves(row.holder) and await self._beats(name, row):
                 assert row.holder is not None
                 raise Conflict(f"volume {name!r} is in use by {row.holder.gateway}; force it")
             deleting = msgspec.structs.replace(
@@ -291,9 +297,33 @@ class Registry:
             except Unavailable:
                 continue
 
+    async def _beats(self, name: str, row: VolumeRow) -> bool:
+        """Whether a volume's holder lives: its row changes sooner than others may take it."""
+        until = self._env.clock.monotonic() + self._settings.takeover_s
+        while self._env.clock.monotonic() <= until:
+            found, _version, _stamp = await self._get(name)
+            if found.holder != row.holder:
+                return False
+            if found.beat != row.beat:
+                return True
+            await asyncio.sleep(self._settings.retry_s)
+        return False
+
+    async def _stopped(self, name: str, holder: Holder | None) -> None:
+        """Wait until a holder has stopped at a change of the row, which it cannot confirm any more:
+        it has given the volume back, or its trust has ended.
+        """
+        until = self._env.clock.monotonic() + self._settings.takeover_s
+        while self._env.clock.monotonic() <= until:
+            with contextlib.suppress(Unavailable, Busy):
+                found, _version, _stamp = await self._get(name)
+                if found.holder != holder or found.cut == (0, 0):
+                    return
+            await asyncio.sleep(self._settings.retry_s)
+
     def _is_live(self, row: VolumeRow, stamp_ms: int) -> bool:
-        """Whether the holder confirmed its row lately, by wall clocks: good enough to refuse."""
-        if row.holder is None or row.holder.tending:
+        """Whether the holder confirmed its row lately, by wall clocks: good enough to be shown."""
+        if row.holder is None or not _serves(row.holder):
             return False
         age = self._env.clock.wall() - stamp_ms / 1000
         return age < self._settings.takeover_s
@@ -374,6 +404,11 @@ def _shown(name: str, row: VolumeRow, *, live: bool) -> VolumeShown:
         seen={} if live or row.holder else row.seen,
         state=row.state,
     )
+
+
+def _serves(holder: Holder | None) -> bool:
+    """Whether a volume's holder is one that has clients."""
+    return holder is not None and not holder.tending
 
 
 def _cut(row: VolumeRow, size: int) -> tuple[int, int]:

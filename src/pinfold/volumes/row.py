@@ -4,7 +4,7 @@ The volume row is the truth. An index row per volume, all in one place, makes li
 it is written before the volume may be used and removed after its data.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -63,6 +63,13 @@ class VolumeRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     is served again."""
     beat: int = 0
     """Grows while the holder lives."""
+
+
+class Told(NamedTuple):
+    """What clients were told of a volume: they are served this one of the name, at this size."""
+
+    id: bytes
+    size: int
 
 
 class IndexRow(msgspec.Struct, array_like=True, frozen=True, kw_only=True):

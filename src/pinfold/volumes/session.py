@@ -26,7 +26,7 @@ from pinfold.volumes.members import Members
 from pinfold.volumes.placement import ExtentPlacement
 from pinfold.volumes.pulse import Pulse
 from pinfold.volumes.reads import ReadMessage
-from pinfold.volumes.row import VolumeRow
+from pinfold.volumes.row import Told, VolumeRow
 from pinfold.volumes.sequencer import Sequencer
 from pinfold.volumes.status import find_runs
 from pinfold.volumes.trust import TRUSTS_MAX
@@ -41,7 +41,7 @@ TICK_S: Final = 0.1
 class Session:
     """One gateway's service of one volume, from the first request to `close`.
 
-    `size` is what clients were told. `on_lost` is called once when the volume turns out to have
+    `told` is what clients were told. `on_lost` is called once when the volume turns out to have
     another holder, another size or to be gone: every request has then failed with Fenced (or what
     made it impossible), and so will later ones.
     """
@@ -55,7 +55,7 @@ class Session:
         settings: VolumeSettings,
         on_lost: Callable[[PinfoldError], None],
         *,
-        size: int,
+        told: Told,
     ) -> None:
         self._env = env
         self._now = env.clock.monotonic
@@ -64,7 +64,8 @@ class Session:
         self._placement = placement
         self._settings = settings
         self._on_lost = on_lost
-        self._size = size
+        self._promise = told
+        lease.accept = self._accept
         self._scope = TaskScope(self._on_task_error)
         self._early: list[Io] = []
         self._started = self._vouches = self._ready = False
@@ -115,11 +116,6 @@ class Session:
         standings = tuple(lane.standing for lane in sequencer.lanes.values())
         return standings, sequencer.sequence, len(sequencer.unsettled)
 
-    @property
-    def lost(self) -> bool:
-        """Whether the volume is not ours any more."""
-        return self._dead is not None
-
     def withdraw(self, owner: Owner) -> None:
         """The owner has gone: its requests that were not begun fail, and never will be.
 
@@ -132,15 +128,15 @@ class Session:
         self._refuse(gone, Unavailable("the client has gone"))
 
     async def close(self, *, deadline: float) -> None:
-        """Flush, declare everything stable and give the lease back; then stop.
-
-        What cannot be flushed by `deadline` stays marked dirty on the devices and the lease is
-        left to be taken over: nothing acknowledged is lost either way.
+        """Flush, declare everything stable and give the lease back; then stop. What cannot be
+        flushed by `deadline` stays dirty on devices, and the lease is left to be taken over.
         """
         try:
             if self._sequencer is not None and self._members is not None and self._dead is None:
                 async with asyncio.timeout_at(deadline):
                     await self._settle_down(self._sequencer, self._members)
+        except Fenced as fenced:
+            self._dead = fenced
         except (TimeoutError, PinfoldError):
             pass
         finally:
@@ -151,6 +147,10 @@ class Session:
                 self._sequencer.fail_all(error)
             self._refuse(self._early, error)
             self._early = []
+            if self._sequencer is not None and isinstance(self._dead, Fenced):
+                with contextlib.suppress(TimeoutError, PinfoldError):
+                    async with asyncio.timeout_at(deadline):
+                        await self._lease.leave()  # nobody has to wait for the end of our trust
 
     async def _settle_down(self, sequencer: Sequencer, members: Members) -> None:
         while not members.settling.done:
@@ -173,7 +173,6 @@ class Session:
     async def _open(self) -> None:
         try:
             before = await self._lease.acquire()
-            self._check_size()
             sequencer, members = self._prepare(self._lease.row)
             members.start(self._scope)
             self._scope.start(self._keep_lease(), name="volume lease")
@@ -186,7 +185,7 @@ class Session:
             self._vouches = True
             await self._beat()
         except PinfoldError as error:
-            self._lose(error)
+            self.lose(error)
             return
         self._scope.start(self._tick(), name="volume clock")
         members.care.start(self._scope)
@@ -222,7 +221,7 @@ class Session:
             self._settings,
             self._now,
             changed=self._changed,
-            lose=self._lose,
+            lose=self.lose,
             schedule=self._schedule,
         )
         return sequencer, members
@@ -403,10 +402,9 @@ class Session:
                         await self._trust_changed.wait()
                 self._trust_changed.clear()
                 await self._beat()
-                self._check_size()
                 self._look_after_members()
         except PinfoldError as error:
-            self._lose(error)
+            self.lose(error)
 
     def _look_after_members(self) -> None:
         """Ask all members whether their streams are still open, which costs them nothing.
@@ -423,8 +421,10 @@ class Session:
         """See `Wire`. After a suspension this is asked before any timer has its turn."""
         return self._now() - self._lease.confirmed < self._settings.trust_s
 
-    def _check_size(self) -> None:
-        if self._lease.row.size != self._size or (self._ready and self._lease.row.cut != (0, 0)):
+    def _accept(self, row: VolumeRow) -> None:
+        if row.id != self._promise.id:
+            raise Fenced("another volume has the name by now")
+        if row.size != self._promise.size or (self._ready and row.cut != (0, 0)):
             raise Fenced("the volume has been resized")  # maybe back: what was cut is zeroed first
 
     async def _tick(self) -> None:
@@ -467,7 +467,8 @@ class Session:
 
     # Ends
 
-    def _lose(self, error: PinfoldError) -> None:
+    def lose(self, error: PinfoldError) -> None:
+        """The volume is not ours any more, or not what clients were told: every request fails."""
         if self._dead is not None:
             return
         self._dead = error
@@ -485,7 +486,7 @@ class Session:
 
     def _on_task_error(self, error: BaseException) -> None:
         """A bug in a task must not leave a volume half served: it ends."""
-        self._lose(Unavailable(f"the volume's session has failed: {error!r}"))
+        self.lose(Unavailable(f"the volume's session has failed: {error!r}"))
         if not isinstance(error, PinfoldError):
             raise error
 

@@ -14,13 +14,13 @@ from pinfold.cluster.api import Rows
 from pinfold.cluster.extents import ExtentClient
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
-from pinfold.model.errors import PinfoldError, Unavailable
+from pinfold.model.errors import Fenced, PinfoldError, Unavailable
 from pinfold.model.ids import Boot, NodeName, Token, VolumeId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.lease import Lease
 from pinfold.volumes.placement import ExtentPlacement
 from pinfold.volumes.registry import Registry, VolumeShown
-from pinfold.volumes.row import Holder, VolumeRow
+from pinfold.volumes.row import Holder, Told, VolumeRow
 from pinfold.volumes.session import Session
 
 CLOSE_S: Final = 10.0
@@ -38,8 +38,9 @@ class User(Protocol):
 class _Use:
     """A volume in use: its session and the users that share it."""
 
-    def __init__(self, name: str, session: Session) -> None:
+    def __init__(self, name: str, told: Told, session: Session) -> None:
         self.name = name
+        self.told = told
         self.session = session
         self.users: dict[User, None] = {}
 
@@ -83,12 +84,18 @@ class Sessions:
                 return shown
             await ending.wait()
 
-    def attach(self, name: str, size: int, user: User) -> Session:
-        """The volume's session, with one more user, who was told this size."""
+    def attach(self, name: str, told: Told, user: User) -> Session:
+        """The volume's session, with one more user, who was told this of it.
+
+        Where others were told something else one of them is wrong: they have to ask again.
+        """
         assert user not in self._attached, "a user has one volume"
         use = self._uses.get(name)
+        if use is not None and use.told != told:
+            use.session.lose(Fenced(f"volume {name!r} has been resized or replaced"))
+            use = None
         if use is None:
-            use = self._uses[name] = self._open(name, size)
+            use = self._uses[name] = self._open(name, told)
         use.users[user] = None
         self._attached[user] = use
         return use.session
@@ -148,7 +155,7 @@ class Sessions:
         holder = Holder(self._gateway, self._boot, self._incarnations)
         return Lease(self._env, self._rows, name, holder, self._settings)
 
-    def _open(self, name: str, size: int) -> _Use:
+    def _open(self, name: str, told: Told) -> _Use:
         session = Session(
             self._env,
             self._extents,
@@ -156,9 +163,9 @@ class Sessions:
             self._placement,
             self._settings,
             lambda reason: self._lost(use, reason),
-            size=size,
+            told=told,
         )
-        use = _Use(name, session)
+        use = _Use(name, told, session)
         return use
 
     def _current(self, use: _Use) -> bool:
@@ -195,5 +202,6 @@ class Sessions:
         try:
             await use.session.close(deadline=self._env.clock.monotonic() + CLOSE_S)
         finally:
-            del self._ending[use.name]
+            if self._ending[use.name] is ended:
+                del self._ending[use.name]
             ended.set()

@@ -22,7 +22,7 @@ from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.lease import Lease, Silence
 from pinfold.volumes.placement import ExtentPlacement
 from pinfold.volumes.registry import Registry
-from pinfold.volumes.row import Holder, VolumeRow, decode_volume, key_of, place_of
+from pinfold.volumes.row import Holder, Told, VolumeRow, decode_volume, key_of, place_of
 from pinfold.volumes.session import Session
 
 PAGE: Final = 64
@@ -137,7 +137,7 @@ class Tending:
             with contextlib.suppress(NotFound):  # whoever deletes it has come to the end
                 await self._registry.delete(job.name, only=VolumeId(row.id))
             return 0
-        await self._tend(job.name, row.size)
+        await self._tend(job.name, Told(row.id, row.size))
         return 0
 
     def gave_up(self, job: Tend) -> None:
@@ -174,7 +174,7 @@ class Tending:
         rank = needs(row, self._openings)
         return None if rank is None else Tend(name=name, rank=rank)
 
-    async def _tend(self, name: str, size: int) -> None:
+    async def _tend(self, name: str, told: Told) -> None:
         """Hold the volume until it is whole; Unavailable when it gets no nearer to that."""
         self._incarnations += 1
         me = Holder(self._node, self._boot, self._incarnations, tending=True)
@@ -187,7 +187,7 @@ class Tending:
             self._placement,
             self._settings,
             lambda _reason: lost.set(),
-            size=size,
+            told=told,
         )
         session.start()
         try:
