@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinfold.model.errors import Corrupt
+from pinfold.model.errors import Corrupt, Unavailable
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
+from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.io import TRIM, WRITE, ZERO, Io
 from tests.volumes.desk import Desk
 from tests.volumes.world import Client, World, pattern, play
@@ -85,6 +86,33 @@ def test_parts_of_one_block_written_together_all_stay_and_none_waits_for_a_flush
     play(story)
 
 
+def test_a_crowd_that_writes_parts_of_one_block_costs_no_more_than_each_of_them() -> None:
+    """Every end of a patch looks at the next in its queue, and not at all who wait."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, bytes(2 * BLOCK_BYTES))
+        sequencer = gateway.session._sequencer
+        assert sequencer is not None
+        began, begin = 0, sequencer._begin_write
+
+        def counting(io: Io) -> bool:
+            nonlocal began
+            began += 1
+            return begin(io)
+
+        sequencer._begin_write = counting  # type: ignore[method-assign]
+        async with asyncio.TaskGroup() as group:
+            for number in range(400):
+                offset, length = (512, 512) if number % 4 else (BLOCK_BYTES - 512, 1024)
+                group.create_task(client.write(offset, bytes([number % 251]) * length))
+        assert began < 4 * 400
+        assert await client.read(512, 512) == bytes([399 % 251]) * 512
+
+    play(story)
+
+
 Change = tuple[int, int, int]
 
 
@@ -127,9 +155,7 @@ def test_a_write_does_not_overtake_a_patch_of_one_of_its_blocks() -> None:
     ]
     desk.ask(WRITE, BLOCK_BYTES)
     assert not desk.paper.writes
-    for message in desk.paper.reads:
-        desk.sequencer.reads.answered(message, memoryview(bytes(message.length)))
-    desk.sequencer.pump()
+    desk.answer_reads()
     (op,) = desk.paper.writes[0][1].ops
     assert op == (WRITE, 0, 0, 3 * BLOCK_BYTES)
     assert len(desk.paper.writes) == 3
@@ -143,12 +169,50 @@ def test_a_patch_whose_client_has_gone_writes_nothing() -> None:
     desk = Desk()
     patch = desk.ask(WRITE, 512, 512)
     assert desk.sequencer.withdraw(desk) == [patch]
-    for message in desk.paper.reads:
-        desk.sequencer.reads.answered(message, memoryview(bytes(message.length)))
-    desk.sequencer.pump()
+    desk.answer_reads()
     assert not desk.paper.writes
     assert not desk.paper.answers
     later = Io(WRITE, 0, BLOCK_BYTES, desk, payload=bytes(BLOCK_BYTES))
     desk.sequencer.submit([later])
     desk.sequencer.pump()
     assert desk.paper.writes
+
+
+def test_who_waits_for_a_patch_begins_when_that_ends_and_writes_have_room() -> None:
+    desk = Desk(VolumeSettings(batches_max=1))
+    patch = desk.ask(WRITE, 512, 512)
+    followers = [desk.ask(WRITE, 1024, 512), desk.ask(WRITE, 0, 2 * BLOCK_BYTES)]
+    assert not desk.paper.writes
+    assert desk.sequencer._patches
+    desk.answer_reads()
+    assert [batch.ops for _lane, batch in desk.paper.writes[:1]] == [[(WRITE, 0, 0, BLOCK_BYTES)]]
+    other = desk.ask(WRITE, EXTENT_BYTES)
+    desk.take(0, 1, 2)
+    assert desk.paper.answers == [patch]
+    while not all(io in desk.paper.answers for io in (*followers, other)):
+        desk.sequencer.pump()
+        desk.answer_reads()
+        desk.take(0, 1, 2)
+
+
+def test_who_waits_for_a_patch_and_goes_is_forgotten() -> None:
+    desk = Desk()
+    desk.ask(WRITE, 512, 512)
+    gone = desk.ask(WRITE, 1024, 512)
+    stays = Io(WRITE, 0, BLOCK_BYTES, Desk(), payload=bytes(BLOCK_BYTES))
+    desk.sequencer.submit([stays])
+    desk.sequencer.pump()
+    assert gone in desk.sequencer.withdraw(desk)
+    desk.answer_reads()
+    desk.sequencer.pump()
+    assert [batch.ops for _lane, batch in desk.paper.writes[:1]] == [[(WRITE, 0, 0, BLOCK_BYTES)]]
+    desk.take(0, 1, 2)
+    assert desk.paper.answers == [stays]
+
+
+def test_who_waits_for_a_patch_is_told_when_the_volume_is_lost() -> None:
+    desk = Desk()
+    ios = [desk.ask(WRITE, 512, 512), desk.ask(WRITE, 1024, 512)]
+    desk.sequencer.fail_all(Unavailable("lost"))
+    assert set(desk.paper.answers) == set(ios)
+    assert not desk.sequencer._patches

@@ -18,9 +18,12 @@ class Fences:
         if not masks:
             del self._masks[extent]
 
-    def holds(self, extent: int, mask: int) -> bool:
-        """Whether any of these blocks is held."""
-        return any(held & mask for held in self._masks.get(extent, ()))
+    def holds(self, extent: int, mask: int) -> int:
+        """Those of these blocks that somebody holds, of several who do."""
+        for held in self._masks.get(extent, ()):
+            if both := held & mask:
+                return both
+        return 0
 
     def __bool__(self) -> bool:
         return bool(self._masks)

@@ -2,10 +2,12 @@
 
 The rest of a block is read first, from whichever member has it, so that a copy that is rotten on
 one device is written anew there, and all devices get the same bytes. Until it is
-over no other write to any block of the request is begun.
+over no other write to any block of the request is begun: those that come wait in a queue for one of
+these blocks, so that a crowd of them costs no more than each does alone.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pinfold.model.limits import BLOCK_BYTES
@@ -80,7 +82,7 @@ class _Patch:
 
 
 class Patches:
-    """Every request that is being made whole; false when there is none."""
+    """Every request that is being made whole, and those that wait for one; false without any."""
 
     def __init__(self, read: Callable[[Io], None]) -> None:
         self._read = read
@@ -88,6 +90,10 @@ class Patches:
         self._blocks = Fences()
         self._ready: list[Io] = []
         self._moved = False
+        self._followers: dict[int, dict[int, deque[Io]]] = {}
+        """By extent and block: requests that wait for a patch of it, in order."""
+        self.freed: dict[tuple[int, int], None] = {}
+        """Blocks whose patch has ended and which have followers."""
 
     def begin(self, io: Io) -> None:
         """Take a request that covers blocks in part, none of which is being patched."""
@@ -98,9 +104,34 @@ class Patches:
         for read in patch.reads():
             self._read(read)
 
-    def holds(self, io: Io, extent: int, mask: int) -> bool:
-        """Whether a write to these blocks has to wait for a patch that it is not part of."""
-        return not isinstance(io.owner, _Patch) and self._blocks.holds(extent, mask)
+    def keep(self, io: Io, pieces: Sequence[tuple[int, int, int]]) -> bool:
+        """Take a write that has to wait for a patch it is not part of; whether it has to."""
+        if isinstance(io.owner, _Patch):
+            return False
+        for extent, within, length in pieces:
+            if held := self._blocks.holds(extent, blocks(within, length)):
+                block = (held & -held).bit_length() - 1
+                self._followers.setdefault(extent, {}).setdefault(block, deque()).append(io)
+                return True
+        return False
+
+    def follower(self) -> Io | None:
+        """The next request whose wait is over, one by one: it may hold its block again."""
+        while self.freed:
+            extent, block = place = next(iter(self.freed))
+            queue = self._followers.get(extent, {}).get(block)
+            if queue and not self._blocks.holds(extent, 1 << block):
+                return self._pop(extent, block, queue)
+            del self.freed[place]
+        return None
+
+    def _pop(self, extent: int, block: int, queue: deque[Io]) -> Io:
+        io = queue.popleft()
+        if not queue:
+            del self._followers[extent][block]
+            if not self._followers[extent]:
+                del self._followers[extent]
+        return io
 
     def sift(self, answers: list[Io]) -> list[Io]:
         """Of requests that have ended, those that are not steps, and those that steps complete."""
@@ -127,10 +158,30 @@ class Patches:
         for patch in gone:
             patch.withdrawn = True
         self._ready = [io for io in self._ready if io.owner not in gone]
-        return [patch.io for patch in gone]
+        return [patch.io for patch in gone] + self._without(owner)
+
+    def _without(self, owner: Owner) -> list[Io]:
+        gone: list[Io] = []
+        for extent, queues in list(self._followers.items()):
+            for block, queue in list(queues.items()):
+                gone += [io for io in queue if io.owner is owner]
+                left = deque(io for io in queue if io.owner is not owner)
+                if left:
+                    queues[block] = left
+                else:
+                    del queues[block]
+            if not queues:
+                del self._followers[extent]
+        return gone
+
+    def drain(self) -> list[Io]:
+        """Every request that waits for a patch, when there is no hope."""
+        queues = [queue for by_block in self._followers.values() for queue in by_block.values()]
+        self._followers = {}
+        return [io for queue in queues for io in queue]
 
     def __bool__(self) -> bool:
-        return bool(self._patches)
+        return bool(self._patches or self._followers)
 
     def _step(self, patch: _Patch, io: Io) -> list[Io]:
         """A step has ended; the request, when that was the last one."""
@@ -146,4 +197,7 @@ class Patches:
         del self._patches[patch]
         for extent, mask in patch.places:
             self._blocks.lower(extent, mask)
+            for block in self._followers.get(extent, ()):
+                if mask >> block & 1:
+                    self.freed[extent, block] = None
         return [] if patch.withdrawn else [patch.io]

@@ -106,9 +106,12 @@ class Sequencer:
             self._answer()
 
     def _begin(self) -> None:
-        if self._waiting and self.serving and self._wire.trusted():
+        if (self._waiting or self._patches.freed) and self.serving and self._wire.trusted():
             waiting, self._waiting = self._waiting, []
             held = self._waiting
+            while not self._crowded and (io := self._patches.follower()) is not None:
+                if not self._begin_write(io):
+                    held.append(io)
             for io in waiting:
                 if io.kind == READ or io.kind == CACHE:
                     if not self._begin_read(io):
@@ -135,18 +138,25 @@ class Sequencer:
         else:
             self._flushes.add(io, need)
 
-    def _begin_write(self, io: Io) -> bool:
-        """Put a write's pieces into batches, all or none."""
-        if (
+    @property
+    def _crowded(self) -> bool:
+        """Whether writes wait for those before them to be taken, or flushed."""
+        return (
             self._in_flight.bytes >= self._settings.window_bytes
             or len(self._in_flight) >= self._settings.batches_max
             or self.retained.full
-        ):
+        )
+
+    def _begin_write(self, io: Io) -> bool:
+        """Put a write's pieces into batches, all or none."""
+        if self._crowded:
             return False
         offset, length = io.offset, io.length
         pieces = split(offset, length)
         if not self._admissible(io, pieces):
             return False
+        if self._patches and self._patches.keep(io, pieces):
+            return True
         if (offset | length) & (BLOCK_BYTES - 1):
             self._patches.begin(io)
             return True
@@ -165,10 +175,8 @@ class Sequencer:
             route = self.route(extent)
             if not route.writable or not self._activity.admits(extent):
                 return False
-            if self.fences or self._patches:
-                mask = blocks(within, length)
-                if self.fences.holds(extent, mask) or self._patches.holds(io, extent, mask):
-                    return False
+            if self.fences and self.fences.holds(extent, blocks(within, length)):
+                return False
         return True
 
     def _settled(self, io: Io) -> bool:
@@ -474,7 +482,7 @@ class Sequencer:
     def fail_all(self, error: PinfoldError) -> None:
         """The volume is not ours any more: every request fails, and every later one."""
         self.serving = False
-        ios = dict.fromkeys(self._waiting)
+        ios = dict.fromkeys((*self._waiting, *self._patches.drain()))
         ios.update(dict.fromkeys(self.reads.fail_all(error)))
         ios.update(dict.fromkeys(self._in_flight.drain()))
         ios.update(dict.fromkeys(self._flushes.drain()))
