@@ -4,7 +4,13 @@ import asyncio
 
 import pytest
 
-from pinfold.model.errors import Fenced, Full, Unavailable
+from pinfold.model.errors import (
+    Busy,
+    Fenced,
+    Full,
+    PinfoldError,
+    Unavailable,
+)
 from pinfold.model.limits import BLOCK_BYTES, EXTENT_BYTES
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.io import TRIM, ZERO
@@ -365,20 +371,26 @@ def test_another_gateway_waits_for_the_holder_s_silence() -> None:
     play(story)
 
 
-def test_a_holder_that_cannot_confirm_its_row_stops_serving() -> None:
+@pytest.mark.parametrize("why", [Unavailable, Busy, Full])
+def test_a_holder_that_cannot_confirm_its_row_stops_serving(why: type[PinfoldError]) -> None:
     async def story(world: World) -> None:
         gateway = world.gateway()
         client = Client(gateway.session)
         await client.write(0, pattern(1))
 
         def refuse(_change: object) -> None:
-            raise Unavailable("no majority")
+            raise why("not now")
 
         world.rows.before_change = refuse
         await asyncio.sleep(9)
         reading = asyncio.get_running_loop().create_task(client.read(0, BLOCK_BYTES))
         await asyncio.sleep(5)
         assert not reading.done()
+        other = asyncio.create_task(Client(world.gateway("other").session).read(0, BLOCK_BYTES))
+        await asyncio.sleep(15)
+        assert not other.done()
+        other.cancel()
+        await world.gateways[-1].die()
         world.rows.before_change = None
         assert await reading == pattern(1)
 

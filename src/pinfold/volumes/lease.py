@@ -6,13 +6,13 @@ a lease that was lost shows as `Fenced` from whatever is tried next.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from pinfold.cluster.api import Change, Check, Row, Rows
 from pinfold.env.api import Env
-from pinfold.model.errors import Busy, Conflict, Fenced, NotFound, Unavailable
+from pinfold.model.errors import Busy, Conflict, Fenced, Full, NotFound, Unavailable
 from pinfold.model.ids import Boot, DeviceId, DeviceUuid, OpId
 from pinfold.model.settings import VolumeSettings
 from pinfold.volumes.row import (
@@ -24,6 +24,10 @@ from pinfold.volumes.row import (
     key_of,
     place_of,
 )
+
+_PASSING: Final = (Unavailable, Busy, Full)
+"""Why a row may not be changed now: a volume waits until that is over, and fails no request. Full:
+the row of a volume on many devices grows by more than is taken where nothing may."""
 
 
 class Memory(NamedTuple):
@@ -118,7 +122,7 @@ class Lease:
                 await self._write(taken)
             except Conflict:
                 continue
-            except (Unavailable, Busy):
+            except _PASSING:
                 if not await self._is_ours(taken.token):
                     await asyncio.sleep(self._settings.retry_s)
                     continue
@@ -209,7 +213,7 @@ class Lease:
                 try:
                     await self._write(edited)
                     return
-                except (Conflict, Unavailable, Busy) as error:
+                except (Conflict, *_PASSING) as error:
                     if not isinstance(error, Conflict):
                         await asyncio.sleep(self._settings.retry_s)
                 await self._refresh()
