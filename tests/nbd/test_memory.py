@@ -285,3 +285,30 @@ def test_a_client_that_takes_no_replies_while_others_wait_is_dropped() -> None:
 def test_a_client_that_takes_its_replies_slowly_is_kept_and_so_is_one_nobody_waits_for() -> None:
     assert not dropped_taking(MIB // 3, wanted=True)
     assert not dropped_taking(0, wanted=False)
+
+
+def test_small_writes_do_not_hold_on_to_what_came_with_them() -> None:
+    """They are answered, and kept until they are flushed; what came between them was refused."""
+    count = 100
+    refused = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, 1, 1 << 40, 120 << 10)
+    refused += bytes(120 << 10)
+
+    def story(desk: Desk, clients: list[tuple[Connection, Wire]]) -> None:
+        ((connection, wire),) = clients
+        kept = []
+        tracemalloc.start()
+        try:
+            before, _peak = tracemalloc.get_traced_memory()
+            for _ in range(count):
+                assert not feed(connection, wire, write(bytes(4096)) + 2 * refused)
+                wire.sent.clear()
+                batch = desk.batches.pop()
+                kept += batch
+                answer(batch)
+            held = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert len(kept) == count
+        assert held < 2 * count * 4096 + MIB
+
+    crowd(1, story, total_bytes=16 * MIB)

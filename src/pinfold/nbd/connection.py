@@ -46,6 +46,10 @@ RECEIVE_AFTER_LARGE_BYTES: Final = 16 << 10
 LARGE_BYTES: Final = 128 << 10
 """A request of this size gets a buffer of its own, received in place."""
 
+COPY_BYTES: Final = RECEIVE_BYTES // 8
+"""A payload up to this size is copied out of the buffer, which it would hold on to until it is
+flushed, whatever else came with it: a write is kept with at most eight times its size."""
+
 ROOM_LEAST_BYTES: Final = 8 << 10
 """A buffer with less room than this is given up for a fresh one."""
 
@@ -316,7 +320,10 @@ class Connection(asyncio.BufferedProtocol):
                 size += io.length
             elif kind == WRITE:
                 size += io.length
-                self._pinned = True
+                if io.length > COPY_BYTES:
+                    self._pinned = True
+                else:
+                    io.payload = bytes(io.payload)
             else:
                 size += extra_cost(io)
         self._held += size
