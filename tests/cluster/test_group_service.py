@@ -10,7 +10,7 @@ from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.frees import FreesWorker
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Conflict, Full, Invalid, Unavailable
-from pinfold.model.ids import GroupId, NodeName, OpId
+from pinfold.model.ids import DeviceId, GroupId, NodeName, OpId
 from pinfold.model.settings import BlobSettings
 from tests.cluster.group_cluster import Cluster, env_for
 from tests.twins.virtual import VirtualClock, run_virtual
@@ -390,6 +390,24 @@ async def test_a_copy_waits_while_there_is_no_room_for_it(cluster):
     await asyncio.sleep(2)
     rows = [store.seen(group).rows for store in cluster.stores.values()]
     assert rows[0] == rows[1] == rows[2]
+
+
+@scenario(
+    groups=1,
+    limits=Limits(retained_bytes=2000, trim_entries=2, page_bytes=300, copy_pages_here=1),
+)
+async def test_copies_that_ended_with_their_device_take_up_no_room(cluster):
+    await cluster.client.change(PLACE, put(1, b"k", b"one"))
+    primary = cluster.primary(GroupId(0))
+    service = cluster.services[primary]
+    follower = next(n for n in cluster.logs if n != primary)
+    cluster.logs[follower].refusal = Full("no room")
+    for number in range(2, 60):
+        await cluster.client.change(PLACE, put(number, b"k%d" % number, b"x" * 50))
+    await asyncio.sleep(2)
+    assert not service.copy_room()
+    service.device_failed(DeviceId(primary), Unavailable("the device has stopped"))
+    assert service.copy_room()
 
 
 @scenario(groups=6)

@@ -204,7 +204,8 @@ class GroupService:
 
     def copy_room(self) -> bool:
         """See `Surroundings`."""
-        out = sum(bound.replica.pages_out for bound in self._groups.values())
+        groups = self._groups.values()
+        out = sum(bound.replica.pages_out for bound in groups if not bound.stopped)
         return out < self._limits.copy_pages_here
 
     def device_failed(self, device: DeviceId, error: PinfoldError) -> None:
