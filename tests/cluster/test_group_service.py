@@ -8,6 +8,7 @@ import pytest
 from pinfold.cluster.api import BlobRef, Change, Check, Collapse, Counter, Row
 from pinfold.cluster.groups.entries import decode_row
 from pinfold.cluster.groups.frees import FreesWorker
+from pinfold.cluster.groups.service import TICK_S
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.errors import Conflict, Full, Invalid, Unavailable
 from pinfold.model.ids import DeviceId, GroupId, NodeName, OpId
@@ -474,4 +475,19 @@ async def test_a_clock_a_month_ahead_on_the_primary_stamps_nothing(cluster):
     for bound in service.led():
         bound.serving._clock = clock
     changed = await cluster.client.change(PLACE, put_row(2, Row(b"", blobs=(fresh(2),))))
+    assert abs(changed.stamp_ms - VirtualClock().wall() * 1000) < 1000
+
+
+@scenario(groups=1)
+async def test_a_primary_has_heard_another_clock_before_it_leads(cluster):
+    """All are started at once: a group has a primary again long before a ping is due."""
+    await cluster.client.change(PLACE, put(1, b"k", b""))
+    for n in (1, 2, 3):
+        await cluster.kill(n)
+    for n in (1, 2, 3):
+        await cluster.start_node(n)
+    await asyncio.sleep(TICK_S / 2)
+    (primary,) = [service for service in cluster.services.values() if service.led()]
+    primary.time._clock = VirtualClock(30 * 86_400)
+    changed = await cluster.client.change(PLACE, put(2, b"k", b""))
     assert abs(changed.stamp_ms - VirtualClock().wall() * 1000) < 1000

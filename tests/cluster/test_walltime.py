@@ -7,6 +7,7 @@ from pinfold.model.ids import NodeName
 
 DAY_S = 86_400
 NOW_S = 20_000 * DAY_S
+ME = NodeName("me")
 
 
 class Clock:
@@ -42,15 +43,24 @@ def told(time: WallTime, clock: Clock, *ahead_s: float) -> None:
 def test_the_clock_in_the_middle_counts(own, others, counts):
     clock = Clock()
     clock.ahead = own
-    time = WallTime(clock)
+    time = WallTime(clock, ME)
     told(time, clock, *others)
     assert time.now_ms() == int((NOW_S + clock.mono + counts) * 1000)
 
 
 def test_a_clock_set_between_two_pings_changes_nothing():
     clock = Clock()
-    time = WallTime(clock)
+    time = WallTime(clock, ME)
     told(time, clock, 0, 0)
     clock.mono += 100
     clock.ahead = 30 * DAY_S
+    assert time.now_ms() == int((NOW_S + clock.mono) * 1000)
+
+
+def test_what_a_node_with_two_devices_tells_itself_does_not_count():
+    clock = Clock()
+    clock.ahead = 30 * DAY_S
+    time = WallTime(clock, ME)
+    time.heard(ME, time.own_ms())
+    told(time, clock, 0)
     assert time.now_ms() == int((NOW_S + clock.mono) * 1000)

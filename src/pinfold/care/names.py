@@ -21,7 +21,7 @@ from pinfold.model.ids import DeviceId, GroupId
 from pinfold.rpc.api import Dispatcher, HandlerResult, Reply, Request
 
 NAMES: Final = "care.names"
-"""Body: [device, group, start, rows]; answer: [token, wall clock, next start], ids as payload."""
+"""Body: [device, group, start, rows]; answer: [token, time of day, next start], ids as payload."""
 
 PAGE_ROWS: Final = 1000
 """Rows in a page: some milliseconds of the primary's loop."""
@@ -43,7 +43,7 @@ class NamesPage(msgspec.Struct, array_like=True, frozen=True):
 
     token: Token
     wall_ms: int
-    """The primary's wall clock."""
+    """The time of day as the group has it."""
     next_start: bytes | None
     """None: this was the last."""
     blobs: tuple[bytes, ...] = ()
@@ -68,7 +68,7 @@ class NamesServer:
             blobs, next_start = _page(bound, start, min(rows, PAGE_ROWS))
             blobs += serving.blobs_in_flight()
             token = (bound.replica.view, serving.moves)
-            wall_ms = int(self._clock.wall() * 1000)
+            wall_ms = self._groups.time.now_ms()
             return Reply((token, wall_ms, next_start), (b"".join(blobs),))
 
         return serving.read(look)

@@ -8,7 +8,8 @@ read again after T and is what it was when the group's first page was read; so b
 old blob came to be named by another row of that group, and a row that names one at T named it when
 its page was read. An old blob that no page named is thus unnamed at T, and remains so: a primary
 names an old blob only if a row does already (in the same change, or in the group that its row is
-carried from). Old enough are blobs whose stamp is `grace` before every wall clock that was met.
+carried from). Old enough are blobs whose stamp is `grace` before every time of day that was met:
+the own clock's, and the groups', which no single clock decides (`groups.walltime`).
 With clocks wrong by 12 h at most, 72 h by one of them are 48 h by any other, twice what the
 primaries allow. Slow uploads, changes in flight, views that end and rows that move between groups
 all come out as one of: a young blob, a name that is met, a token that differs. Whatever cannot be
@@ -43,7 +44,7 @@ class Sweep:
     began: float
     """On the monotonic clock."""
     oldest_ms: int
-    """The lowest wall clock met."""
+    """The lowest time of day met."""
     _unread: list[GroupId] = field(init=False)
     _unproved: list[GroupId] = field(init=False)
     _tokens: dict[GroupId, Token] = field(default_factory=dict)

@@ -69,6 +69,7 @@ FAULT_RATES: Final = {
     "strike": (0.2, 1.0),
     "strike-volumes": (0.2, 1.0),
     "strike-logs": (0.2, 1.0),
+    "wrong-day": (0.5, 2.5),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -89,6 +90,7 @@ _DRAWN_APART: Final = {
     "strike": 0.35,
     "strike-volumes": 0.35,
     "strike-logs": 0.2,
+    "wrong-day": 0.2,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 
@@ -112,6 +114,9 @@ _FAR_REACHING: Final = (
     "stutter",
 )
 """Faults of more than one node."""
+
+_OF_CLOCKS: Final = ("clock-jump", "wrong-day")
+"""Faults by which clocks are wrong for longer than a short day."""
 
 _FOCUSES: Final = ("", "", "", "uploads", "buckets", "overwrites")
 
@@ -280,7 +285,7 @@ def _with_short_days(plan: Plan) -> Plan:
         plan,
         settings=msgspec.structs.replace(plan.settings, care=care),
         limits=dataclasses.replace(plan.limits, name_within_ms=1500),
-        faults={name: pause for name, pause in plan.faults.items() if name != "clock-jump"},
+        faults={name: pause for name, pause in plan.faults.items() if name not in _OF_CLOCKS},
     )
 
 

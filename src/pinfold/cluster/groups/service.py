@@ -93,7 +93,7 @@ class GroupService:
         self._rng = env.rng
         self.confirmer = Confirmer(env.clock, peers, membership)
         self.tempo = Tempo(env.clock)
-        self.time = WallTime(env.clock)
+        self.time = WallTime(env.clock, node)
         self.room = Room()
         self._node = node
         self._peers = peers
@@ -353,13 +353,17 @@ class GroupService:
                     told.append((member, bound.group, state.view, state.commit_op, number))
             if fresh:
                 bound.told_commit_op = state.commit_op
-        failed, full, flushes = list(self._failed_devices), self.room.tell(), self.tempo.tell()
         for node, told in news.items():
-            self._peers.tell(node, PING, (failed, full, told, flushes, self.time.own_ms()))
+            self._tell(node, told)
+
+    def _tell(self, node: NodeName, commits: list[tuple[int, int, int, int, int]]) -> None:
+        failed, full, flushes = list(self._failed_devices), self.room.tell(), self.tempo.tell()
+        self._peers.tell(node, PING, (failed, full, commits, flushes, self.time.own_ms()))
 
     def _on_session(self, node: NodeName, up: bool, boot: int) -> None:
         self._liveness.session(node, up)
         if up:
+            self._tell(node, [])  # the time of day above all: before any vote by which it may lead
             for bound in self._groups.values():
                 bound.told_commit_op = 0
 

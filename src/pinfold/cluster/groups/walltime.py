@@ -13,8 +13,9 @@ from pinfold.model.ids import NodeName
 class WallTime:
     """See the module."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, node: NodeName) -> None:
         self._clock = clock
+        self._node = node
         self._ahead: dict[NodeName, float] = {}
         """Seconds by which each node's wall clock is ahead of our monotonic one."""
 
@@ -23,8 +24,12 @@ class WallTime:
         return int(self._clock.wall() * 1000)
 
     def heard(self, node: NodeName, wall_ms: int) -> None:
-        """Another node's wall clock shows this; how long that travelled does not matter."""
-        self._ahead[node] = wall_ms / 1000 - self._clock.monotonic()
+        """A node's wall clock shows this; how long that travelled does not matter.
+
+        Nodes with several devices tell themselves too: no clock counts twice.
+        """
+        if node != self._node:
+            self._ahead[node] = wall_ms / 1000 - self._clock.monotonic()
 
     def now_ms(self) -> int:
         """Unix milliseconds by the clock in the middle."""

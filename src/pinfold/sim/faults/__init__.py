@@ -11,6 +11,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "power-cut": nodes.cut_power,
     "freeze": nodes.freeze,
     "clock-jump": nodes.jump_clock,
+    "wrong-day": nodes.mistake_day,
     "crash-in-write": nodes.crash_in_write,
     "cut": network.cut,
     "isolate": network.isolate,

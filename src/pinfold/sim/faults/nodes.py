@@ -22,6 +22,8 @@ _SOON_KILLED: Final = 0.3
 _STOP_S: Final = 15.0
 """Patience with a process that was asked to end."""
 
+_MONTH_S: Final = 30 * 86_400.0
+
 _ANSWER_S: Final = 3.0
 """How long such an instant is waited for."""
 
@@ -146,6 +148,18 @@ async def jump_clock(stage: Stage) -> None:
     by = stage.rng.choice((2.0, 600.0, 6 * 3600.0))
     node.skew_s = stage.rng.uniform(-by, by) / 2
     stage.account.tell(node.name, f"has a wall clock that is wrong by {node.skew_s:.1f} s")
+
+
+async def mistake_day(stage: Stage) -> None:
+    """The victim's node takes the day for one a month away; nobody else's clock is so wrong."""
+    node = stage.world.node(stage.victim.node)
+    by_s = stage.rng.choice((-_MONTH_S, _MONTH_S, _MONTH_S))
+    node.skew_s += by_s
+    stage.account.tell(node.name, f"has a wall clock that is wrong by {by_s / 86_400:.0f} days")
+    try:
+        await stage.wait(0.5, 6.0)
+    finally:
+        node.skew_s = 0.0
 
 
 async def crash_in_write(stage: Stage) -> None:
