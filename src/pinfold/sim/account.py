@@ -43,7 +43,8 @@ class Account:
     """The lines of a run and its violations, in order."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+        self.now = now
+        """World time in seconds."""
         self.lines: deque[Line] = deque(maxlen=LINES_KEPT)
         self.violations: list[Violation] = []
         self.counts: dict[str, int] = {}
@@ -51,7 +52,7 @@ class Account:
 
     def tell(self, who: str, what: str) -> None:
         """Something happened."""
-        self.lines.append(Line(self._now(), who, what))
+        self.lines.append(Line(self.now(), who, what))
 
     def count(self, kind: str) -> None:
         """One more of a kind."""
@@ -59,7 +60,7 @@ class Account:
 
     def violated(self, rule: str, what: str) -> None:
         """A promise was broken, now."""
-        violation = Violation(rule, what, self._now())
+        violation = Violation(rule, what, self.now())
         self.violations.append(violation)
         self.lines.append(Line(violation.when, "VIOLATION", f"{rule}: {what}"))
 

@@ -80,7 +80,10 @@ class SimCluster:
         """How often each node was started."""
         self._map: SharedMap | None = None
         self.events = Events()
-        self.auditor = Auditor(account, self.events)
+        blobs = plan.settings.blobs
+        keep_s = blobs.free_delay_short_s if "full-disk" in plan.faults else blobs.free_delay_s
+        self.auditor = Auditor(account, self.events, keep_s)
+        self.auditor.effects.time_of_day = self.time_of_day
         self._recipe = Recipe(
             settings=plan.settings,
             limits=plan.limits,
@@ -109,6 +112,11 @@ class SimCluster:
         assert self._map is not None
         return self._map.current
 
+    def time_of_day(self) -> float:
+        """The wall clock in the middle of the storage nodes'."""
+        clocks = sorted(self.world.node(name).wall() for name in self.plan.storage)
+        return clocks[len(clocks) // 2]
+
     @property
     def names(self) -> tuple[str, ...]:
         """Every node."""
@@ -129,6 +137,7 @@ class SimCluster:
                 uuids[name, number] = await node.spawn(partial(_finish, work))
             node.crash()
         self._map = SharedMap(self._first_map(cluster_id, uuids), self.world.loop, self.plan.seed)
+        self.auditor.know(self.map.devices)
         for name in self.names:
             self.start(name)
 

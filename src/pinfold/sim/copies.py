@@ -19,6 +19,7 @@ DAYS_S: Final = 4 * 86_400.0
 def let_days_pass(cluster: SimCluster) -> None:
     """Every wall clock goes on; what lies between them stays."""
     cluster.account.tell("world", "four days pass")
+    cluster.auditor.effects.time_of_day = None  # not all hear of it at once
     for name in cluster.names:
         cluster.world.node(name).skew_s += DAYS_S
 

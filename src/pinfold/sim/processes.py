@@ -7,12 +7,13 @@ ends' wire protocols. Gateways offer the use cases that these would call.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from pinfold.accounts.sealing import KEY_BYTES, Sealer
+from pinfold.cluster.api import Blobs
 from pinfold.cluster.groups.state import Limits
 from pinfold.env.api import Env
 from pinfold.env.tasks import TaskScope
@@ -33,7 +34,7 @@ from pinfold.sim.audit.auditor import Auditor
 from pinfold.sim.events import Events
 from pinfold.sim.guests import Guests
 from pinfold.sim.map import SimMapStore
-from pinfold.sim.seams import Seams, SeenRows
+from pinfold.sim.seams import Seams, SeenBlobs, SeenRows
 from pinfold.volumes.sessions import Sessions
 
 LAYOUT: Final = Layout(Path("/data"))
@@ -104,11 +105,11 @@ async def run_gateway(
     """Start a gateway that serves objects and volumes."""
     context = _context(env, name, map_store, recipe)
     clients = Gateway.of(context)
-    rows = SeenRows(clients.rows, recipe.events, name)
+    rows = SeenRows(clients.rows, recipe.events, recipe.auditor.effects, name)
     s3 = S3Service(
         env,
         rows,
-        clients.blobs,
+        cast(Blobs, SeenBlobs(clients.blobs, recipe.auditor)),
         context.secrets.sealer,
         recipe.settings.s3,
         registry=context.metrics,

@@ -1,11 +1,15 @@
 """The product's own seams inside of a simulated process, with somebody who looks: see `events`."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from pinfold.cluster.api import Change, Changed, Rows
-from pinfold.model.errors import PinfoldError
+from pinfold.cluster.api import BlobRef, Blobs, Change, Changed, Rows
+from pinfold.env.api import Buffer
+from pinfold.model.errors import PinfoldError, Unavailable
 from pinfold.rpc.api import HandlerResult, Request
 from pinfold.rpc.dispatch import Operations
+from pinfold.sim.audit.auditor import Auditor
+from pinfold.sim.audit.effects import Effects
 from pinfold.sim.events import Events
 from pinfold.volumes.row import VolumeRow, decode_volume, key_of
 
@@ -33,9 +37,10 @@ class SeenRows:
     Of a volume's row the kind says what happens to the volume.
     """
 
-    def __init__(self, inner: Rows, events: Events, node: str) -> None:
+    def __init__(self, inner: Rows, events: Events, effects: Effects, node: str) -> None:
         self._inner = inner
         self._events = events
+        self._effects = effects
         self._node = node
         self._volumes: dict[bytes, VolumeRow] = {}
 
@@ -47,7 +52,14 @@ class SeenRows:
         kinds = self._kinds(change)
         for kind in kinds:
             self._events.tell(f"rows {kind}", self._node)
-        changed = await self._inner.change(place, change, **options)
+        try:
+            changed = await self._inner.change(place, change, **options)
+        except Unavailable:  # nobody knows
+            raise
+        except PinfoldError:
+            self._effects.refused(change.op_id)
+            raise
+        self._effects.answered(change.op_id, changed.version)
         for kind in kinds:
             self._events.tell(f"rows {kind} done", self._node)
         return changed
@@ -71,3 +83,20 @@ class SeenRows:
         if row.token != before.token:
             return "volume held"
         return "volume given back" if row.holder is None else "volume confirmed"
+
+
+class SeenBlobs:
+    """`Blobs` that tell what is said to be stored."""
+
+    def __init__(self, inner: Blobs, auditor: Auditor) -> None:
+        self._inner = inner
+        self._auditor = auditor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def put(self, payload: Sequence[Buffer]) -> BlobRef:
+        """See `Blobs.put`."""
+        ref = await self._inner.put(payload)
+        self._auditor.stored(ref)
+        return ref

@@ -41,7 +41,7 @@ class SimClock:
 
     def wall(self) -> float:
         """See `Clock`; wrong by the node's skew."""
-        return _EPOCH_S + self._node.skew_s + self._loop.now
+        return self._node.wall()
 
 
 class SimNode:
@@ -59,6 +59,10 @@ class SimNode:
         """How wrong the monotonic clock's rate is, from the next start on."""
         self.process: Process | None = None
         self._env: Env | None = None
+
+    def wall(self) -> float:
+        """What its wall clock shows."""
+        return _EPOCH_S + self.skew_s + self._world.loop.now
 
     @property
     def alive(self) -> bool:

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, cast
 
+from pinfold.cluster.api import BlobRef
+from pinfold.cluster.map import DeviceEntry
 from pinfold.device import api
 from pinfold.device.device import Device
 from pinfold.env.api import Env
-from pinfold.model.ids import BlobId, DeviceUuid
+from pinfold.model.ids import BlobId, DeviceId, DeviceUuid
 from pinfold.model.settings import DeviceSettings
 from pinfold.sim.account import Account
+from pinfold.sim.audit.agreement import RULE, Agreement, Member
 from pinfold.sim.audit.blobs import BlobLedger, Blobs
+from pinfold.sim.audit.effects import Effects
 from pinfold.sim.audit.extents import ExtentLedger, Extents
 from pinfold.sim.audit.log import Log, LogLedger
 from pinfold.sim.audit.rows import RowLedger, Rows
@@ -20,6 +25,9 @@ Tell = Callable[[str], None]
 """Takes the name of what has just happened to a device."""
 
 _RULE: Final = "a device's word"
+
+_COPIES_MIN: Final = 2
+"""On so many nodes a blob is before anybody is told so: the policy's quorum."""
 
 
 @dataclass(slots=True)
@@ -57,12 +65,26 @@ class Ledger:
 
 
 class Auditor:
-    """Every device of a run and its ledger."""
+    """Every device of a run and its ledger, and what they have agreed on.
 
-    def __init__(self, account: Account, events: Events) -> None:
+    `keep_s` is how long blobs are kept at least that no row names any more.
+    """
+
+    def __init__(self, account: Account, events: Events, keep_s: float = 0.0) -> None:
         self._account = account
         self._events = events
+        self._disagree = disagree = partial(account.violated, RULE)
+        self.effects = Effects(disagree, account.now, keep_s)
+        self.agreement = Agreement(disagree, self.effects)
+        self.devices: tuple[DeviceEntry, ...] = ()
+        """Of the cluster, once it has been made."""
         self._ledgers: dict[bytes, Ledger] = {}
+
+    def know(self, devices: tuple[DeviceEntry, ...]) -> None:
+        """The cluster has these devices."""
+        self.devices = devices
+        for entry in devices:
+            self.agreement.devices[bytes(entry.uuid)] = DeviceId(entry.id)
 
     def of(self, uuid: bytes) -> Ledger:
         """The ledger of a device."""
@@ -71,6 +93,20 @@ class Auditor:
     def forget(self, uuid: bytes) -> None:
         """All that this device acknowledged was taken from it."""
         self._ledgers.pop(bytes(uuid), None)
+
+    def stored(self, ref: BlobRef) -> None:
+        """Somebody was told that these devices have a blob.
+
+        Clusters have three nodes or more, and the ring gives each copy of a blob one of its own:
+        so no two that an answer counts may be on the same.
+        """
+        entries = {entry.id: entry for entry in self.devices if entry.id in ref.devices}
+        for device, entry in entries.items():
+            blobs = self.of(entry.uuid).blobs
+            if BlobId(ref.id) not in blobs.kept.keys() | blobs.placeless.keys():
+                self._disagree(f"blob {ref.id.hex()} is said to be on device {device}")
+        if len({entry.node for entry in entries.values()}) < _COPIES_MIN:
+            self._disagree(f"blob {ref.id.hex()} is on devices {ref.devices} of one node")
 
     async def open(
         self,
@@ -94,7 +130,9 @@ class Auditor:
         await ledger.blobs.compare(inner.blobs, accuse)
         await ledger.extents.compare(inner.extents, accuse)
         self._events.tell("device opened", node)
-        return cast(api.Device, _Audited(inner, ledger, accuse, self._tell_of(node)))
+        member = Member(self.agreement, bytes(inner.uuid), inner.log, inner.rows)
+        audited = _Audited(inner, ledger, member, self.effects, accuse, self._tell_of(node))
+        return cast(api.Device, audited)
 
     def _tell_of(self, node: str) -> Tell:
         tell = self._events.tell
@@ -105,12 +143,18 @@ class _Audited:
     """An open device whose calls are noted; whatever is not noted goes through."""
 
     def __init__(
-        self, inner: api.Device, ledger: Ledger, accuse: Callable[[str], None], tell: Tell
+        self,
+        inner: Device,
+        ledger: Ledger,
+        member: Member,
+        effects: Effects,
+        accuse: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         self._inner = inner
-        self.log = Log(inner.log, ledger.log, ledger.rows, tell)
+        self.log = Log(inner.log, ledger.log, ledger.rows, member, tell)
         self.rows = Rows(inner.rows, inner.log, ledger.rows, accuse)
-        self.blobs = Blobs(inner.blobs, ledger.blobs, accuse, tell)
+        self.blobs = Blobs(inner.blobs, ledger.blobs, effects, accuse, tell)
         self.extents = Extents(inner.extents, ledger.extents, accuse, tell)
 
     def __getattr__(self, name: str) -> Any:

@@ -10,6 +10,7 @@ from pinfold.device.api import BlobStore, BlobWriter
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Corrupt, NotFound, PinfoldError
 from pinfold.model.ids import BlobId
+from pinfold.sim.audit.effects import Effects
 
 _CHECKED: Final = 64 << 10
 """Bytes that one of a blob's sums stands for."""
@@ -110,11 +111,13 @@ class Blobs:
         self,
         inner: BlobStore,
         ledger: BlobLedger,
+        effects: Effects,
         accuse: Callable[[str], None],
         tell: Callable[[str], None],
     ) -> None:
         self._inner = inner
         self._ledger = ledger
+        self._effects = effects
         self._accuse = accuse
         self._tell = tell
 
@@ -195,6 +198,7 @@ class Blobs:
     def delete(self, blobs: Sequence[BlobId]) -> asyncio.Future[None]:
         """See `BlobStore.delete`."""
         future = self._inner.delete(blobs)
+        self._effects.deleted(blobs)
         turns = {blob: self._ledger.turn(blob) for blob in blobs}
         for blob in blobs:
             self._ledger.kept.pop(blob, None)

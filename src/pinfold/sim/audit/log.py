@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pinfold.device.api import EVERYTHING, Entry, LogStore, Part
 from pinfold.model.ids import GroupId
+from pinfold.sim.audit.agreement import Member
 from pinfold.sim.audit.rows import RowLedger
 
 _EVERYTHING_BYTES: Final = 1 << 40
@@ -119,11 +120,17 @@ class Log:
     """A `LogStore` that notes."""
 
     def __init__(
-        self, inner: LogStore, ledger: LogLedger, rows: RowLedger, tell: Callable[[str], None]
+        self,
+        inner: LogStore,
+        ledger: LogLedger,
+        rows: RowLedger,
+        member: Member,
+        tell: Callable[[str], None],
     ) -> None:
         self._inner = inner
         self._ledger = ledger
         self._rows = rows
+        self._member = member
         self._tell = tell
 
     def __getattr__(self, name: str) -> Any:
@@ -157,8 +164,10 @@ class Log:
         gone = known.cut(entries[0].op)
         kept = [Entry(entry.op, entry.view, bytes(entry.body)) for entry in entries]
         known.shown.update((entry.op, entry) for entry in kept)
+        self._member.appended(group, kept)
 
         def note() -> None:
+            self._member.durable(group, kept)
             for entry in kept:
                 if known.shown.get(entry.op) is entry:
                     known.durable[entry.op] = entry
@@ -187,6 +196,7 @@ class Log:
         """See `LogStore.apply`."""
         self._inner.apply(group, op, writes)
         self._rows.wrote(group, op, writes)
+        self._member.applied(group, op, writes)
 
     def trim(self, group: GroupId, before_op: int) -> None:
         """See `LogStore.trim`."""
@@ -222,10 +232,13 @@ class Log:
             known.copies += 1
             self._rows.emptied(group)
         self._rows.wrote(group, applied_op, rows)
+        self._member.copied(group, last=last)
 
         copy = known.copies
 
         def note() -> None:
+            if last:
+                self._member.durable(group, [Entry(applied_op, applied_view, b"")])
             if last and known.installing and copy == known.copies:
                 known.installing = False
                 known.installed = applied_op

@@ -22,6 +22,11 @@ class _Group:
         at = bisect_right(ops, op)
         return (False, None) if not at else (True, values[at - 1])
 
+    def all_at(self, op: int) -> dict[bytes, bytes]:
+        """All rows as of an op."""
+        found = ((key, self.at(key, op)[1]) for key in self.keys)
+        return {key: value for key, value in found if value is not None}
+
 
 class RowLedger:
     """Of one device, by group. Keys nobody was seen to write are not judged."""
