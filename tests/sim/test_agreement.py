@@ -219,6 +219,15 @@ def test_a_change_that_is_made_is_not_refused():
     assert "was made, and then an answer refused it" in bench.accused[0]
 
 
+def test_a_change_that_was_sent_before_is_refused_by_an_entry():
+    bench = Bench()
+    bench.commit(1, results(1, refused=(OP_ID,)))
+    bench.effects.refused_again(OP_ID)
+    assert not bench.accused
+    bench.effects.refused_again(b"p" * 16)
+    assert "was sent before, and no entry refuses it" in bench.accused[0]
+
+
 def naming(*blobs):
     refs = tuple(BlobRef(blob, 5, (0, 1)) for blob in blobs)
     return b"k", encode_row(Row(b"", blobs=refs))

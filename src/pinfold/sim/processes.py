@@ -141,7 +141,7 @@ def _context(env: Env, name: NodeName, map_store: SimMapStore, recipe: Recipe) -
     env.disk.mkdir(str(home))
     boot = next_boot(env.disk, home)
     log = structlog.get_logger("pinfold.process")
-    operations = Seams(recipe.events, name)
+    operations = Seams(recipe.events, recipe.auditor.effects, name)
     cluster_id = map_store.get().cluster_id
     identity = Identity(node=name, boot=boot, cluster=cluster_id, keyring=_KEYRING)
     return NodeContext(

@@ -1,11 +1,17 @@
 """The product's own seams inside of a simulated process, with somebody who looks: see `events`."""
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import msgspec
+
 from pinfold.cluster.api import BlobRef, Blobs, Change, Changed, Rows
+from pinfold.cluster.bodies import taken
+from pinfold.cluster.groups.operations import CHANGE, CHANGE_FORM
 from pinfold.env.api import Buffer
-from pinfold.model.errors import PinfoldError, Unavailable
+from pinfold.model.errors import Conflict, PinfoldError, Unavailable
 from pinfold.rpc.api import HandlerResult, Request
 from pinfold.rpc.dispatch import Operations
 from pinfold.sim.audit.auditor import Auditor
@@ -13,22 +19,40 @@ from pinfold.sim.audit.effects import Effects
 from pinfold.sim.events import Events
 from pinfold.volumes.row import VolumeRow, decode_volume, key_of
 
+_change_decoder = msgspec.msgpack.Decoder(Change)
+
 _VOLUME = key_of("")[:1]
 
 
 class Seams(Operations):
-    """Operations that tell which of them is asked of a process: `rpc extent.claim`."""
+    """Operations that tell which of them is asked of a process: `rpc extent.claim`.
 
-    def __init__(self, events: Events, node: str) -> None:
+    How changes of rows that were sent before are refused is judged: see `Effects.refused_again`.
+    """
+
+    def __init__(self, events: Events, effects: Effects, node: str) -> None:
         super().__init__()
         self._events = events
+        self._effects = effects
         self._node = node
 
     def run(self, request: Request, now: float) -> HandlerResult | PinfoldError:
         """See `Operations.run`."""
         result = super().run(request, now)
         self._events.tell(f"rpc {request.operation}", self._node)
+        if request.operation == CHANGE and isinstance(result, asyncio.Future):
+            self._note(request, result)
         return result
+
+    def _note(self, request: Request, result: "asyncio.Future[Any]") -> None:
+        _, _, again = taken(CHANGE, request.body, CHANGE_FORM)
+        if again:
+            op_id = _change_decoder.decode(request.payload).op_id
+            result.add_done_callback(partial(self._changed, op_id))
+
+    def _changed(self, op_id: bytes, done: "asyncio.Future[Any]") -> None:
+        if not done.cancelled() and isinstance(done.exception(), Conflict):
+            self._effects.refused_again(op_id)
 
 
 class SeenRows:

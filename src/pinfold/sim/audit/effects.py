@@ -45,6 +45,8 @@ class Effects:
         """By op id, the version of a change made."""
         self._refused: dict[bytes, str] = {}
         """By op id, who said that the change is not made."""
+        self._refused_for_good: set[bytes] = set()
+        """Of these, what an entry said it of."""
         self._rows: dict[tuple[GroupId, bytes], frozenset[bytes]] = {}
         """The blobs that a row names."""
         self._names: dict[bytes, int] = {}
@@ -79,6 +81,7 @@ class Effects:
         op = int.from_bytes(key[-8:], "big")
         for place, op_id in enumerate(results.op_ids()):
             if op_id in results.refused:
+                self._refused_for_good.add(op_id)
                 self._refuse(op_id, "an entry")
                 continue
             if op_id in self._made:
@@ -95,6 +98,15 @@ class Effects:
     def refused(self, op_id: bytes) -> None:
         """Somebody was told that a change is not made, and never will be."""
         self._refuse(op_id, "an answer")
+
+    def refused_again(self, op_id: bytes) -> None:
+        """A primary refused a change that had been sent before.
+
+        The first attempt may still be on its way, in a socket or in a queue: an entry has to say
+        that it is not made, or it may come to happen.
+        """
+        if op_id not in self._refused_for_good:
+            self._say(f"change {op_id.hex()} was sent before, and no entry refuses it")
 
     def _refuse(self, op_id: bytes, who: str) -> None:
         if op_id in self._made:
