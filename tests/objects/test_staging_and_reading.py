@@ -13,7 +13,7 @@ from pinfold.cluster.api import BlobRef
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Corrupt, Full
 from pinfold.model.limits import INLINE_BYTES
-from pinfold.objects.staging import segment_lengths
+from pinfold.objects.staging import PIECES_MAX, segment_lengths
 from pinfold.s3.copying import Source
 from tests.twins.store import SMALL, Bytes, MemoryStore
 from tests.twins.virtual import run_virtual
@@ -300,5 +300,30 @@ def test_of_a_copy_no_byte_is_read_before_the_segment_it_is_for() -> None:
             taken += sum(map(len, chunk))
             assert through <= -(-taken // 4096) * 4096
         assert taken == through == 4 * 4096 - start
+
+    asyncio.run(run())
+
+
+def test_a_body_of_single_bytes_is_not_kept_as_such() -> None:
+    """Each piece costs a hundred bytes and more beside its own, which no budget counts."""
+    limits = msgspec.structs.replace(
+        SMALL, segment_bytes=64 << 10, write_memory_bytes=64 << 10, read_memory_bytes=64 << 10
+    )
+    content = content_of(60_000)
+
+    async def run() -> None:
+        store = MemoryStore(limits)
+        honest, pieces = store.blobs.put, 0
+
+        async def put(payload: Sequence[Buffer]) -> BlobRef:
+            nonlocal pieces
+            pieces = len(payload)
+            return await honest(payload)
+
+        store.blobs.put = put  # type: ignore[method-assign]
+        staged = await store.staging.stage(Bytes(content, 1), len(content))
+        assert staged.sums["md5"] == hashlib.md5(content).digest()
+        assert 0 < pieces < 60 + PIECES_MAX
+        assert b"".join(store.blobs.payloads.values()) == content
 
     asyncio.run(run())

@@ -152,3 +152,15 @@ def test_a_body_that_stops_early_is_not_finished() -> None:
     decoder = ChunkDecoder(chunk_signer(), has_trailer=True)
     decoder.feed(body[:-2])
     assert not decoder.finished
+
+
+def test_a_body_has_few_chunks_that_are_small() -> None:
+    """A chunk costs more than a byte: 16 MiB of single bytes took gigabytes, and minutes."""
+    large = b"2000\r\n" + bytes(8192) + b"\r\n"
+    few = 2 * large + 1023 * b"1\r\nx\r\n" + large + b"0\r\n\r\n"
+    decoder = ChunkDecoder(None, has_trailer=False)
+    assert len(decoded(decoder, few, [7, 30_000])) == 3 * 8192 + 1023
+    assert decoder.finished
+    with pytest.raises(Refused) as refused:
+        decoded(ChunkDecoder(None, has_trailer=False), 1025 * b"1\r\nx\r\n", [])
+    assert refused.value.s3_code == "InvalidChunkSizeError"

@@ -26,6 +26,10 @@ HASH_BATCH_BYTES: Final = 1 * MIB
 """Hashed at a time: about 2 ms of MD5, so that two hops between threads are lost in it."""
 
 
+PIECES_MAX: Final = 1024
+"""Pieces of a segment that are kept as they came: a client may send single bytes, and each would
+cost a hundred times what it brings."""
+
 SHORT_BYTES_MIN: Final = 64 << 10
 """Memory asked for after a segment was cut short, and given to those who wait behind slow ones:
 `requests_in_flight_max` of these fit."""
@@ -235,7 +239,7 @@ async def _whole(source: ByteSource, size: int) -> bytes:
 
 
 class _Cutter:
-    """Cuts a source's pieces into lengths, hashing what goes by; copies nothing."""
+    """Cuts a source's pieces into lengths, hashing what goes by; copies only tiny ones."""
 
     def __init__(
         self, source: ByteSource, digests: Digests, *, interruptible: bool = False
@@ -276,8 +280,10 @@ class _Cutter:
             payload.append(piece)
             missing -= len(piece)
             unhashed += len(piece)
-            if unhashed >= HASH_BATCH_BYTES:
+            if unhashed >= HASH_BATCH_BYTES or len(payload) - hashed >= PIECES_MAX:
                 await self._digests.update(payload[hashed:], unhashed)
+                if len(payload) - hashed >= PIECES_MAX:
+                    payload[hashed:] = [b"".join(payload[hashed:])]
                 hashed, unhashed = len(payload), 0
         if unhashed:
             await self._digests.update(payload[hashed:], unhashed)

@@ -43,6 +43,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "InvalidAccessKeyId": (403, "The access key you provided does not exist in our records."),
     "InvalidArgument": (400, "Invalid argument."),
     "InvalidBucketName": (400, "The specified bucket is not valid."),
+    "InvalidChunkSizeError": (400, "Only the last chunk may have a size below 8192 bytes."),
     "InvalidDigest": (400, "The Content-MD5 you specified is not valid."),
     "InvalidLocationConstraint": (400, "The specified location constraint is not valid."),
     "InvalidPart": (400, "A part was not found, or its ETag or checksum differs."),
