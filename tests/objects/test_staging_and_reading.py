@@ -2,17 +2,18 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinfold.cluster.api import BlobRef
+from pinfold.cluster.api import BlobRef, Row
 from pinfold.env.api import Buffer
 from pinfold.model.errors import Corrupt, Full
 from pinfold.model.limits import INLINE_BYTES
+from pinfold.objects.records import ObjectRecord
 from pinfold.objects.staging import PIECES_MAX, segment_lengths
 from pinfold.s3.copying import Source
 from tests.twins.store import SMALL, Bytes, MemoryStore
@@ -325,5 +326,29 @@ def test_a_body_of_single_bytes_is_not_kept_as_such() -> None:
         assert staged.sums["md5"] == hashlib.md5(content).digest()
         assert 0 < pieces < 60 + PIECES_MAX
         assert b"".join(store.blobs.payloads.values()) == content
+
+    asyncio.run(run())
+
+
+def test_a_download_that_begins_does_not_look_at_all_of_a_large_object() -> None:
+    asked = 0
+
+    class Blobs(tuple[BlobRef, ...]):
+        def __iter__(self) -> Iterator[BlobRef]:
+            nonlocal asked
+            for blob in super().__iter__():
+                asked += 1
+                yield blob
+
+    async def run() -> None:
+        store = MemoryStore()
+        ref = await store.staging.store(content_of(4096))
+        row = Row(b"", size=4096 * 1000, blobs=Blobs([ref] * 1000))
+        record = ObjectRecord("e", 4096 * 1000, "alice")
+        chunks = store.reading.chunks(row, record, 0, record.size)
+        await anext(chunks)
+        await chunks.aclose()
+        assert 0 < asked < 5
+        assert store.reading.memory_taken == 0
 
     asyncio.run(run())

@@ -6,6 +6,7 @@ whole process until they were handed to the client; those of a copy count as wha
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -84,9 +85,10 @@ class Reading:
         if start == stop or not row.blobs:
             return _inline(row.payload or b"", record.size, start, stop)
         extracts = self._extracts(row.blobs, start, stop)
-        if len(extracts) == 1:
-            return self._one(extracts[0])
-        return self._ahead(extracts, self._budget)
+        first, second = next(extracts), next(extracts, None)
+        if second is None:
+            return self._one(first)
+        return self._ahead(itertools.chain((first, second), extracts), self._budget)
 
     def copied(self, row: Row, record: ObjectRecord, start: int, stop: int) -> Chunks:
         """The same for whoever stores the bytes again, segment by segment.
@@ -108,8 +110,8 @@ class Reading:
                 async for chunk in chunks:
                     yield chunk
 
-    def _extracts(self, blobs: Sequence[BlobRef], start: int, stop: int) -> list[Extract]:
-        return list(extracts_of(blobs, start, stop, self._settings.read_chunk_bytes))
+    def _extracts(self, blobs: Sequence[BlobRef], start: int, stop: int) -> Iterator[Extract]:
+        return extracts_of(blobs, start, stop, self._settings.read_chunk_bytes)
 
     async def _one(self, extract: Extract) -> Chunks:
         chunk = await self._read(extract, self._budget)
@@ -118,25 +120,26 @@ class Reading:
         finally:
             self._budget.give(extract[2])
 
-    async def _ahead(self, extracts: Sequence[Extract], memory: Memory) -> Chunks:
+    async def _ahead(self, extracts: Iterator[Extract], memory: Memory) -> Chunks:
+        """Chunk by chunk. `extracts` is asked as they go: an object may have half a million."""
         scope = TaskScope(_seen_by_whoever_awaits)
         pending: asyncio.Task[list[Buffer]] | None = None
         pending_bytes = held_bytes = 0
         try:
-            pending = scope.start(self._read(extracts[0], memory))
-            pending_bytes = extracts[0][2]
-            for following in (*extracts[1:], None):
-                assert pending is not None
-                chunk = await pending
-                pending, held_bytes = None, pending_bytes
+            following = next(extracts, None)
+            while following is not None or pending is not None:
+                chunk = None
+                if pending is not None:
+                    chunk = await pending
+                    pending, held_bytes = None, pending_bytes
                 if following is not None:
-                    pending, pending_bytes = (
-                        scope.start(self._read(following, memory)),
-                        following[2],
-                    )
-                yield chunk
-                memory.give(held_bytes)
-                held_bytes = 0
+                    pending_bytes = following[2]
+                    pending = scope.start(self._read(following, memory))
+                    following = next(extracts, None)
+                if chunk is not None:
+                    yield chunk
+                    memory.give(held_bytes)
+                    held_bytes = 0
         finally:
             await scope.close()
             memory.give(held_bytes)
