@@ -186,14 +186,17 @@ def test_a_body_that_fills_a_frame_alone_arrives_also_as_the_first_call() -> Non
         world.run(scenario())
 
 
-def test_a_peer_of_the_first_protocol_is_understood() -> None:
+@pytest.mark.parametrize("protocol_max", [1, 2])
+def test_a_peer_of_an_older_protocol_is_understood(protocol_max: int) -> None:
     async def scenario(world: World, a: Node, b: Node) -> None:
         await asyncio.sleep(1)
         for caller, called in ((a, b), (b, a)):
-            assert isinstance(await caller.call(called.name, "work"), Answer)
-            assert 19.9 < called.remaining_s.pop() <= 20
+            answer = await caller.call(called.name, "work", 1000)
+            assert isinstance(answer, Answer)
+            assert bytes(answer.payload) == bytes(1000)
+            assert 19.9 < called.remaining_s.pop() < 20.01
 
-    run(scenario, RpcLimits(), protocol_max=1)
+    run(scenario, RpcLimits(), protocol_max=protocol_max)
 
 
 @given(

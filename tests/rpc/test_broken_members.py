@@ -164,3 +164,25 @@ def test_a_stranger_that_is_refused_is_read_no_more() -> None:
         assert wire.closing
 
     run_virtual(story)
+
+
+def test_a_head_that_does_not_come_to_its_end_is_not_waited_for() -> None:
+    """A length that was changed on the way: what comes then only seems to be more of it."""
+
+    async def story(peer: Peer) -> None:
+        beats = encode_frame([encode_message((19,))], 0, 1)
+        longer = bytearray(beats)
+        longer[9] ^= 1  # 64 KiB more
+        peer.wire.feed(bytes(longer))
+        for second in range(1, 4):
+            peer.wire.feed(beats)
+            peer.session.tick(second, 0.0)
+            await asyncio.sleep(1)
+        assert not peer.ended
+        for _ in range(3):
+            peer.wire.feed(beats)
+            await asyncio.sleep(1)
+        peer.session.tick(asyncio.get_running_loop().time(), 0.0)
+        assert "a head that does not end" in str(peer.reason())
+
+    stage(story)

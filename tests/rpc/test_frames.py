@@ -150,6 +150,30 @@ def test_no_flipped_bit_of_header_or_head_goes_unseen(data: st.DataObject) -> No
     assert frames == []  # a longer head is waited for, and fails when it comes
 
 
+@given(st.data(), st.lists(st.binary(min_size=1, max_size=5000), min_size=1, max_size=4))
+def test_no_flipped_bit_of_a_payload_goes_unseen_either(
+    data: st.DataObject, payload: list[bytes]
+) -> None:
+    outbox, length = Outbox(), sum(map(len, payload))
+    outbox.put(encode_message(Asked(1, "op", 5, None, length)), payload, length)
+    frame = bytearray(b"".join(outbox.take_frame(7, summed=True)))
+    cuts = data.draw(st.lists(st.integers(1, 3000)))
+    [(_, found, _, _)] = feed(trusted(), bytes(frame), cuts)
+    assert found == b"".join(payload)
+    bit = data.draw(st.integers(0, len(frame) * 8 - 1))
+    frame[bit // 8] ^= 1 << bit % 8
+    try:
+        frames = feed(trusted(), bytes(frame), cuts)
+    except Invalid:
+        return
+    assert frames == []
+
+
+def test_a_checksum_of_no_payload_is_refused() -> None:
+    with pytest.raises(Invalid, match="flags"):
+        feed(trusted(), encode_frame([], 0, 0, summed=True), [])
+
+
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_or_waited_for(garbage: bytes) -> None:
     try:

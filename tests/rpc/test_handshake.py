@@ -36,9 +36,9 @@ def test_two_members_meet() -> None:
     one, other = dialler(), acceptor()
     meet(one, other)
     assert one.peer is not None
-    assert (one.peer.node, one.peer.boot, one.peer.protocol) == ("b", 9, 2)
+    assert (one.peer.node, one.peer.boot, one.peer.protocol) == ("b", 9, 3)
     assert other.peer is not None
-    assert (other.peer.node, other.peer.boot, other.peer.protocol) == ("a", 3, 2)
+    assert (other.peer.node, other.peer.boot, other.peer.protocol) == ("a", 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_proof_cannot_be_reflected_or_replayed() -> None:
 def test_versions_must_overlap() -> None:
     hello = _decoder.decode(dialler().start()[0])
     assert isinstance(hello, Hello)
-    newer = msgspec.structs.replace(hello, protocol_min=3, protocol_max=4)
-    with pytest.raises(Invalid, match="protocols 3 to 4"):
+    newer = msgspec.structs.replace(hello, protocol_min=4, protocol_max=5)
+    with pytest.raises(Invalid, match="protocols 4 to 5"):
         acceptor().received(newer)
     wider = msgspec.structs.replace(hello, protocol_max=4)
     assert len(acceptor().received(wider)) == 2

@@ -61,12 +61,14 @@ class RpcNode:
         self.held.append(asyncio.get_running_loop().create_future())
         return self.held[-1]
 
-    async def call(self, target: NodeName, operation: str, body: object = None) -> Answer:
+    async def call(
+        self, target: NodeName, operation: str, body: object = None, payload: bytes = b"payload"
+    ) -> Answer:
         """Call with five seconds of patience, on this node."""
 
         async def work() -> Answer:
             deadline = asyncio.get_running_loop().time() + 5
-            return await self.table.call(target, operation, body, [b"payload"], deadline=deadline)
+            return await self.table.call(target, operation, body, [payload], deadline=deadline)
 
         return await self.node.spawn(work)
 
@@ -313,3 +315,33 @@ def test_calls_under_random_faults_are_answered_right_or_fail(seed: int) -> None
         assert run(seed, scenario) == run(seed, scenario)
     else:
         run(seed, scenario)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bytes_that_change_on_the_way_reach_nobody_and_the_session_comes_back(seed: int) -> None:
+    async def scenario(world: World, a: RpcNode, b: RpcNode) -> None:
+        outcomes: list[bool] = []
+
+        async def client(n: int) -> None:
+            for m in range(30):
+                payload = world.rng.randbytes(world.rng.choice((1, 4096, 100_000)))
+                try:
+                    answer = await a.call(B, "echo", f"{n}.{m}", payload)
+                    assert answer.body[0] == f"{n}.{m}"
+                    assert bytes(answer.payload) == payload
+                    outcomes.append(True)
+                except Unavailable:
+                    outcomes.append(False)
+                await asyncio.sleep(0.3)
+
+        world.net.faults.corrupt_chance = 0.02
+        async with asyncio.TaskGroup() as group:
+            for n in range(3):
+                group.create_task(client(n))
+        assert any(outcomes)
+        assert not all(outcomes)
+        world.net.faults.corrupt_chance = 0.0
+        await asyncio.sleep(10)
+        assert (await a.call(B, "echo", "healed")).body[0] == "healed"
+
+    run(seed, scenario)

@@ -1,11 +1,12 @@
 """Frames: many messages, one checksummed head, raw payload behind. Bytes to values and back.
 
-    magic "PFrm" | version u8 | flags u8 (0) | key id u16 (0) | head length u32 |
+    magic "PFrm" | version u8 | flags u8 | key id u16 (0) | head length u32 |
     payload length u32 | map epoch u64 | xxh3_64 of the head, seeded with that of the fields before
 
 The head is a msgpack array of messages, each an array that starts with its kind. The payloads of
-the messages follow the head in their order. They carry no checksum here: whoever stores or returns
-payload verifies checksums of its own, end to end.
+the messages follow the head in their order, and behind them, if the flag SUMMED says so, their
+xxh3_64. Blobs have checksums from end to end besides; rows and blocks of volumes get theirs where
+they are stored, so that nothing else would notice what was changed on the way.
 
 A message is encoded when it is sent, into bytes of its own, so that an error and its size belong
 to its sender; a frame only joins them. Whatever arrives is validated by type while it is decoded;
@@ -17,9 +18,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_digest, xxh3_64_intdigest
 
 from pinfold.codec.unreadable import UNREADABLE
+from pinfold.env.api import Buffer
 from pinfold.model.errors import Invalid
 from pinfold.rpc.limits import BATCH_HEAD_BYTES
 
@@ -28,6 +30,11 @@ VERSION: Final = 1
 HEADER: Final = struct.Struct(">4sBBHIIQQ")
 _PREFIX_BYTES: Final = HEADER.size - 8
 """The fields that the checksum's seed covers: all but the checksum."""
+
+SUMMED: Final = 1
+"""The flag of a frame whose payload is followed by its checksum, of `SUM_BYTES`."""
+
+SUM_BYTES: Final = 8
 
 _ARRAY: Final = struct.Struct(">BI")
 _ARRAY_32: Final = 0xDD
@@ -180,12 +187,34 @@ def as_received(body: Any) -> Any:
     return _body_decoder.decode(_encoder.encode(body))
 
 
-def encode_frame(messages: Sequence[bytes], payload_length: int, epoch: int) -> bytes:
-    """Header and head of a frame; the payload buffers follow it on the wire."""
+def encode_frame(
+    messages: Sequence[bytes], payload_length: int, epoch: int, *, summed: bool = False
+) -> bytes:
+    """Header and head of a frame; the payload buffers follow it, and with `summed` their sum."""
     head = _ARRAY.pack(_ARRAY_32, len(messages)) + b"".join(messages)
-    prefix = HEADER.pack(MAGIC, VERSION, 0, 0, len(head), payload_length, epoch, 0)[:_PREFIX_BYTES]
+    flags = SUMMED if summed else 0
+    fields = HEADER.pack(MAGIC, VERSION, flags, 0, len(head), payload_length, epoch, 0)
+    prefix = fields[:_PREFIX_BYTES]
     check = xxh3_64_intdigest(head, xxh3_64_intdigest(prefix))
     return prefix + check.to_bytes(8, "big") + head
+
+
+def payload_sum(buffers: Sequence[Buffer]) -> bytes:
+    """The checksum of a frame's payload."""
+    if len(buffers) == 1:
+        return xxh3_64_digest(buffers[0])
+    digest = xxh3_64()
+    for buffer in buffers:
+        digest.update(buffer)
+    return digest.digest()
+
+
+def verified(payload: memoryview) -> memoryview:
+    """A payload without the checksum behind it; Invalid when it is not what was sent."""
+    content = payload[:-SUM_BYTES]
+    if xxh3_64_digest(content) != payload[-SUM_BYTES:]:
+        raise Invalid("frame: payload does not match its checksum")
+    return content
 
 
 class Header(NamedTuple):
@@ -193,6 +222,7 @@ class Header(NamedTuple):
 
     head_length: int
     payload_length: int
+    summed: bool
     epoch: int
     check: int
     seed: int
@@ -205,14 +235,15 @@ def decode_header(buffer: memoryview, *, head_max: int, payload_max: int) -> Hea
     )
     if magic != MAGIC:
         raise Invalid(f"frame: starts with {magic!r}")
-    if version != VERSION or flags or key_id:
+    summed = flags == SUMMED and payload_length > 0
+    if version != VERSION or (flags and not summed) or key_id:
         raise Invalid(f"frame: version {version}, flags {flags}, key {key_id}: not understood")
     if head_length > head_max:
         raise Invalid(f"frame: head of {head_length} bytes, limit {head_max}")
     if payload_length > payload_max:
         raise Invalid(f"frame: payload of {payload_length} bytes, limit {payload_max}")
     seed = xxh3_64_intdigest(buffer[:_PREFIX_BYTES])
-    return Header(head_length, payload_length, epoch, check, seed)
+    return Header(head_length, payload_length, summed, epoch, check, seed)
 
 
 def decode_head(head: memoryview, header: Header) -> list[Message]:

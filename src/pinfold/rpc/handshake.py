@@ -21,12 +21,16 @@ from pinfold.model.ids import Boot, NodeName
 from pinfold.rpc.frames import Hello, Message, Proof, Refusal, Welcome, encode_message
 
 PROTOCOL_MIN: Final = 1
-PROTOCOL_MAX: Final = 2
+PROTOCOL_MAX: Final = 3
 """Versions of the messages' meaning that this build speaks. 2: deadlines are instants of the
-sender's clock, which frames tell, so that what waits on the way does not become younger."""
+sender's clock, which frames tell, so that what waits on the way does not become younger. 3: payload
+is followed by its checksum."""
 
 CLOCKS_TOLD: Final = 2
 """The first protocol that does so."""
+
+PAYLOADS_SUMMED: Final = 3
+"""The first protocol that does that."""
 
 NONCE_BYTES: Final = 32
 

@@ -41,6 +41,9 @@ BEAT_S: Final = 0.25
 SILENCE_S: Final = 1.0
 """Seconds without hearing anything after which a peer is given up: three beats may be lost."""
 
+HEAD_S: Final = 5.0
+"""Seconds after which a head that has begun is not waited for: nothing has verified its length."""
+
 HANDSHAKE_S: Final = 2.0
 """Seconds to connect and prove the secret: a stopped peer accepts but never answers."""
 

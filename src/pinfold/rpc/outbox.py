@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pinfold.env.api import Buffer
-from pinfold.rpc.frames import encode_frame
+from pinfold.rpc.frames import encode_frame, payload_sum
 from pinfold.rpc.limits import BATCH_HEAD_BYTES, BATCH_PAYLOAD_BYTES, JOIN_BYTES
 
 
@@ -31,10 +31,11 @@ class Outbox:
         self._queue.clear()
         self.size = 0
 
-    def take_frame(self, epoch: int, first: bytes = b"") -> list[Buffer]:
+    def take_frame(self, epoch: int, first: bytes = b"", *, summed: bool = False) -> list[Buffer]:
         """The buffers of one frame: as many messages as fit its soft limits, at least one.
 
-        `first` is a message put before them, unless what follows fills a frame alone.
+        `first` is a message put before them, unless what follows fills a frame alone. With
+        `summed` the payload has its checksum behind it.
         """
         queue = self._queue
         messages: list[bytes] = []
@@ -59,7 +60,11 @@ class Outbox:
         self.size -= head_length - len(first) + payload_length
         if first:
             messages.insert(0, first)
-        return _join_small(encode_frame(messages, payload_length, epoch), payloads)
+        summed = summed and payload_length > 0
+        frame = encode_frame(messages, payload_length, epoch, summed=summed)
+        if summed:
+            payloads.append(payload_sum(payloads))
+        return _join_small(frame, payloads)
 
 
 def _join_small(first: bytes, buffers: Sequence[Buffer]) -> list[Buffer]:

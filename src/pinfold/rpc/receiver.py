@@ -9,7 +9,15 @@ from typing import Final
 
 import numpy as np
 
-from pinfold.rpc.frames import HEADER, Header, Message, decode_head, decode_header
+from pinfold.rpc.frames import (
+    HEADER,
+    SUM_BYTES,
+    Header,
+    Message,
+    decode_head,
+    decode_header,
+    verified,
+)
 from pinfold.rpc.limits import (
     HANDSHAKE_BYTES,
     HEAD_BYTES,
@@ -49,6 +57,11 @@ class FrameReceiver:
         self._head_max = HEAD_BYTES
         self._payload_max = PAYLOAD_BYTES
 
+    @property
+    def in_head(self) -> bool:
+        """Whether a frame has begun whose lengths nothing has verified yet."""
+        return self._messages is None and (self._header is not None or self._end > 0)
+
     def buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._target is not None:
@@ -78,6 +91,8 @@ class FrameReceiver:
         assert self._messages is not None
         assert self._header is not None
         header = self._header
+        if header.summed:
+            payload = verified(payload)
         frames.append((self._messages, payload, header.epoch, header.head_length))
         self._messages = self._header = None
 
@@ -117,8 +132,9 @@ class FrameReceiver:
         if header.payload_length == 0:
             self._complete(frames, EMPTY)
             return start
-        start = self._fill(header.payload_length, start)
-        if self._filled == header.payload_length:
+        length = header.payload_length + (SUM_BYTES if header.summed else 0)
+        start = self._fill(length, start)
+        if self._filled == length:
             payload, self._target = self._target, None
             assert payload is not None
             self._complete(frames, payload)

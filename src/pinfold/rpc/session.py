@@ -15,8 +15,8 @@ from pinfold.model.errors import Invalid, PinfoldError, Unavailable
 from pinfold.model.limits import MIB
 from pinfold.rpc.frames import BEAT, Message, encode_message
 from pinfold.rpc.frames import Clock as ClockMessage
-from pinfold.rpc.handshake import Handshake, PeerIdentity, refusal
-from pinfold.rpc.limits import BEAT_S, HANDSHAKE_S, SILENCE_S
+from pinfold.rpc.handshake import PAYLOADS_SUMMED, Handshake, PeerIdentity, refusal
+from pinfold.rpc.limits import BEAT_S, HANDSHAKE_S, HEAD_S, SILENCE_S
 from pinfold.rpc.outbox import Outbox
 from pinfold.rpc.receiver import FrameReceiver
 
@@ -67,10 +67,13 @@ class Session(asyncio.BufferedProtocol):
         self._write_paused = False
         self._read_paused = False
         self._sent_at = self._heard_at = self._started_at = clock.monotonic()
+        self._in_head_since = self._started_at
+        """Of no meaning while no head is under way."""
         self._error: PinfoldError | None = None
         self._closing = False
         self.tells_clock = False
         """Whether every frame begins by saying when it left."""
+        self._sums_payloads = False
 
     @property
     def queued_bytes(self) -> int:
@@ -90,7 +93,7 @@ class Session(asyncio.BufferedProtocol):
             return
         self._read_paused = not reading
         if reading:
-            self._heard_at = self._clock.monotonic()
+            self._heard_at = self._in_head_since = self._clock.monotonic()
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
@@ -111,12 +114,16 @@ class Session(asyncio.BufferedProtocol):
     def tick(self, now: float, stalled_s: float) -> None:
         """Beat when quiet, give the peer up when it is. `stalled_s`: this process slept so long."""
         self._heard_at += stalled_s
+        self._in_head_since += stalled_s
         if self._handshake is not None:
             if now - self._started_at > HANDSHAKE_S:
                 self.fail(Unavailable("the handshake did not end in time"))
             return
-        if not self._read_paused and now - self._heard_at > SILENCE_S:
+        reading = not self._read_paused
+        if reading and now - self._heard_at > SILENCE_S:
             self.fail(Unavailable(f"nothing heard for {now - self._heard_at:.1f} s"))
+        elif reading and self._receiver.in_head and now - self._in_head_since > HEAD_S:
+            self.fail(Unavailable(f"a head that does not end for {HEAD_S:.0f} s"))
         elif now - self._sent_at >= BEAT_S and not self._write_paused:
             self.send(BEAT)
 
@@ -144,7 +151,10 @@ class Session(asyncio.BufferedProtocol):
             return
         self._heard_at = self._clock.monotonic()
         try:
-            for messages, payload, epoch, head_length in self._receiver.received(nbytes):
+            frames = self._receiver.received(nbytes)
+            if frames or not self._receiver.in_head:
+                self._in_head_since = self._heard_at
+            for messages, payload, epoch, head_length in frames:
                 if self._handshake is None:
                     self._owner.received(messages, payload, epoch, head_length)
                 else:
@@ -184,7 +194,7 @@ class Session(asyncio.BufferedProtocol):
         now = self._clock.monotonic()
         first = encode_message((_CLOCK, int(now * 1000))) if self.tells_clock else b""
         while self._outbox and not self._write_paused:
-            buffers = self._outbox.take_frame(self._epoch(), first)
+            buffers = self._outbox.take_frame(self._epoch(), first, summed=self._sums_payloads)
             if len(buffers) == 1:
                 transport.write(buffers[0])
             else:
@@ -203,6 +213,7 @@ class Session(asyncio.BufferedProtocol):
             if handshake.peer is not None:
                 self._handshake = None
                 self._receiver.trust()
+                self._sums_payloads = handshake.peer.protocol >= PAYLOADS_SUMMED
                 self._owner.established(self, handshake.peer)
 
     def _reject(self, error: Invalid) -> None:

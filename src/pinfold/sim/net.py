@@ -37,6 +37,8 @@ class NetFaults:
     spike_s: float = 0.2
     reset_chance: float = 0.0
     """That a delivery finds its connection reset instead."""
+    corrupt_chance: float = 0.0
+    """That a bit of a delivery is another on its arrival, with nothing below that notices."""
     ghost_chance: float = 0.0
     """That a connect is seen twice by the listener: the second one never says anything."""
 
@@ -130,6 +132,15 @@ class SimNet:
         if faults.spike_chance and self.rng.random() < faults.spike_chance:
             latency += faults.spike_s
         return latency
+
+    def corrupted(self, piece: bytes) -> bytes:
+        """A delivery as it arrives: now and then with a bit flipped."""
+        chance = self.faults.corrupt_chance
+        if not chance or not piece or self.rng.random() >= chance:
+            return piece
+        changed = bytearray(piece)
+        changed[self.rng.randrange(len(piece))] ^= 1 << self.rng.randrange(8)
+        return bytes(changed)
 
     # connections
 

@@ -70,6 +70,7 @@ FAULT_RATES: Final = {
     "strike-volumes": (0.2, 1.0),
     "strike-logs": (0.2, 1.0),
     "wrong-day": (0.5, 2.5),
+    "corrupt-net": (0.3, 2.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -91,6 +92,7 @@ _DRAWN_APART: Final = {
     "strike-volumes": 0.35,
     "strike-logs": 0.2,
     "wrong-day": 0.2,
+    "corrupt-net": 0.25,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 
@@ -112,6 +114,7 @@ _FAR_REACHING: Final = (
     "lost-answers",
     "forgotten-vote",
     "stutter",
+    "corrupt-net",
 )
 """Faults of more than one node."""
 

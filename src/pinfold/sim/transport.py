@@ -194,7 +194,7 @@ class SimTransport(asyncio.Transport):
             return
         arrival = max(net.loop.now + net.latency(), self._last_arrival)
         self._last_arrival = arrival
-        self._transit.append(piece)
+        self._transit.append(net.corrupted(piece))
         self._peer._after(arrival - net.loop.now, self._peer._arrive)
 
     def resume_delivery(self) -> None:

@@ -17,6 +17,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "isolate": network.isolate,
     "reset": network.reset,
     "slow-net": network.slow,
+    "corrupt-net": network.corrupt,
     "slow-disk": disks.slow,
     "failing-flush": disks.fail_flush,
     "io-error": disks.fail_io,

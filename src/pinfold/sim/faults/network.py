@@ -56,6 +56,16 @@ async def reset(stage: Stage) -> None:
     stage.account.tell("net", f"reset {one} - {other}")
 
 
+async def corrupt(stage: Stage) -> None:
+    """Bits flip on the way, and nothing below notices."""
+    faults = stage.world.net.faults
+    faults.corrupt_chance = stage.rng.choice((0.001, 0.01))
+    stage.account.tell("net", f"flips bits: {faults.corrupt_chance}")
+    await stage.wait(0.5, 3.0)
+    faults.corrupt_chance = 0.0
+    stage.account.tell("net", "flips no bits")
+
+
 async def slow(stage: Stage) -> None:
     """Deliveries take longer, some far longer; connections break and are dialled twice."""
     faults, rng = stage.world.net.faults, stage.rng
