@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from pinfold.cluster.api import BlobRef, Row
 from pinfold.cluster.groups.configuration import GENERATION_SHIFT, Configuration
 from pinfold.cluster.groups.entries import (
@@ -21,6 +23,9 @@ from pinfold.cluster.groups.messages import Standing, Voted, encode_voted
 from pinfold.cluster.map import DeviceEntry
 from pinfold.device.api import Entry, LogState
 from pinfold.model.ids import BlobId, DeviceId, DeviceUuid, GroupId
+from pinfold.objects import keys
+from pinfold.objects.records import BoundRecord, BucketRecord, SplitRecord, encode
+from pinfold.objects.shards import bound_row
 from pinfold.sim.account import Account
 from pinfold.sim.audit.agreement import Agreement, Member
 from pinfold.sim.audit.auditor import Auditor
@@ -226,6 +231,27 @@ def test_a_change_that_was_sent_before_is_refused_by_an_entry():
     assert not bench.accused
     bench.effects.refused_again(b"p" * 16)
     assert "was sent before, and no entry refuses it" in bench.accused[0]
+
+
+def bucket(life, split=None):
+    record = BucketRecord("o", 0, "r", "private", life, split)
+    return keys.bucket_key(b"bucket"), encode_row(Row(encode(record)))
+
+
+def test_a_split_ends_once_it_is_closed():
+    bench = Bench()
+    parent, child = b"p" * 16, b"c" * 16
+    split = SplitRecord(parent, b"", child, b"m", 5)
+    closed = encode_row(bound_row(parent, BoundRecord(closed=child)))
+    bench.commit(1, bucket(parent, split))
+    bench.commit(2, (keys.bound_key(parent), closed))
+    bench.commit(3, bucket(parent))
+    bench.commit(4, bucket(parent, msgspec.structs.replace(split, child=b"d" * 16)))
+    bench.commit(5, bucket(b"l" * 16))
+    assert not bench.accused
+    bench.commit(6, bucket(parent, msgspec.structs.replace(split, child=b"e" * 16)))
+    bench.commit(7, bucket(parent))
+    assert "ends and is not closed" in bench.accused[0]
 
 
 def naming(*blobs):

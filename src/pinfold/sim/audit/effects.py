@@ -22,6 +22,7 @@ from pinfold.cluster.groups.entries import (
 )
 from pinfold.cluster.groups.ledger import CLOCKS_AGREE_MS
 from pinfold.model.ids import BlobId, GroupId
+from pinfold.sim.audit.splits import Splits
 
 _DRIFT: Final = 0.9
 """Clocks of nodes run by some hundredths more slowly or faster than the world's."""
@@ -41,6 +42,7 @@ class Effects:
         """What most clocks show, in Unix seconds; None: that is not looked at."""
         self.unjudged = False
         """An operator has forced members: what was committed may be lost."""
+        self._splits = Splits(self._say)
         self._made: dict[bytes, int] = {}
         """By op id, the version of a change made."""
         self._refused: dict[bytes, str] = {}
@@ -61,9 +63,7 @@ class Effects:
         named: list[tuple[tuple[GroupId, bytes], frozenset[bytes]]] = []
         for key, value in writes:
             if key[:1] != RESERVED:
-                blobs = frozenset(
-                    blob.id for blob in (decode_row(value).blobs if value is not None else ())
-                )
+                blobs = self._note_row(key, value)
                 if blobs or (group, key) in self._rows:
                     named.append(((group, key), blobs))
             elif value is not None and RESULTS_RANGE[0] <= key < RESULTS_RANGE[1]:
@@ -72,6 +72,15 @@ class Effects:
                 self._dropped.update((blob.id, self._now()) for blob in decode_free(value))
         for row, blobs in named:
             self._note_names(row, blobs)
+
+    def _note_row(self, key: bytes, value: bytes | None) -> frozenset[bytes]:
+        """The blobs that it names."""
+        if value is None:
+            self._splits.deleted(key)
+            return frozenset()
+        row = decode_row(value)
+        self._splits.wrote(key, row)
+        return frozenset(blob.id for blob in row.blobs)
 
     def _note_results(self, key: bytes, value: bytes) -> None:
         results = decode_results(value)
