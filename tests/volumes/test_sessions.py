@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from pinfold.model.errors import Fenced, NotFound, PinfoldError
+from pinfold.cluster.api import Change, Changed
+from pinfold.model.errors import Fenced, NotFound, PinfoldError, Unavailable
 from pinfold.model.limits import BLOCK_BYTES
 from tests.volumes.world import NAME, Client, World, pattern, play
 
@@ -105,6 +106,34 @@ def test_closing_waits_for_a_session_that_is_ending() -> None:
         gateway.sessions.detach(gateway)
         await asyncio.sleep(world.settings.linger_s)
         await gateway.sessions.close()
+        row = await world.row()
+        assert row.holder is None
+        for device in world.devices:
+            assert not device.extents.dirty(row.id)
+
+    play(story)
+
+
+def test_nothing_is_begun_while_a_volume_is_being_given_back() -> None:
+    """The row would say that all is flushed, of a write that was answered meanwhile."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        client = Client(gateway.session)
+        await client.write(0, pattern(1))
+        change = world.rows.change
+
+        async def change_slowly(place: bytes, wanted: Change) -> Changed:
+            await asyncio.sleep(1)
+            return await change(place, wanted)
+
+        world.rows.change = change_slowly  # type: ignore[method-assign]
+        deadline = world.env.clock.monotonic() + 10
+        async with asyncio.TaskGroup() as group:
+            group.create_task(gateway.session.close(deadline=deadline))
+            await asyncio.sleep(0.5)
+            with pytest.raises(Unavailable):
+                await client.write(0, pattern(2))
         row = await world.row()
         assert row.holder is None
         for device in world.devices:

@@ -57,6 +57,8 @@ class Sequencer:
             lane.last = first_sequence
         self.epoch = epoch
         self.serving = False
+        self.resting = False
+        """The volume is being given back: nothing is begun any more."""
         self.unsettled: set[int] = set()
         """Extents that must be made equal on all members before they are served."""
         self._routes = Routes(lanes, place, min_in_sync)
@@ -106,7 +108,8 @@ class Sequencer:
             self._answer()
 
     def _begin(self) -> None:
-        if (self._waiting or self._patches.freed) and self.serving and self._wire.trusted():
+        may_begin = self.serving and not self.resting and self._wire.trusted()
+        if may_begin and (self._waiting or self._patches.freed):
             waiting, self._waiting = self._waiting, []
             held = self._waiting
             while not self._crowded and (io := self._patches.follower()) is not None:

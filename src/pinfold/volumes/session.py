@@ -155,16 +155,17 @@ class Session:
     async def _settle_down(self, sequencer: Sequencer, members: Members) -> None:
         while not members.settling.done:
             await self._changed.wait()
-        sequencer.flush()
-        while not sequencer.idle:
-            await self._changed.wait()
+        while not sequencer.resting:
             sequencer.flush()
-        for lane in sequencer.lanes.values():
-            if lane.standing is Standing.LIVE and sequencer.stable > lane.stable:
-                await self._client.stable(
-                    members.address(lane), sequencer.stable, deadline=self._deadline()
-                )
-        sequencer.serving = False
+            while not sequencer.idle:
+                await self._changed.wait()
+                sequencer.flush()
+            for lane in sequencer.lanes.values():
+                if lane.standing is Standing.LIVE and sequencer.stable > lane.stable:
+                    await self._client.stable(
+                        members.address(lane), sequencer.stable, deadline=self._deadline()
+                    )
+            sequencer.resting = sequencer.idle  # unless more was begun while members were told
         live = [lane for lane in sequencer.lanes.values() if lane.standing is Standing.LIVE]
         await self._lease.release({lane.device: lane.boot for lane in live})
 
