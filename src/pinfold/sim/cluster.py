@@ -215,6 +215,7 @@ class SimCluster:
         self.gateways.pop(name, None)
         if name in self.plan.front:
             self.recorder.died(self.life(name))
+            self.auditor.volumes.died(name)
         else:
             for device in self.map.devices_of(NodeName(name)) if self._map else ():
                 self.recorder.died(str(device.id), power=power)

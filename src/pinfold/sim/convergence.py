@@ -19,6 +19,7 @@ from pinfold.sim.inspection import (
     group_status,
     inspect_groups,
     inspect_volume,
+    owed_to,
     rotten_rows,
     rows_of,
     unnamed_extents,
@@ -41,6 +42,9 @@ _REST_S: Final = 0.03
 
 _READ_S: Final = 10.0
 """Patience of a read that takes a volume over."""
+
+_AT_REST_CHANCE: Final = 0.3
+"""How likely nobody holds any volume when everything ends."""
 
 _LEFT_ALONE_CHANCE: Final = 0.4
 """How likely nobody holds a volume while it is made whole."""
@@ -76,8 +80,17 @@ async def converge(bench: Bench, stage: Stage) -> None:
 
 
 async def reopen(bench: Bench) -> None:
-    """Cut everybody's power with all at rest; look at every device, and have it opened again."""
+    """Cut everybody's power with all at rest; look at every device, and have it opened again.
+
+    Where nobody holds a volume then, somebody has to look after it.
+    """
     cluster = bench.cluster
+    at_rest = bench.rng("volumes at rest").random() < _AT_REST_CHANCE
+    for volume in bench.volumes if at_rest else ():
+        for gateway in bench.plan.front:
+            await release(bench, CLIENT, gateway, volume)
+    if at_rest:
+        await _until(bench, lambda: volumes_not_tended(bench))
     for name in cluster.names:
         cluster.crash(name)
     for device in cluster.map.devices:
@@ -90,6 +103,8 @@ async def reopen(bench: Bench) -> None:
         cluster.start(name)
     await _until(bench, lambda: missing_processes(cluster))
     await _until(bench, lambda: missing_devices(cluster))
+    if at_rest:
+        await _until(bench, lambda: volumes_not_tended(bench))
 
 
 async def _volume_at_rest(bench: Bench, volume: str) -> Inspection:
@@ -215,4 +230,13 @@ def _out_of_sync(bench: Bench, volume: str) -> list[str]:
     return [
         f"{volume}: device {device} is out of sync"
         for device in volume_row(bench.cluster, volume).out
+    ]
+
+
+def volumes_not_tended(bench: Bench) -> list[str]:
+    """Volumes that somebody still has to look after, though no client has one."""
+    return [
+        f"{volume}: {what}"
+        for volume in bench.volumes
+        for what in owed_to(bench.cluster, volume_row(bench.cluster, volume))
     ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pinfold.env.api import Buffer
 from pinfold.model.errors import PinfoldError, Unavailable
+from pinfold.sim.audit.volumes import VolumeAudit
 from pinfold.volumes.io import Io
 from pinfold.volumes.row import Told
 from pinfold.volumes.session import Session
@@ -29,12 +30,14 @@ class _Connection:
         """Have a request done; the answer."""
         assert self.session is not None
         self._waiting[io] = answer = asyncio.get_running_loop().create_future()
+        self._guests.audit.began(self._guests.gateway, self.key[1], io)
         self.session.submit([io])
         return answer
 
     def finished(self, ios: list[Io]) -> None:
         """See `Owner`."""
         for io in ios:
+            self._guests.audit.ended(io)
             answer = self._waiting.pop(io, None)
             if answer is not None and not answer.done():
                 answer.set_result(io)
@@ -54,8 +57,10 @@ class _Connection:
 class Guests:
     """Every connection of one process."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, gateway: str, audit: VolumeAudit) -> None:
         self._sessions = sessions
+        self.gateway = gateway
+        self.audit = audit
         self._connections: dict[tuple[str, str], _Connection] = {}
 
     async def do(

@@ -155,6 +155,27 @@ def volume_row(cluster: SimCluster, name: str) -> VolumeRow:
     return next(decode_volume(row.body) for key, row in rows_of(cluster) if key == key_of(name))
 
 
+def owed_to(cluster: SimCluster, row: VolumeRow) -> list[str]:
+    """What is left to be done for a volume that no client has, as its row and its devices say."""
+    if row.holder is not None:
+        return [f"{row.holder} has it"]
+    devices = dict(_devices(cluster))
+    owed = [f"device {device} is out of sync" for device in row.out]
+    owed += [f"what token {token} left is not settled" for token in row.trust]
+    owed += [f"{row.cut} is cut off and not zeroed"] if row.cut[0] < row.cut[1] else []
+    owed += [
+        f"device {device} was last seen at boot {boot}"
+        for device, boot in row.seen.items()
+        if device in devices and devices[DeviceId(device)].boot != boot
+    ]
+    owed += [
+        f"device {device} has dirty extents"
+        for device, store in devices.items()
+        if not owed and _present(store, VolumeId(row.id), Token(row.token), dirty=True)
+    ]
+    return owed
+
+
 def unnamed_extents(cluster: SimCluster) -> list[str]:
     """Extents on devices of volumes that no row names."""
     prefix = key_of("")[:1]
@@ -167,10 +188,10 @@ def unnamed_extents(cluster: SimCluster) -> list[str]:
     ]
 
 
-def _present(store: Device, volume: VolumeId, token: Token) -> list[int]:
+def _present(store: Device, volume: VolumeId, token: Token, *, dirty: bool = False) -> list[int]:
     try:
         return [
-            mark.extent for mark in store.extents.marks(volume, token, -1, 1 << 20, dirty=False)
+            mark.extent for mark in store.extents.marks(volume, token, -1, 1 << 20, dirty=dirty)
         ]
     except PinfoldError:
         return []  # it has no claim of this holder, so nothing was ever asked of it

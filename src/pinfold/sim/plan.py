@@ -96,6 +96,12 @@ _DRAWN_APART: Final = {
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 
+_DISKS_CHANCE: Final = 0.2
+"""How likely a run is about volumes: all else is quiet, and members and holders break often."""
+
+_OF_DISKS: Final = ("power-loss", "crash", "power-cut", "slow-net", "reset", "slow-disk", "blink")
+"""Faults that such a run may have besides."""
+
 _RIVALS_CHANCE: Final = 0.25
 """How likely two gateways contend for a volume; its other clients stay away then."""
 
@@ -244,6 +250,8 @@ def make_plan(seed: int) -> Plan:
         plan = _with_changing_owners(plan)
     if plan.focus in ("uploads", "overwrites"):
         plan = dataclasses.replace(plan, names=1, buckets=1, object_clients=3)
+    if random.Random(f"{seed}/disks").random() < _DISKS_CHANCE:
+        plan = _about_disks(plan)
     return _with_short_journals(plan) if "lost-memory" in plan.faults else plan
 
 
@@ -289,6 +297,22 @@ def _with_short_days(plan: Plan) -> Plan:
         settings=msgspec.structs.replace(plan.settings, care=care),
         limits=dataclasses.replace(plan.limits, name_within_ms=1500),
         faults={name: pause for name, pause in plan.faults.items() if name not in _OF_CLOCKS},
+    )
+
+
+def _about_disks(plan: Plan) -> Plan:
+    """Two busy clients of volumes, or rivals, and whoever makes and deletes them."""
+    rng = random.Random(f"{plan.seed}/about disks")
+    faults = {name: pause for name, pause in plan.faults.items() if name in _OF_DISKS}
+    faults["strike-volumes"] = rng.uniform(0.2, 0.8)
+    return dataclasses.replace(
+        plan,
+        faults=faults,
+        object_clients=1,
+        watched=False,
+        volume_clients=2,
+        depth=rng.choice((2, 6)),
+        rivals=rng.random() < 0.5,
     )
 
 

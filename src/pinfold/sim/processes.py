@@ -127,12 +127,14 @@ async def run_gateway(
         settings=recipe.settings.volumes,
         on_error=lambda error: context.log.error("background failure", exc_info=error),
     )
+    audit = recipe.auditor.volumes
+    audit.place = clients.extent_placement.members
     return GatewayProcess(
         context=context,
         clients=clients,
         s3=s3,
         sessions=sessions,
-        guests=Guests(sessions),
+        guests=Guests(sessions, name, audit),
     )
 
 

@@ -17,8 +17,9 @@ from pinfold.sim.audit.agreement import RULE, Agreement, Member
 from pinfold.sim.audit.blobs import BlobLedger, Blobs
 from pinfold.sim.audit.effects import Effects
 from pinfold.sim.audit.extents import ExtentLedger, Extents
-from pinfold.sim.audit.log import Log, LogLedger
+from pinfold.sim.audit.log import Applied, Log, LogLedger
 from pinfold.sim.audit.rows import RowLedger, Rows
+from pinfold.sim.audit.volumes import VolumeAudit
 from pinfold.sim.events import Events
 
 Tell = Callable[[str], None]
@@ -28,6 +29,8 @@ _RULE: Final = "a device's word"
 
 _COPIES_MIN: Final = 2
 """On so many nodes a blob is before anybody is told so: the policy's quorum."""
+
+_VOLUMES_RULE: Final = "a holder's word"
 
 
 @dataclass(slots=True)
@@ -79,6 +82,11 @@ class Auditor:
         self.devices: tuple[DeviceEntry, ...] = ()
         """Of the cluster, once it has been made."""
         self._ledgers: dict[bytes, Ledger] = {}
+        self.volumes = VolumeAudit(
+            lambda what: account.violated(_VOLUMES_RULE, what),
+            account.now,
+            lambda uuid: self.of(uuid).extents,
+        )
 
     def know(self, devices: tuple[DeviceEntry, ...]) -> None:
         """The cluster has these devices."""
@@ -129,9 +137,11 @@ class Auditor:
         ledger.rows.compare(inner.log, inner.rows, accuse)
         await ledger.blobs.compare(inner.blobs, accuse)
         await ledger.extents.compare(inner.extents, accuse)
+        ledger.extents.opened(inner.boot)
         self._events.tell("device opened", node)
         member = Member(self.agreement, bytes(inner.uuid), inner.log, inner.rows)
-        audited = _Audited(inner, ledger, member, self.effects, accuse, self._tell_of(node))
+        tell = self._tell_of(node)
+        audited = _Audited(inner, ledger, member, self.effects, accuse, tell, self.volumes.row)
         return cast(api.Device, audited)
 
     def _tell_of(self, node: str) -> Tell:
@@ -150,9 +160,10 @@ class _Audited:
         effects: Effects,
         accuse: Callable[[str], None],
         tell: Tell,
+        applied: Applied,
     ) -> None:
         self._inner = inner
-        self.log = Log(inner.log, ledger.log, ledger.rows, member, tell)
+        self.log = Log(inner.log, ledger.log, ledger.rows, member, tell, applied)
         self.rows = Rows(inner.rows, inner.log, ledger.rows, accuse)
         self.blobs = Blobs(inner.blobs, ledger.blobs, effects, accuse, tell)
         self.extents = Extents(inner.extents, ledger.extents, accuse, tell)

@@ -5,25 +5,19 @@ the newest; after a crash any of them may be left, and nothing else.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from pinfold.device.api import Claim, ExtentOp, ExtentStore, Mark
+from pinfold.device.api import Claim, ExtentOp, ExtentStore
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Corrupt, Fenced
+from pinfold.model.errors import Corrupt
 from pinfold.model.ids import Token, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
-
-_EVERYTHING: Final = 1 << 30
-
-_RUN: Final = 64
-"""Blocks read at once."""
+from pinfold.sim.audit.asking import EVERYTHING, Place, dirty_marks, read_run, runs_of, token_of
+from pinfold.sim.audit.cells import TOLD_BYTES
 
 _ZEROES: Final = bytes(BLOCK_BYTES)
-
-_Place = tuple[int, int]
-"""Extent and block within it."""
 
 
 class _Version(NamedTuple):
@@ -43,7 +37,9 @@ class _Mark(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Volume:
+class VolumeLedger:
+    """Of one volume on one device."""
+
     token: int = 0
     """Highest acknowledged."""
     asked: list[int] = field(default_factory=list)
@@ -54,10 +50,12 @@ class _Volume:
     """Writes up to here were."""
     written_turn: int = 0
     """Writes up to here were answered: they survive a kill."""
+    opened_turn: int = 0
+    """Writes up to here came before the device was opened last."""
     base: bytes | None = _ZEROES
     """What blocks hold that nobody was seen to write."""
-    blocks: dict[_Place, list[_Version]] = field(default_factory=dict)
-    open: dict[_Place, None] = field(default_factory=dict)
+    blocks: dict[Place, list[_Version]] = field(default_factory=dict)
+    open: dict[Place, None] = field(default_factory=dict)
     """Blocks with more than one version."""
     marks: dict[int, list[_Mark]] = field(default_factory=dict)
     """By extent: the newest flushed mark that was not declared stable, and newer ones."""
@@ -69,10 +67,35 @@ class _Volume:
     """How often nothing was left."""
     reads: int = 0
     """Reads under way."""
-    past: dict[_Place, list[_Version]] = field(default_factory=dict)
+    past: dict[Place, list[_Version]] = field(default_factory=dict)
     """Versions that a flush made old since the first of these began: it may have seen them."""
 
-    def write(self, place: _Place, piece: bytes, low: int) -> None:
+    def newest(self, at: tuple[int, int]) -> bytes | None:
+        """How what lies at an offset of an extent began when it was taken last; None: not known."""
+        return self._content(at, self.written_turn)
+
+    def durable(self, at: tuple[int, int]) -> bytes | None:
+        """The same, of what was flushed last."""
+        return self._content(at, 0)
+
+    def born_again(self, at: tuple[int, int]) -> bool:
+        """Whether it was taken since the device was opened last."""
+        versions = self.blocks.get((at[0], at[1] // BLOCK_BYTES), ())
+        return any(self.opened_turn < one.turn <= self.written_turn for one in versions)
+
+    def _content(self, at: tuple[int, int], turn: int) -> bytes | None:
+        block, low = divmod(at[1], BLOCK_BYTES)
+        versions = self.blocks.get((at[0], block))
+        if versions is None:
+            content = self.base
+        else:
+            content = next(
+                (one for one in reversed(versions[1:]) if one.turn <= turn), versions[0]
+            ).content
+        return None if content is None else content[low : low + TOLD_BYTES]
+
+    def write(self, place: Place, piece: bytes, low: int) -> None:
+        """Something was sent for a block, from there on in it."""
         versions = self.blocks.setdefault(place, [_Version(0, self.base)])
         before, content = versions[-1].content, None
         if len(piece) == BLOCK_BYTES:
@@ -106,7 +129,7 @@ class _Volume:
             while len(marks) > 1 and marks[1].turn <= turn:
                 del marks[0]
 
-    def seen_since(self, place: _Place, turn: int) -> Iterator[_Version]:
+    def seen_since(self, place: Place, turn: int) -> Iterator[_Version]:
         """What a read that began then may have found of a block since."""
         for version in (*self.past.get(place, ()), *self.blocks.get(place, ())):
             if version.turn > turn:
@@ -118,7 +141,7 @@ class _Volume:
         if not self.reads:
             self.past.clear()
 
-    def left(self, place: _Place, content: bytes, *, killed: bool) -> bool:
+    def left(self, place: Place, content: bytes, *, killed: bool) -> bool:
         """A crash, or only a kill, has left this of a block; whether that may be."""
         versions = self.blocks[place]
         least = 0
@@ -158,15 +181,23 @@ class ExtentLedger:
     """Of one device, by volume."""
 
     def __init__(self) -> None:
-        self.volumes: dict[VolumeId, _Volume] = {}
+        self.volumes: dict[VolumeId, VolumeLedger] = {}
+        self.boot = 0
+        """At which the device was opened last."""
         self.power_lost = False
         """Whether the device has lost power since it was last compared."""
         self.rotten = False
         """Whether some of its bytes were changed on purpose: they may fail, but not lie."""
 
-    def volume(self, volume: VolumeId) -> _Volume:
+    def volume(self, volume: VolumeId) -> VolumeLedger:
         """What is known of a volume."""
-        return self.volumes.setdefault(volume, _Volume())
+        return self.volumes.setdefault(volume, VolumeLedger())
+
+    def opened(self, boot: int) -> None:
+        """The device begins to serve."""
+        self.boot = boot
+        for known in self.volumes.values():
+            known.opened_turn = known.turn
 
     def forget_extents(self) -> None:
         """A fault took all extents and marks; tokens must still be known."""
@@ -176,7 +207,7 @@ class ExtentLedger:
 
     async def compare(self, extents: ExtentStore, accuse: Callable[[str], None]) -> None:
         """Accuse the device of what it has forgotten."""
-        present = set(extents.volumes(b"", _EVERYTHING))
+        present = set(extents.volumes(b"", EVERYTHING))
         for volume, known in self.volumes.items():
             known.reads = 0
             known.past.clear()
@@ -194,17 +225,17 @@ class ExtentLedger:
     async def _compare(
         self,
         volume: VolumeId,
-        known: _Volume,
+        known: VolumeLedger,
         extents: ExtentStore,
         accuse: Callable[[str], None],
     ) -> None:
-        token = _token(extents, volume, [known.token, *known.asked])
+        token = token_of(extents, volume, [known.token, *known.asked])
         if token is None:
             accuse(f"volume {volume.hex()}: token {known.token} is forgotten")
             return
         known.token, known.asked = token, []
         known.lose_marks()
-        dirty = {mark.extent: mark for mark in _marks(extents, volume, token)}
+        dirty = {mark.extent: mark for mark in dirty_marks(extents, volume, token)}
         for extent, marks in known.marks.items():
             expected, found = marks[-1], dirty.get(extent)
             if found is None or found.epoch < expected.epoch or not found.token >= expected.token:
@@ -212,8 +243,8 @@ class ExtentLedger:
                 break
         if known.lost:
             return
-        for run in _runs(known.blocks):
-            contents = await _read(extents, volume, token, run)
+        for run in runs_of(known.blocks):
+            contents = await read_run(extents, volume, token, run)
             if len(contents) < len(run) and not self.rotten:
                 accuse(f"volume {volume.hex()}: one of the blocks {run} has rotted by itself")
                 return
@@ -223,52 +254,6 @@ class ExtentLedger:
                         f"volume {volume.hex()}: block {place} is nothing that was written there"
                     )
                     return
-
-
-def _runs(places: Iterable[_Place]) -> Iterator[list[_Place]]:
-    """Blocks that are neighbours."""
-    run: list[_Place] = []
-    for extent, block in sorted(places):
-        if run and (len(run) == _RUN or run[-1] != (extent, block - 1)):
-            yield run
-            run = []
-        run.append((extent, block))
-    if run:
-        yield run
-
-
-def _token(extents: ExtentStore, volume: VolumeId, tokens: Sequence[int]) -> Token | None:
-    """Which of these a device knows as the highest: it refuses all others."""
-    for token in map(Token, tokens):
-        try:
-            _marks(extents, volume, token)
-        except Fenced:
-            continue
-        return token
-    return None
-
-
-def _marks(extents: ExtentStore, volume: VolumeId, token: Token) -> list[Mark]:
-    """The dirty ones."""
-    return extents.marks(volume, token, -1, _EVERYTHING, dirty=True)
-
-
-async def _read(
-    extents: ExtentStore, volume: VolumeId, token: Token, run: Sequence[_Place]
-) -> dict[_Place, bytes]:
-    """Blocks that are neighbours, without those that fail verification."""
-    extent, block = run[0]
-    try:
-        found = extents.read(volume, token, [(extent, block * BLOCK_BYTES, len(run) * BLOCK_BYTES)])
-        content = b"".join(await found if isinstance(found, asyncio.Future) else found)
-    except Corrupt:
-        if len(run) == 1:
-            return {}
-        singly = [await _read(extents, volume, token, [place]) for place in run]
-        return {place: content for one in singly for place, content in one.items()}
-    return {
-        place: content[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES] for at, place in enumerate(run)
-    }
 
 
 class Extents:
@@ -393,7 +378,11 @@ class Extents:
         return found
 
     def _judge(
-        self, volume: VolumeId, known: _Volume, asked: Sequence["_Asked"], found: Sequence[Buffer]
+        self,
+        volume: VolumeId,
+        known: VolumeLedger,
+        asked: Sequence["_Asked"],
+        found: Sequence[Buffer],
     ) -> None:
         """Each block must be as it was at the time of the call, or later."""
         content = b"".join(found)
@@ -445,11 +434,11 @@ class Extents:
         return future
 
 
-_Asked = tuple[_Place, int, int, int, _Version]
+_Asked = tuple[Place, int, int, int, _Version]
 """A block, first byte and end in it, offset in what is read, and its newest version."""
 
 
-def _asked(known: _Volume, spans: Sequence[tuple[int, int, int]]) -> Iterator[_Asked]:
+def _asked(known: VolumeLedger, spans: Sequence[tuple[int, int, int]]) -> Iterator[_Asked]:
     """The blocks of a read that somebody was seen to write."""
     position = 0
     for extent, offset, length in spans:

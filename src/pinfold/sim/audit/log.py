@@ -116,6 +116,10 @@ def _compare(group: GroupId, known: _Group, log: LogStore, accuse: Callable[[str
     known.installed = min(known.installed, state.last_op)
 
 
+Applied = Callable[[bytes, bytes | None], None]
+"""Takes a row that was agreed on, and what it is now."""
+
+
 class Log:
     """A `LogStore` that notes."""
 
@@ -126,12 +130,14 @@ class Log:
         rows: RowLedger,
         member: Member,
         tell: Callable[[str], None],
+        applied: Applied,
     ) -> None:
         self._inner = inner
         self._ledger = ledger
         self._rows = rows
         self._member = member
         self._tell = tell
+        self._applied = applied
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -197,6 +203,8 @@ class Log:
         self._inner.apply(group, op, writes)
         self._rows.wrote(group, op, writes)
         self._member.applied(group, op, writes)
+        for key, value in writes:
+            self._applied(key, value)
 
     def trim(self, group: GroupId, before_op: int) -> None:
         """See `LogStore.trim`."""

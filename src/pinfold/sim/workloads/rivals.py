@@ -1,18 +1,22 @@
 """Two gateways and one volume: each writes as if the volume were its own.
 
 What ordinary clients do to each other once in a while, on purpose and at close quarters: a volume
-is taken by force from a holder with requests on their way, and it is taken from a holder that has
-gone on without one of the members.
+is taken from a holder with requests on their way, from one that has gone on without a member, and
+from one that ends together with a member, or with a write that only one has.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Final
 
 from pinfold.cluster.map import METADATA
+from pinfold.model.errors import PinfoldError
 from pinfold.model.ids import VolumeId
 from pinfold.model.limits import EXTENT_BYTES
+from pinfold.sim.cluster import Down, ProcessDied
+from pinfold.sim.events import Event
 from pinfold.sim.inspection import group_status, volume_row
 from pinfold.sim.plan import BLOCK
 from pinfold.sim.processes import GatewayProcess
@@ -31,11 +35,31 @@ _LATE: Final = 2
 _ARRIVES_S: Final = 0.02
 """In this time what is not kept back has arrived, mostly."""
 
+_READ_S: Final = 0.1
+"""Between two reads of one that may have lost the volume."""
+
+_READS: Final = 20
+
+_AT_ONCE: Final = 4
+"""Writes by which a member falls behind that does not hear of them."""
+
+_FALLS_BEHIND: Final = 0.5
+"""How likely it does not."""
+
+_COMES_BACK: Final = 25
+"""Looks at a member until it should be back."""
+
+_FLUSHES: Final = 15
+"""Some before all is settled, some after."""
+
 _QUIET_S: Final = 0.3
 """In this time an idle volume's members are told that all is flushed."""
 
 _PATIENCE_S: Final = 2.0
 """A side whose request takes longer has lost: this is enough to put a silent member out."""
+
+_TAKES_OVER_S: Final = 8.0
+"""Longer than it takes until a silent holder has lost the volume."""
 
 
 async def rivals(bench: Bench, client: str) -> None:
@@ -45,9 +69,13 @@ async def rivals(bench: Bench, client: str) -> None:
     while not bench.stopping:
         await asyncio.sleep(rng.expovariate(1 / _PAUSE_S))
         contest = _Contest(bench, client, rng, place)
-        bench.account.count("contest")
-        kinds = (contest.by_force, contest.unheard, contest.behind_a_member)
-        await rng.choice(kinds)()
+        kinds = [contest.by_force, contest.unheard, contest.behind_a_member]
+        kinds += [contest.coming_back, contest.late_confirmation]
+        if not bench.plan.calm:
+            kinds += [contest.dying_with_a_member, contest.known_to_one]
+        kind = rng.choice(kinds)
+        bench.account.count(f"contest {kind.__name__}")
+        await kind()
 
 
 def _placement(bench: Bench) -> Callable[[str, int], list[str]]:
@@ -143,9 +171,111 @@ class _Contest:
             self._mend(self._one, away)
         await self._read_of_all(self._other)
 
+    async def coming_back(self) -> None:
+        """A member that was put out comes back, slowly, while the first goes on writing."""
+        if not await self._take(self._one):
+            return
+        away = self._rng.choice(self._members)
+        self._cut(self._one, away, both=True)
+        try:
+            await self._write(self._one)
+            self._mend(self._one, away)
+            cells = self._bench.disks[self._volume].cells
+            for _ in range(_COMES_BACK):
+                if not self._out() or self._bench.stopping:
+                    break
+                if self._rng.random() < _FALLS_BEHIND:
+                    self._cut(self._one, away)
+                async with asyncio.TaskGroup() as sides:
+                    firsts = self._rng.sample(cells[:-1:2], _AT_ONCE)
+                    writes = [
+                        sides.create_task(self._write(self._one, first=first)) for first in firsts
+                    ]
+                    await asyncio.sleep(_ARRIVES_S)
+                self._mend(self._one, away)
+                if not all(write.result() for write in writes):
+                    break
+                await asyncio.sleep(_READ_S)
+        finally:
+            self._mend(self._one, away)
+        await self._read_of_all(self._one)
+
+    async def late_confirmation(self) -> None:
+        """The first hears late that the row was confirmed, and then nothing more of it.
+
+        The second waits for it to be silent, and takes the volume while clients of the first read.
+        """
+        if not await self._take(self._one):
+            return
+        bench, primary = self._bench, self._primary()
+        self._cut(primary, self._one)
+        try:
+            async with asyncio.TaskGroup() as sides:
+                sides.create_task(self._write(self._other, patience_s=_TAKES_OVER_S))
+                await asyncio.sleep(self._rng.uniform(1.0, 2.8))
+                self._mend(primary, self._one)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_ARRIVES_S):
+                        await bench.cluster.events.wait(self._is_confirmed, 1)
+                self._cut(self._one, primary, both=True)
+                for _ in range(_READS):
+                    await asyncio.sleep(_READ_S)
+                    if self._bench.stopping or not await self._read(self._one):
+                        break
+        finally:
+            self._mend(self._one, primary)
+        await self._read_of_all(self._other)
+
+    def _is_confirmed(self, event: Event) -> bool:
+        return event.name == "rows volume confirmed done" and event.node == self._one
+
+    async def dying_with_a_member(self) -> None:
+        """The first and a member of it end as writes are answered; the second flushes at once."""
+        if not await self._take(self._one):
+            return
+        cluster = self._bench.cluster
+        lost = self._rng.choice(self._members)
+        await self._write(self._one)
+        cluster.crash(self._one, power=False)
+        cluster.crash(lost)
+        cluster.start(lost)
+        async with asyncio.TaskGroup() as sides:
+            sides.create_task(self._take(self._other))
+            for _ in range(_FLUSHES):
+                await asyncio.sleep(_ARRIVES_S)
+                sides.create_task(self._flush_unseen(self._other))
+        cluster.start(self._one)
+        await self._read_of_all(self._other)
+
+    async def known_to_one(self) -> None:
+        """The first ends with a write on one member only, which the second goes on without."""
+        if not await self._take(self._one):
+            return
+        await self._settle_down(self._one)
+        cluster, alone = self._bench.cluster, self._members[0]
+        for name in self._members[1:]:
+            self._cut(self._one, name)
+        try:
+            async with asyncio.TaskGroup() as sides:
+                sides.create_task(self._write(self._one))
+                await asyncio.sleep(_ARRIVES_S)
+                cluster.crash(self._one, power=False)
+            self._cut(self._other, alone, both=True)
+            await seize(self._bench, self._client, self._other, self._volume)
+            await self._flush(self._other)
+        finally:
+            self._mend(self._one, *self._members[1:])
+            self._mend(self._other, alone)
+            cluster.start(self._one)
+        for _ in range(_COMES_BACK):
+            if not self._out() or self._bench.stopping:
+                break
+            await asyncio.sleep(_READ_S)
+        await self._read_of_all(self._other)
+
     def _out(self) -> bool:
         """Whether a device is out of sync by the volume's row."""
-        return bool(volume_row(self._bench.cluster, self._volume).out)
+        return self._bench.cluster.auditor.volumes.out_of_sync(self._volume)
 
     def _primary(self) -> str:
         """A node that leads the group of the volume's row, or any."""
@@ -171,8 +301,11 @@ class _Contest:
         await seize(self._bench, self._client, gateway, self._volume)
         return await self._write(gateway)
 
-    async def _write(self, gateway: str) -> bool:
+    async def _write(
+        self, gateway: str, *, first: int = -1, patience_s: float = _PATIENCE_S
+    ) -> bool:
         bench, client = self._bench, f"{self._client} at {gateway}"
+        first = self._blocks[0] if first < 0 else first
         pairs = [bench.new_value(self._client, BLOCK) for _ in self._blocks]
         payload = b"".join(content for _, content in pairs)
         call = bench.recorder.begin_disk(
@@ -180,19 +313,19 @@ class _Contest:
             "write",
             gateway=bench.cluster.life(gateway),
             volume=self._volume,
-            block=self._blocks[0],
+            block=first,
             tokens=[token for token, _ in pairs],
         )
 
         async def request(process: GatewayProcess) -> bool:
-            start = self._blocks[0] * BLOCK
+            start = first * BLOCK
             await process.guests.do(
                 self._client, self._volume, WRITE, start, len(payload), payload=payload
             )
             return True
 
-        what = f"write {self._volume} {self._blocks[0]}+{len(pairs)}"
-        asked = bench.ask(client, gateway, what, request, _PATIENCE_S)
+        what = f"write {self._volume} {first}+{len(pairs)}"
+        asked = bench.ask(client, gateway, what, request, patience_s)
         return await settle(bench, call, client, what, asked) is not None
 
     async def _read(self, gateway: str) -> bool:
@@ -220,6 +353,15 @@ class _Contest:
         """Flush, and have the members hear that everything is stable."""
         await self._flush(gateway)
         await asyncio.sleep(_QUIET_S)
+
+    async def _flush_unseen(self, gateway: str) -> None:
+        """One that histories do not know, since many at once are hard to search; auditors do."""
+
+        async def request(process: GatewayProcess) -> None:
+            await process.guests.do(self._client, self._volume, FLUSH, 0, 0)
+
+        with contextlib.suppress(PinfoldError, Down, ProcessDied, TimeoutError):
+            await self._bench.ask(self._client, gateway, "flush", request, _PATIENCE_S)
 
     async def _flush(self, gateway: str) -> bool:
         bench, client = self._bench, f"{self._client} at {gateway}"

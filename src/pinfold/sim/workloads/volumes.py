@@ -219,6 +219,7 @@ async def seize(bench: Bench, client: str, gateway: str, volume: str) -> None:
     """Have a gateway take a volume by force, if it can."""
 
     async def request(process: GatewayProcess) -> None:
+        bench.cluster.auditor.volumes.forced(volume)
         await process.sessions.seize(volume)
 
     try:
