@@ -12,6 +12,7 @@ from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.applier import FULL_LOOK_S, IDLE_LOOK_S
 from pinfold.device.device import Device
 from pinfold.device.log import ROWLESS_BYTES
+from pinfold.device.streams import Stream
 from pinfold.env.api import Env
 from pinfold.model.errors import Corrupt, Full, Unavailable
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
@@ -150,6 +151,49 @@ def test_a_full_device_that_is_left_alone_serves_again_once_others_made_room() -
         nodes.append(node)
 
     lives(start, wait, between=limit)
+
+
+def test_room_of_streams_that_are_slow_is_counted_until_they_end() -> None:
+    """Whatever is measured meanwhile: the reserve is for what makes room."""
+    length = 1 * MIB
+    payload = bytes(length)
+
+    async def start(device: Device) -> None:
+        await put(device, A, SMALL)
+
+    async def begin_all(device: Device) -> list[Stream]:
+        streams: list[Stream] = []
+        with contextlib.suppress(Full):
+            while len(streams) < 99:
+                blob = BlobId(len(streams).to_bytes(16, "big"))
+                streams.append(device.blobs.begin(blob, length, checks_of(payload)))
+                await device.blobs.delete([A])
+                await put(device, A, SMALL)
+                await asyncio.sleep(1)
+        return streams
+
+    async def act(device: Device) -> None:
+        aborted = await begin_all(device)
+        for stream in aborted:
+            stream.abort()
+        await device.blobs.delete([A])
+        await asyncio.sleep(1)
+        streams = await begin_all(device)
+        assert len(streams) == len(aborted)
+        assert 2 < len(streams) < 99
+        for stream in streams:
+            await stream.write(payload)
+            await stream.commit()
+        await asyncio.sleep(1)
+        assert device.status().free_bytes >= SETTINGS.reserve_bytes
+        await device.blobs.delete([stream.blob for stream in streams])
+        await asyncio.sleep(1)
+        assert device.status().free_bytes >= len(streams) * length
+
+    def limit(node: SimNode) -> None:
+        node.disk.faults.capacity_bytes = node.disk.used_bytes() + 8 * MIB
+
+    lives(start, act, between=limit, unapplied_bytes=8 * MIB)
 
 
 async def create_group(device: Device) -> None:

@@ -170,7 +170,7 @@ class Device:
             boot=self.boot,
             state="stopped" if stopped else "full" if full else "serving",
             reason=self._health.reason,
-            free_bytes=max(0, self._space.free_bytes - self._space.taken_bytes),
+            free_bytes=max(0, self._space.left_bytes),
             reserve_bytes=self._space.reserve_bytes,
             total_bytes=self._space.total_bytes,
             journal_bytes=self._journal.unapplied_bytes,

@@ -55,6 +55,7 @@ class Space:
         self.index_bytes = 0
         """Room inside the index's file, which rows take before they take the file system's."""
         self._taken_bytes = 0
+        self._promised_bytes = 0
         self.free_bytes = 0
         self.total_bytes = 0
         self.exhausted = False
@@ -68,16 +69,18 @@ class Space:
 
     @property
     def taken_bytes(self) -> int:
-        """Taken since the last measurement."""
+        """Taken since the last measurement, but for what is `promised`."""
         return self._taken_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        """What was free by the last measurement and is not taken since."""
+        return self.free_bytes - self._taken_bytes - self._promised_bytes
 
     @property
     def full(self) -> bool:
         """Whether every payload is refused, the smallest too."""
-        return (
-            self.exhausted
-            or self.free_bytes - self._taken_bytes - _SMALLEST_BYTES < self.reserve_bytes
-        )
+        return self.exhausted or self.left_bytes - _SMALLEST_BYTES < self.reserve_bytes
 
     @property
     def full_for_rows(self) -> bool:
@@ -86,14 +89,25 @@ class Space:
 
     @property
     def _room_for_rows(self) -> int:
-        return self.free_bytes + self.index_bytes - self._taken_bytes
+        return self.left_bytes + self.index_bytes
 
     def take(self, payload_bytes: int) -> None:
         """Count room for blobs and extents; Full leaves at least the reserve."""
         if self.exhausted:
             raise Full("the file system has no room")
-        if self.free_bytes - self._taken_bytes - payload_bytes < self.reserve_bytes:
+        if self.left_bytes - payload_bytes < self.reserve_bytes:
             raise Full(f"less than {self.reserve_bytes} bytes would stay free")
+        self._taken_bytes += payload_bytes
+
+    def promise(self, payload_bytes: int) -> None:
+        """`take` for what comes bit by bit: no measurement shows it before it is `kept`."""
+        self.take(payload_bytes)
+        self._taken_bytes -= payload_bytes
+        self._promised_bytes += payload_bytes
+
+    def kept(self, payload_bytes: int) -> None:
+        """All of a promise is written, or nothing more of it will be."""
+        self._promised_bytes -= payload_bytes
         self._taken_bytes += payload_bytes
 
     def take_entries(self, payload_bytes: int) -> None:

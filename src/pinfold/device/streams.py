@@ -59,7 +59,7 @@ class Streams:
         if len(checks) != -(-length // BLOB_CHECK_BYTES):
             raise Invalid(f"{len(checks)} checks do not cover {length} bytes")
         size = record_bytes(length, len(checks))
-        self._space.take(size)
+        self._space.promise(size)
         pack, start = self._packs.reserve(size, stream=True)
         stream = Stream(self, blob, length, tuple(checks), pack, start, moves)
         self._open[stream] = None
@@ -83,6 +83,7 @@ class Streams:
     def give_back(self, stream: "Stream") -> None:
         """The stream's range will not be named: free it, behind its writes that still wait."""
         self._open.pop(stream, None)
+        self._space.kept(record_bytes(stream.length, len(stream.checks)))
         if self._health.reason:
             return  # nothing is freed any more
         self._lane(_nothing).add_done_callback(partial(self._written_off, stream))
@@ -150,6 +151,7 @@ class Streams:
         if self._wants(stream):
             self._open.pop(stream, None)
             size = record_bytes(stream.length, len(stream.checks))
+            self._space.kept(size)
             self._packs.keep(stream.pack, size, stream_at=stream.start)
             self._name_blob(stream)
         else:
