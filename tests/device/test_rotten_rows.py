@@ -10,7 +10,7 @@ from pinfold.codec.packs import checks_of
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.check import Report, check
 from pinfold.device.device import Device
-from pinfold.device.index import Index, seal_rows
+from pinfold.device.index import GUARDS, Index, seal_rows
 from pinfold.device.lmdb_engine import LmdbEngine
 from pinfold.device.offline import look_at
 from pinfold.device.ordered_engine import OrderedEngine
@@ -131,7 +131,8 @@ def rot(table: bytes, number: int = 1, bit: int = 100) -> Act:
 
     async def act(env: Env) -> None:
         engine = OrderedEngine(env.disk, f"{PATH}/index")
-        found = [row for row in engine.scan(b"", None, False) if row[0].startswith(table)]
+        rows = engine.scan(b"", None, False)
+        found = [row for row in rows if row[0].startswith(table) and row[0] not in GUARDS]
         key, stored = found[min(number, len(found) - 1)]
         damaged = bytearray(stored)
         damaged[bit // 8 % len(stored)] ^= 1 << bit % 8
@@ -139,6 +140,16 @@ def rot(table: bytes, number: int = 1, bit: int = 100) -> Act:
         engine.close()
 
     return act
+
+
+def rot_served(device: Device, table: bytes) -> None:
+    """The same while the device is open: in what its engine holds."""
+    engine = device._index._engine
+    assert isinstance(engine, OrderedEngine)
+    key = next(key for key, _ in device._index.scan(table, None))
+    damaged = bytearray(engine._rows[key])
+    damaged[0] ^= 1
+    engine._rows[key] = bytes(damaged)
 
 
 def looked(env: Env) -> Report:
@@ -287,6 +298,23 @@ def test_an_extent_whose_row_rotted_is_not_told_to_be_a_hole() -> None:
         await device.close()
 
     lives(fill, rot(b"e"), act)
+
+
+def test_a_row_that_rots_a_second_time_is_told_a_second_time() -> None:
+    async def act(env: Env) -> None:
+        device = await opened(env)
+        for _ in range(2):
+            rot_served(device, b"b")
+            with pytest.raises(Corrupt):
+                await whole(device.blobs.read(BLOBS[0], 0, 10))
+            assert device.status().quarantined == 1
+            await put(device, BLOBS[0], PAYLOAD)
+            await asyncio.sleep(1.0)
+            assert await whole(device.blobs.read(BLOBS[0], 0, 10)) == PAYLOAD[:10]
+        assert (device.status().quarantined, device.status().blobs) == (0, 5)
+        await device.close()
+
+    lives(fill, act)
 
 
 @pytest.mark.parametrize("table", [b"g", b"v", b"p", b"ma", b"mb", b"mp"])

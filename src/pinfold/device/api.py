@@ -124,7 +124,8 @@ class LogStore(Protocol):
         ...
 
     def rotten(self, group: GroupId) -> bool:
-        """Whether a row of the group was found to have failed its checksum here.
+        """Whether a row of the group was found to have failed its checksum here, or to be neither
+        readable nor provably absent because the row beside it fails.
 
         Which key it had is not to be relied on either: only a copy of all rows makes it good.
         """

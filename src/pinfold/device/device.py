@@ -295,6 +295,7 @@ class Device:
         groups = log_redo.finish()
         drop_rows(index, log_redo.dropped)
         index.watch(b"", self._index_damaged)
+        index.guard()
         self._log = Log(journal, index, space, health, settings, groups)
         self._rows = Rows(self._log, index)
         self._blobs = Blobs(journal, index, packs, readers, space, health, self._lane("streams"))

@@ -40,6 +40,13 @@ devices. The rest says what the device promised, which is not guessed at: one of
 fails keeps it from opening, as a lost index does."""
 
 
+_BEHIND: Final = b"\xff" * 32
+"""Behind every key of a table of `REPAIRED_TABLES`: their numbers and ids never begin so."""
+
+GUARDS: Final = frozenset(key for one in REPAIRED_TABLES for key in (one, one + _BEHIND))
+"""Rows without a value on either side of each of those tables: neighbours that nobody owns."""
+
+
 class Rotten(IndexDamaged):
     """A stored row that fails its checksum; `key` is empty when the engine's own structure does."""
 
@@ -176,12 +183,17 @@ class Index:
         engine.verify = self._value
         self._lenient = lenient
         self._forgiven: set[bytes] = set()
-        """Rows that failed and were given up: as good as absent."""
+        """Rows that failed and were given up: as good as absent, until a commit replaces them."""
         self._watchers: dict[bytes, Watcher] = {}
         self._active = _Overlay()
         self._sealed: _Overlay | None = None
         self.pending_bytes = 0
         """Keys and values waiting for a commit, sealed ones excluded."""
+
+    def guard(self) -> None:
+        """Have the guards where they belong, whatever became of them, with the next commit."""
+        for key in GUARDS:
+            self.put(key, b"")
 
     def get(self, key: bytes) -> bytes | None:
         """The newest value, or None."""
@@ -215,7 +227,7 @@ class Index:
             if overlay is not None and overlay.changes:
                 rows = _merge(overlay.scan(start, end, reverse), rows, reverse)
         for key, value in rows:
-            if value is not None:
+            if value or (value is not None and key not in GUARDS):
                 yield key, value
 
     def durable(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
@@ -234,7 +246,7 @@ class Index:
             if overlay is not None and overlay.changes:
                 rows = _merge(overlay.scan(start, end, False), rows, False)
         try:
-            yield from (key for key, value in rows if value is not None)
+            yield from (key for key, value in rows if value is not None and key not in GUARDS)
         except Rotten as rotten:
             raise self._report(rotten) from None
 
@@ -270,6 +282,7 @@ class Index:
             while await lane(_commit, self._engine, changes):
                 if not self._engine.grow():
                     await asyncio.sleep(GROW_RETRY_S)
+            self._forgiven.difference_update(changes)
         self._sealed = None
 
     def spare_bytes(self) -> int:
@@ -320,6 +333,9 @@ class Index:
 
     def _give_up(self, key: bytes) -> bool:
         """Whether the table's watcher has given a row up. Raises Rotten for a displaced one."""
+        if key in GUARDS:
+            self.put(key, b"")
+            return True
         here = self._engine.scan(key, key + b"\0", False, proved=False)
         if next(iter(here), None) is None:
             raise Rotten(b"", f"the row {key.hex()} stands where nobody finds it")

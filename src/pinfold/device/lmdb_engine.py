@@ -88,6 +88,7 @@ class LmdbEngine:
             self._nodes: Any = self._env.open_db(b"nodes", create=not read_only)
         except lmdb.Error as error:
             raise IndexDamaged(f"the index in {path} cannot be opened: {error}") from error
+        self._demand_next_node()
         if not read_only:
             self._extend()
         self.verify: Callable[[bytes, bytes], object] = open_row
@@ -163,6 +164,17 @@ class LmdbEngine:
         """Make the file as long as its map."""
         extend(self._path, self._env.info()["map_size"])
 
+    def _demand_next_node(self) -> None:
+        """Rotten where the number of the next node fails: no walk meets it, and commits may."""
+        with self._env.begin(db=self._nodes) as txn:
+            last = txn.get(_NEXT_NODE)
+        try:
+            if last is not None:
+                _node_at(_NEXT_NODE, last)
+        except Rotten:
+            self._env.close()
+            raise
+
     def entries(self) -> int:
         """Keys and markers in the root database."""
         with self._env.begin() as txn:
@@ -190,7 +202,7 @@ class LmdbEngine:
     def _prove(self, key: bytes, stored: bytes) -> None:
         """Hold a pair that is only passed against its checksum. Raises Rotten."""
         if len(key) > DIRECT_BYTES:
-            open_row(key, stored)  # a marker
+            _node_at(key, stored)
         else:
             self.verify(key, stored)
 
@@ -222,7 +234,7 @@ class LmdbEngine:
         if found is None:
             self._prove_absent(txn, path[0])
         while found is not None:
-            node = open_row(path[-1], found)
+            node = _node_at(path[-1], found)
             if len(rest) <= _NODE_DIRECT_BYTES:
                 path.append(node + rest)
                 return path
@@ -247,9 +259,9 @@ class LmdbEngine:
         """The node a marker names; made when it is not there."""
         found: bytes | None = txn.get(marker, db=database)
         if found is not None:
-            return open_row(marker, found)
+            return _node_at(marker, found)
         last = txn.get(_NEXT_NODE, db=self._nodes)
-        number = 1 if last is None else _NODE.unpack(open_row(_NEXT_NODE, last))[0] + 1
+        number = 1 if last is None else _NODE.unpack(_node_at(_NEXT_NODE, last))[0] + 1
         node = _NODE.pack(number)
         txn.put(_NEXT_NODE, seal_row(_NEXT_NODE, node), db=self._nodes)
         txn.put(marker, seal_row(marker, node), db=database)
@@ -294,13 +306,21 @@ class LmdbEngine:
                 above = key[:direct]
                 yield from self._walk(
                     txn,
-                    open_row(stored, value),
+                    _node_at(stored, value),
                     prefix + above,
                     start[direct:] if start.startswith(above) else b"",
                     end[direct:] if end is not None and end.startswith(above) else None,
                     reverse,
                     _nothing,
                 )
+
+
+def _node_at(marker: bytes, stored: bytes) -> bytes:
+    """The node that a marker names. One that fails is no row: what it led to cannot be found."""
+    try:
+        return open_row(marker, stored)
+    except Rotten:
+        raise Rotten(b"", f"the way to long keys is lost: {marker[:32].hex()}… fails") from None
 
 
 def _bound(node: bytes, end: bytes | None, direct: int) -> bytes | None:
