@@ -14,12 +14,13 @@ from pinfold.codec.packs import checks_of
 from pinfold.device.api import Entry, ExtentOp
 from pinfold.device.check import Report, check
 from pinfold.device.device import CLOSED, Device
+from pinfold.device.extentrows import EXTENT_TABLE, of_key, row_key
 from pinfold.device.index import GUARDS, REPAIRED_TABLES
 from pinfold.device.offline import look_at
 from pinfold.device.rebuild import rebuild_index
 from pinfold.device.repair import repair
 from pinfold.env.real import real_env
-from pinfold.model.errors import Corrupt
+from pinfold.model.errors import Conflict, Corrupt
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from tests.device.test_real import CLUSTER, SETTINGS
 
@@ -161,6 +162,25 @@ def test_a_promise_that_looks_like_a_row_of_another_table_is_missed(tmp_path: Pa
     file.write_bytes(image.replace(b"v" + V, b"r" + V))
     with pytest.raises(Corrupt):
         lived(tmp_path / "d", nothing)
+
+
+def test_an_extents_row_that_names_no_volume_may_have_been_any_volumes(tmp_path: Path) -> None:
+    """A bit of its key has flipped, and its place is right all the same."""
+    path = tmp_path / "d"
+    formatted(path)
+    assert lived(path, fill) == CLOSED
+    key = [key for key in rows(path) if key[:1] == EXTENT_TABLE and key not in GUARDS][-1]
+    life, extent = of_key(key)
+    file = path / "index" / "data.mdb"
+    file.write_bytes(file.read_bytes().replace(key, row_key(life | 1 << 40, extent)))
+
+    async def look(device: Device) -> None:
+        assert not (await device.extents.claim(V, Token(2))).lost
+        with pytest.raises(Conflict):
+            device.extents.read(V, Token(2), [(extent, 0, 4096)])
+        assert (await device.extents.claim(V, Token(2))).lost
+
+    assert lived(path, look) == CLOSED
 
 
 def test_a_group_whose_first_rows_cannot_be_proved_waits_for_a_copy_as_the_one_before_does(

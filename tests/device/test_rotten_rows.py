@@ -282,6 +282,33 @@ def test_a_volume_of_which_an_extents_row_rotted_is_lost_here() -> None:
     lives(fill, rot(b"e"), act, again)
 
 
+def test_an_extent_of_which_a_row_in_use_rotted_is_there_once_it_is_written_again() -> None:
+    """What memory knew of the row must not be taken for what the index has."""
+
+    async def act(env: Env) -> None:
+        device = await opened(env)
+        assert not (await device.extents.claim(V, Token(2))).lost
+        await whole(device.extents.read(V, Token(2), [(3, 0, 4096)]))
+        rot_served(device, b"e")
+        with pytest.raises(Conflict):
+            device.extents.marks(V, Token(2), -1, 9, dirty=False)
+        assert (await device.extents.claim(V, Token(2))).lost
+        content = memoryview(bytes([9]) * 4096)
+        await device.extents.write(V, Token(2), 1, 2, [ExtentOp(0, 3, 0, 4096)], content)
+        await device.extents.restored(V, Token(2))
+        await asyncio.sleep(1.0)
+        await device.close()
+
+    async def again(env: Env) -> None:
+        device = await opened(env)
+        assert not (await device.extents.claim(V, Token(2))).lost
+        found = await whole(device.extents.read(V, Token(2), [(3, 0, 4096)]))
+        assert found == bytes([9]) * 4096
+        await device.close()
+
+    lives(fill, act, again)
+
+
 def test_an_extent_whose_row_rotted_is_not_told_to_be_a_hole() -> None:
     async def act(env: Env) -> None:
         device = await opened(env)

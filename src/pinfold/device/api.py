@@ -348,7 +348,10 @@ class ExtentStore(Protocol):
     def allocated(
         self, volume: VolumeId, token: Token, index: ExtentIndex
     ) -> list[tuple[int, int]]:
-        """(offset, length) runs of an extent that hold data; the rest is zeroes."""
+        """(offset, length) runs of an extent that hold data; the rest is zeroes.
+
+        Where extents are lost: Conflict before the holder was told, then Corrupt.
+        """
         ...
 
     def check(self, volume: VolumeId, token: Token) -> None:

@@ -174,6 +174,10 @@ class ExtentRows:
         self._index.put(key, None)
         self._cached.pop(key, None)
 
+    def forget(self) -> None:
+        """Read every row from the index when it is asked for next."""
+        self._cached.clear()
+
     def page(self, life: int, limit: int) -> list[tuple[int, Row]]:
         """(extent, row) of the first rows of a life, ascending."""
         return [(of_key(key)[1], decode_row(value)) for key, value in self._some(life, -1, limit)]

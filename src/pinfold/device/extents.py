@@ -102,7 +102,7 @@ class Extents:
         self._rows = ExtentRows(index)
         self.slots = Slots(index)
         self._pass = ExtentPass(index, self._rows, self.slots, arena)
-        self._volumes = Volumes(index, journal)
+        self._volumes = Volumes(index, self._rows, journal)
         self._touched: dict[Volume, None] = {}
         """Those with something active."""
         self._active = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pinfold.codec.names import successor
-from pinfold.device.extentrows import EXTENT_TABLE, of_key
+from pinfold.device.extentrows import EXTENT_TABLE, ExtentRows, of_key
 from pinfold.device.index import Index
 from pinfold.device.journal import Journal
 from pinfold.device.marks import Dirty, stored_marks
@@ -21,8 +21,9 @@ _TABLE: Final = b"v"
 class Volumes:
     """See the module."""
 
-    def __init__(self, index: Index, journal: Journal) -> None:
+    def __init__(self, index: Index, rows: ExtentRows, journal: Journal) -> None:
         self._index = index
+        self._rows = rows
         self._journal = journal
         self._by_id: dict[VolumeId, Volume] = {}
         self._by_life: dict[int, Volume] = {}
@@ -89,15 +90,18 @@ class Volumes:
         self._index.put(_TABLE + known.id, record)
 
     def _lose_row(self, key: bytes) -> bool:
-        """An extent's row failed its checksum: which one it was is not known for certain.
+        """An extent's row failed its checksum: which one it was is not known for certain, nor, when
+        its key tells of no life that there is, whose.
 
-        Its slots are nobody's from now on, which a check finds and a repair mends.
+        Its slots are nobody's from now on, which a check finds and a repair mends. What is written
+        again makes a row anew, whatever memory knows of the old one.
         """
         known = self._by_life.get(of_key(key)[0])
-        if known is not None:
-            known.lost_at = self._journal.appended
-            known.told = False
-            self._put(known)
+        for volume in tuple(self._by_id.values()) if known is None else (known,):
+            volume.lost_at = self._journal.appended
+            volume.told = False
+            self._put(volume)
+        self._rows.forget()
         self._index.put(key, None)
         return True
 
