@@ -8,7 +8,7 @@ from pinfold.cluster.groups.messages import Standing, Voted, encode_voted
 from pinfold.codec.packs import decode_head, head_bytes, pack_seed
 from pinfold.device.engines import remove_engine
 from pinfold.device.files import decode_superblock, superblock_path
-from pinfold.device.index import REPAIRED_TABLES
+from pinfold.device.index import GUARDS, REPAIRED_TABLES
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.rebuild import rebuild_index
 from pinfold.model.errors import Corrupt
@@ -140,7 +140,8 @@ async def rot_rows(stage: Stage) -> None:
     stage.cluster.crash(node.name)
     faults, node.disk.faults = node.disk.faults, DiskFaults(capacity_bytes=DISK_BYTES)
     engine = OrderedEngine(node.boot().disk, f"{path}/index")
-    rows = [row for row in engine.scan(b"", None, False) if row[0][:1] in REPAIRED_TABLES]
+    stored = engine.scan(b"", None, False)
+    rows = [row for row in stored if row[0][:1] in REPAIRED_TABLES and row[0] not in GUARDS]
     hit = sorted(stage.rng.sample(rows, min(len(rows), stage.rng.choice((1, 1, 3)))))
     engine.commit([(key, _flipped(stage, stored)) for key, stored in hit])
     engine.close()
