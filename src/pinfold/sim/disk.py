@@ -212,14 +212,16 @@ class ProcessDisk:
         dies = disk.count_change(path)
         if dies and disk.rng.random() < 0.5:
             disk.die()
-        if disk.faults.change_fails():
-            failing(disk)
-            raise OSError(errno.EIO, "simulated error of a changing call")
-        if disk.faults.write_error and path.startswith(disk.faults.under):
-            raise OSError(disk.faults.write_error, "simulated write error")
-        change(disk)
-        if dies:
-            disk.die()
+        try:
+            if disk.faults.change_fails():
+                failing(disk)
+                raise OSError(errno.EIO, "simulated error of a changing call")
+            if disk.faults.write_error and path.startswith(disk.faults.under):
+                raise OSError(disk.faults.write_error, "simulated write error")
+            change(disk)
+        finally:
+            if dies:  # behind a call that fails too: a crash that is due would be lost
+                disk.die()
 
     def open(self, path: str, *, create: bool = False, exclusive: bool = False) -> "SimFile":
         """See `Disk.open`."""
