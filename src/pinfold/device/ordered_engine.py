@@ -63,16 +63,27 @@ class OrderedEngine:
         """See `Engine.get`."""
         self._catch_up()
         found: bytes | None = self._rows.get(key)
+        if found is None:
+            self._prove(self._rows.irange(None, key, reverse=True))
+            self._prove(self._rows.irange(key, None))
         return found
 
     def scan(
         self, start: bytes, end: bytes | None, reverse: bool, *, proved: bool = True
     ) -> Iterator[tuple[bytes, bytes]]:
-        """See `Engine.scan`. Keys are where the map put them: nothing needs a proof."""
+        """See `Engine.scan`. Keys are where the map put them, and yet neighbours are held against
+        `verify`, so that what hangs on them is the same with either engine.
+        """
         self._catch_up()
         rows = self._rows
+        before = rows.irange(None, start, inclusive=(True, False), reverse=True)
+        behind = iter(()) if end is None else rows.irange(end, None)
+        if proved:
+            self._prove(behind if reverse else before)
         for key in rows.irange(start, end, inclusive=(True, False), reverse=reverse):
             yield key, rows[key]
+        if proved:
+            self._prove(before if reverse else behind)
 
     def commit(self, changes: Sequence[Change]) -> None:
         """See `Engine.commit`."""
@@ -95,6 +106,12 @@ class OrderedEngine:
     def close(self) -> None:
         """Close the log. Idempotent."""
         self._file.close()
+
+    def _prove(self, keys: Iterator[bytes]) -> None:
+        """Hold the first of these rows, if there is one, against `verify`. Raises Rotten."""
+        key = next(keys, None)
+        if key is not None:
+            self.verify(key, self._rows[key])
 
     def _catch_up(self) -> None:
         while self._committed:
