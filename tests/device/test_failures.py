@@ -217,6 +217,31 @@ def half_a_segment_left(node: SimNode) -> None:
     node.disk.faults.capacity_bytes = node.disk.used_bytes() + SETTINGS.segment_bytes // 2
 
 
+def test_a_segment_whose_making_a_power_cut_interrupted_is_not_written_to() -> None:
+    """It has its size, and holes: the record that meets one would stop a device without room."""
+
+    async def act(device: Device) -> None:
+        await fill_the_journal(device)
+        assert device.status().state != "stopped"
+
+    def half_filled(node: SimNode) -> None:
+        unused = [
+            inode
+            for name, inode in node.disk.names.items()
+            if inode is not None
+            and name.startswith(f"{PATH}/journal/")
+            and not any(inode.pages.get(0, b""))
+        ]
+        assert unused
+        for inode in unused:
+            for number in sorted(inode.pages)[len(inode.pages) // 2 :]:
+                del inode.pages[number]
+        half_a_segment_left(node)
+        node.disk.faults.capacity_bytes -= SETTINGS.segment_bytes // 4
+
+    lives(create_group, act, between=half_filled)
+
+
 def test_a_journal_that_found_no_room_takes_records_again_once_others_made_room() -> None:
     nodes: list[SimNode] = []
 

@@ -129,6 +129,11 @@ class Journal:
         return self._no_room and not self._spares
 
     @property
+    def wanted_bytes(self) -> int:
+        """What the next segment will take on disk, while there is none."""
+        return 0 if self._spares else self._settings.segment_bytes
+
+    @property
     def unapplied_bytes(self) -> int:
         """Journal whose effect lives in memory only."""
         return self.appended_bytes - self.applied_bytes

@@ -59,7 +59,9 @@ class Recovered:
     flushed: int = 0
     """What the newest record calls flushed: a flush that its process saw succeed."""
     unfinished: list[Segment] = field(default_factory=list)
-    """Files of another size without a header: a crash interrupted their making."""
+    """Files without a header, which were never used. A crash may have interrupted their making, and
+    their size does not tell: what was not flushed may be holes, which a full disk does not fill.
+    """
 
 
 def create_segment(disk: Disk, directory: str, slot: int, size: int) -> Segment:
@@ -130,9 +132,9 @@ def survey(
     Changes nothing. Raises Corrupt when the journal proves that something flushed is missing, and
     for what a newer program has written.
     """
-    opened = _open_all(disk, directory, salt, size)
+    opened = _open_all(disk, directory, salt)
     live = _newest_run(opened.headed, kept_from)
-    spare = [*opened.spare, *(segment for segment in opened.headed if segment not in live)]
+    spare = [segment for segment in opened.headed if segment not in live]
     if live and live[0].first_sequence > kept_from:
         raise Corrupt(
             f"the journal starts at {live[0].first_sequence} and was kept from {kept_from} on: "
@@ -182,8 +184,8 @@ def _look_for_headless(
 
 def first_sequences(disk: Disk, directory: str, salt: bytes) -> list[int]:
     """Where each segment of this device starts, oldest first, whatever became of it since."""
-    opened = _open_all(disk, directory, salt, 0)
-    for segment in (*opened.headed, *opened.spare, *opened.unfinished):
+    opened = _open_all(disk, directory, salt)
+    for segment in (*opened.headed, *opened.unfinished):
         segment.file.close()
     return [one.first_sequence for one in sorted(opened.headed, key=lambda one: one.number)]
 
@@ -205,15 +207,13 @@ class _Opened:
 
     headed: list[Segment]
     """With a header of this device."""
-    spare: list[Segment]
-    """Others of the right size."""
     unfinished: list[Segment]
-    """Others: a crash interrupted their making."""
+    """Others, see `Recovered`."""
     next_slot: int
 
 
-def _open_all(disk: Disk, directory: str, salt: bytes, size: int) -> _Opened:
-    found = _Opened([], [], [], 0)
+def _open_all(disk: Disk, directory: str, salt: bytes) -> _Opened:
+    found = _Opened([], [], 0)
     for slot, path in numbered_files(disk, directory):
         found.next_slot = max(found.next_slot, slot + 1)
         segment = Segment(path=path, file=disk.open(path))
@@ -222,8 +222,6 @@ def _open_all(disk: Disk, directory: str, salt: bytes, size: int) -> _Opened:
             segment.number, segment.first_sequence, segment.boot = header
             segment.seed = record_seed(salt, header.number)
             found.headed.append(segment)
-        elif segment.file.size() == size:
-            found.spare.append(segment)
         else:
             found.unfinished.append(segment)
     return found
