@@ -216,6 +216,20 @@ def test_a_device_that_died_amid_a_copy_is_checked_clean() -> None:
     on_files(recorded(True).copy(), copy, clean)
 
 
+def test_a_pack_that_holds_nothing_needs_no_header() -> None:
+    async def plant(env: Env) -> None:
+        engine = OrderedEngine(env.disk, f"{PATH}/index")
+        row = (b"p" + (99).to_bytes(4, "big"), encode_pack(4096, 0, 0, True))
+        engine.commit(seal_rows([row]))
+        engine.close()
+        env.disk.write_file(f"{PATH}/packs/00000099", b"")
+
+    async def clean(env: Env) -> None:
+        assert look(env).findings == []
+
+    on_files(recorded(True).copy(), plant, clean)
+
+
 def test_an_index_that_makes_no_sense_is_told_key_by_key() -> None:
     names = recorded(True).copy()
 

@@ -151,6 +151,20 @@ def test_what_a_stream_is_writing_is_listed_for_a_crash_and_not_given_back_befor
     lives(fill, act, again)
 
 
+def test_the_range_of_an_aborted_stream_comes_back_though_nothing_else_happens() -> None:
+    async def act(env: Env) -> None:
+        device = await opened(env)
+        await asyncio.sleep(2)
+        stream = device.blobs.begin(BlobId(b"s" * 16), len(PAYLOAD), checks_of(PAYLOAD))
+        await stream.write(PAYLOAD)
+        stream.abort()
+        await asyncio.sleep(2)
+        assert waiting(device) == 0
+        await device.close()
+
+    lives(act)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_a_crash_leaves_behind_a_pack_is_cut_off_for_good(seed: int) -> None:
     blob, more = BlobId(b"s" * 16), BlobId(b"t" * 16)

@@ -174,6 +174,59 @@ def test_a_log_that_shows_again_what_was_replaced_is_accused() -> None:
     play(story)
 
 
+def test_a_log_that_gives_up_what_it_has_not_applied_is_accused_at_once() -> None:
+    async def story(bench: Bench) -> None:
+        async def forget(device: Device) -> None:
+            await device.log.create(GROUP)
+            await device.log.append(GROUP, [Entry(1, 1, b"first"), Entry(2, 1, b"second")])
+            assert not bench.account.violations
+            device.log._inner.group(GROUP).first_op = 2  # type: ignore[attr-defined]
+            await device.log.append(GROUP, [Entry(3, 1, b"third")])
+            assert "applied 0, its log begins at 2" in bench.accused
+
+        await bench.life(forget)
+
+    play(story)
+
+
+def test_a_log_that_stands_beside_the_rows_of_a_copy_is_accused() -> None:
+    async def story(bench: Bench) -> None:
+        async def apply(device: Device) -> None:
+            await device.log.create(GROUP)
+            await device.log.append(GROUP, [Entry(1, 1, b"first")])
+            device.log.apply(GROUP, 1, [])
+            await asyncio.sleep(2)
+
+        await bench.life(apply)
+        bench.auditor.of(bench.uuid).log.group(GROUP).copying = 9
+        await bench.life(rest)
+        assert "applied 1, though a copy had replaced its rows" in bench.accused
+
+    play(story)
+
+
+def test_a_drop_that_a_crash_overtakes_may_have_had_no_effect() -> None:
+    async def story(bench: Bench) -> None:
+        async def write(device: Device, content: bytes, *, flush: bool) -> None:
+            op = ExtentOp(0, 0, 0, BLOCK)
+            await device.extents.write(VOLUME, Token(4), 1, 1, [op], memoryview(content * BLOCK))
+            if flush:
+                await device.extents.flush(VOLUME, Token(4))
+
+        async def drop(device: Device) -> None:
+            device.extents.drop(VOLUME)
+
+        await bench.life(begin)
+        await bench.life(lambda device: write(device, b"x", flush=True))
+        kept = copy.deepcopy(bench.node.disk.pull("/d"))
+        for life in (drop, lambda device: write(device, b"y", flush=False), rest):
+            bench.node.disk.plug("/d", copy.deepcopy(kept))
+            await bench.life(life)
+        assert not bench.account.violations
+
+    play(story)
+
+
 def test_a_slow_read_may_show_what_was_overwritten_and_flushed_meanwhile() -> None:
     async def story(bench: Bench) -> None:
         async def write(device: Device) -> None:

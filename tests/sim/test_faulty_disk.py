@@ -265,3 +265,16 @@ def test_the_armed_call_fails_and_a_failed_flush_loses_what_it_covered(failures:
     else:
         with pytest.raises(OSError):
             file.datasync()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_crash_leaves_nothing_behind_the_end_of_a_file(seed: int) -> None:
+    disk, view, process = fresh(seed)
+    file = view.open(f"{ROOT}/f", create=True)
+    view.sync_dir(ROOT)
+    file.pwritev([b"x" * 3 * PAGE], 0)
+    file.datasync()
+    file.truncate(PAGE)
+    restart(disk, process)
+    inode = disk.file(f"{ROOT}/f")
+    assert all(number * PAGE < inode.size for number in inode.pages)

@@ -59,7 +59,7 @@ def check_packs(
     for pack in known.values():
         seen = _Seen()
         try:
-            _walk(disk, index, pack, salt, seen, progress)
+            _walk(disk, index, pack, salt, seen, progress, headed=named[pack.number] > 0)
         except FileNotFoundError:
             if named[pack.number]:
                 found.problems.append(("pack", f"{pack.path} is missing"))
@@ -125,10 +125,14 @@ def _walk(
     salt: bytes,
     seen: _Seen,
     progress: Callable[[int], None],
+    *,
+    headed: bool,
 ) -> None:
+    """`headed`: it has a header; a crash or a full disk may keep one that holds nothing from it."""
     file = disk.open(pack.path)
     try:
-        _check_header(file, pack, salt, seen)
+        if headed:
+            _check_header(file, pack, salt, seen)
         start, end = PAGE_BYTES, file.size()
         while start < end:
             try:

@@ -92,6 +92,7 @@ class Streams:
         if not done.cancelled():
             size = record_bytes(stream.length, len(stream.checks))
             self._packs.give_back(stream.pack, stream.start, size)
+            self._journal.activity.set()  # nothing else may come that needs a pass
 
     def _write(self, pack: Pack, buffers: list[Buffer], offset: int) -> None:
         file = self._packs.created(pack)

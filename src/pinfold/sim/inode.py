@@ -63,8 +63,8 @@ class Inode:
                 self.pages[number] = new[:cut] + before[cut:]
         if self.size != self.flushed_size and rng.random() < 0.5:
             self.size = self.flushed_size
-            for number in [n for n in self.pages if n * PAGE >= self.size]:
-                del self.pages[number]
+        for number in [n for n in self.pages if n * PAGE >= self.size]:
+            del self.pages[number]  # no file system keeps what lies behind a file's end
         self.flush()
 
     def _restore(self, number: int, old: bytes | None) -> None:

@@ -25,7 +25,7 @@ _EXTENTS: Final = 2
 _BLOCKS: Final = 40
 """Of an extent: some sub-blocks."""
 
-_SIZES: Final = (0, 100, 700, 3 * KIB, 9 * KIB)
+_SIZES: Final = (0, 100, 100, 700, 3 * KIB, 9 * KIB)
 """Of blobs."""
 
 _WRITE, _ZERO, _TRIM = range(3)
@@ -41,45 +41,59 @@ class BlobClient:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._lengths: dict[BlobId, int] = {}
+        self._payloads: dict[BlobId, bytes] = {}
+        self._deleted: dict[BlobId, bytes] = {}
+        """The last ones: a few are put again, as a repair does."""
 
     async def step(self, device: Device, group: asyncio.TaskGroup) -> None:
         """See `Client`."""
         rng, blobs = self._rng, device.blobs
         what = rng.random()
-        if what < 0.45 or not self._lengths:
-            await self._put(device)
-        elif what < 0.8:
+        if what < 0.45 or not self._payloads:
+            puts = [self._put(device) for _ in range(rng.choice((1, 1, 8)))]
+            await asyncio.gather(*puts)
+        elif what < 0.75:
             for _ in range(rng.choice((1, 1, 12))):
-                blob = rng.choice(list(self._lengths))
-                offset = rng.choice((0, 0, self._lengths[blob] // 2))
-                reading = _answer(blobs.read(blob, offset, self._lengths[blob] - offset))
+                blob = rng.choice(list(self._payloads))
+                length = len(self._payloads[blob])
+                offset = rng.choice((0, 0, length // 2))
+                reading = _answer(blobs.read(blob, offset, length - offset))
                 group.create_task(_ignoring(reading))
+        elif what < 0.9:
+            await self._delete(device, rng.choice((0.15, 0.5)))
         else:
-            kept = rng.choice((0.2, 0.5, 0.9))
-            gone = [blob for blob in self._lengths if rng.random() > kept]
-            for blob in gone:
-                del self._lengths[blob]
-            if gone:
-                await blobs.delete(gone)
+            await self._delete(device, 0.15)
+            for _ in range(6):  # while packs are emptied
+                await asyncio.sleep(rng.uniform(0.0, 0.006))
+                await self._delete(device, 0.8)
+
+    async def _delete(self, device: Device, kept: float) -> None:
+        gone = [blob for blob in self._payloads if self._rng.random() > kept]
+        self._deleted = {blob: self._payloads.pop(blob) for blob in gone}
+        if gone:
+            await device.blobs.delete(gone)
 
     async def _put(self, device: Device) -> None:
         rng, blobs = self._rng, device.blobs
-        payload = rng.randbytes(rng.choice(_SIZES))
-        blob, checks = BlobId(rng.randbytes(16)), checks_of(payload)
-        self._lengths[blob] = len(payload)
+        blob, payload = BlobId(rng.randbytes(16)), rng.randbytes(rng.choice(_SIZES))
+        if self._deleted and rng.random() < 0.2:
+            blob, payload = self._deleted.popitem()
+        checks = checks_of(payload)
+        self._payloads[blob] = payload
         if rng.random() < 0.6:
             await blobs.put(blob, memoryview(payload), checks)
             return
-        writer = blobs.begin(blob, len(payload), checks)
+        writer, slow = blobs.begin(blob, len(payload), checks), rng.random() < 0.3
         middle = len(payload) // 2
-        for chunk in (payload[:middle], payload[middle:]):
-            await writer.write(chunk)
-        if rng.random() < 0.1:
-            writer.abort()
-            del self._lengths[blob]
-        else:
-            await writer.commit()
+        try:
+            for chunk in (payload[:middle], payload[middle:]):
+                await writer.write(chunk)
+                if slow:
+                    await asyncio.sleep(rng.uniform(0.0, 0.03))
+            if rng.random() < 0.9:
+                await writer.commit()
+        finally:
+            writer.abort()  # of no effect behind a commit
 
 
 async def _ignoring(work: Awaitable[Any]) -> None:
@@ -200,12 +214,12 @@ class LogClient:
             await self._append(device, group, first, state.view + 1)
         elif what < 0.7:
             await log.set_view(group, state.view + 1, rng.randbytes(4))
-        elif what < 0.93:
+        elif what < (0.93 if group else 0.72):
             last = min(self._settled.get(group, 0), state.applied_op + rng.choice((1, 3)))
             for op in range(state.applied_op + 1, last + 1):
                 log.apply(group, op, self._writes(log.tail(group, op, 1)[0]))
             self._applied[group] = max(self._applied.get(group, 0), last)
-        elif what < 0.97:
+        elif what < (0.97 if group else 0.98):
             log.trim(group, state.applied_op + 1)
         else:
             await self._install(device, group, state.last_op + 1, state.view)
@@ -230,6 +244,8 @@ class LogClient:
         rows = [(b"row %d" % key, self._rng.randbytes(20)) for key in keys]
         self._copying[group] = op
         first = device.log.install(group, op, view, rows[:1], first=True, last=False)
+        if self._rng.random() < 0.5:
+            await first
         last = device.log.install(group, op, view, rows[1:], first=False, last=True)
         await asyncio.gather(first, last)
         del self._copying[group]

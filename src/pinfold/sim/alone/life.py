@@ -29,7 +29,7 @@ PATH: Final = "/data/lone"
 
 _CLUSTER: Final = bytes(16)
 
-LIVES: Final = 5
+LIVES: Final = 4
 
 _LIFE_S: Final = 0.12
 """How long a life lasts at most, but for the last, of which the end is a rest."""
@@ -122,6 +122,9 @@ class LoneDevice:
         faults.cached_chance = rng.choice((0.0, 0.7))
         faults.slowness = rng.choice((1.0, 1.0, 5.0))
         faults.read_s = rng.choice(((0.0, 0.0), (0.0, 0.001), (0.0, 0.01)))
+        if rng.random() < 0.35 and not self._resting:
+            faults.room_after = rng.choice((3, 20, 60))
+            faults.room_failures = rng.choice((1, 4, 12))
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._node.start(partial(self._serve, ended=ended))
         how = "at rest"
@@ -132,7 +135,7 @@ class LoneDevice:
         power = rng.random() < 0.7
         if self._node.alive:
             self._end(power=power)
-        faults.crash_after = -1
+        faults.crash_after = faults.room_after = -1
         self._account.tell(NODE, f"life {number} ended {how}{'' if power else ', killed'}")
         for found in autopsy(self._node, PATH, rested=self._resting) if self._opened else ():
             self._account.violated("autopsy", f"{PATH} after life {number}: {found}")
@@ -215,8 +218,8 @@ def _settings(rng: random.Random) -> DeviceSettings:
         apply_bytes=rng.choice((4 * KIB, 64 * KIB)),
         apply_interval_s=rng.choice((0.002, 0.01, 0.05)),
         log_tail_bytes=rng.choice((2 * KIB, 64 * KIB)),
-        pack_bytes=rng.choice((16 * KIB, 64 * KIB)),
-        compact_interval_s=rng.choice((0.005, 0.05)),
+        pack_bytes=rng.choice((24 * KIB, 48 * KIB)),
+        compact_interval_s=rng.choice((0.005, 0.02)),
         open_packs=2,
         read_lanes=rng.choice((1, 2)),
         reserve_bytes=64 * KIB,

@@ -163,7 +163,7 @@ class _Audited:
         applied: Applied,
     ) -> None:
         self._inner = inner
-        self.log = Log(inner.log, ledger.log, ledger.rows, member, tell, applied)
+        self.log = Log(inner.log, ledger.log, ledger.rows, member, accuse, tell, applied)
         self.rows = Rows(inner.rows, inner.log, ledger.rows, accuse)
         self.blobs = Blobs(inner.blobs, ledger.blobs, effects, accuse, tell)
         self.extents = Extents(inner.extents, ledger.extents, accuse, tell)

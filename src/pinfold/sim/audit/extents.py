@@ -63,6 +63,8 @@ class VolumeLedger:
     """The device has said that it lost extents, and was not told that it has them again."""
     dropped: bool = False
     """Forgotten, and that was acknowledged."""
+    dropping: bool = False
+    """It is being forgotten: a crash may bring all of it back."""
     emptied: int = 0
     """How often nothing was left."""
     reads: int = 0
@@ -211,6 +213,9 @@ class ExtentLedger:
         for volume, known in self.volumes.items():
             known.reads = 0
             known.past.clear()
+            if known.dropping:
+                known.empty(None)
+                known.dropping = False
             if known.dropped:
                 if volume in present:
                     accuse(f"volume {volume.hex()} was dropped and is back")
@@ -422,10 +427,12 @@ class Extents:
         future = self._inner.drop(volume)
         known = self._ledger.volume(volume)
         known.empty()
+        known.dropping = True
         turn = known.turn
 
         def done(future: asyncio.Future[None]) -> None:
             if not future.cancelled() and future.exception() is None:
+                known.dropping = False
                 known.dropped = known.turn == turn
                 self._tell("extents.drop done")
 

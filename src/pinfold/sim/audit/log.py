@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pinfold.device.api import EVERYTHING, Entry, LogStore, Part
+from pinfold.device.api import EVERYTHING, Entry, LogState, LogStore, Part
 from pinfold.model.ids import GroupId
 from pinfold.sim.audit.agreement import Member
 from pinfold.sim.audit.rows import RowLedger
@@ -32,6 +32,8 @@ class _Group:
     installed: int = 0
     """Where the last copy that was acknowledged ends."""
     installing: bool = False
+    copying: int = 0
+    """The op of a copy of which a page was acknowledged, and not the last one."""
     copies: int = 0
     """How many have begun. One page may become durable together with the next copy's first."""
 
@@ -77,7 +79,7 @@ class LogLedger:
             known.shown.clear()
             known.durable.clear()
             known.replaced.clear()
-            known.installed, known.installing = 0, False
+            known.installed, known.copying, known.installing = 0, 0, False
 
     def compare(self, log: LogStore, accuse: Callable[[str], None]) -> None:
         """Accuse the device of what it has forgotten; what it shows it has acknowledged, then."""
@@ -108,9 +110,10 @@ def _compare(group: GroupId, known: _Group, log: LogStore, accuse: Callable[[str
             accuse(f"group {group}: op {risen.op} of view {risen.view} was replaced and is back")
         if state.last_op < known.installed:
             accuse(f"group {group}: a copy up to {known.installed} ends at {state.last_op}")
-    if state.applied_op + 1 < state.first_op <= state.last_op:
-        accuse(f"group {group}: applied {state.applied_op}, its log begins at {state.first_op}")
-    known.told, known.installing = True, False
+    if known.copying and state.applied_op not in (0, known.copying):
+        accuse(f"group {group}: applied {state.applied_op}, though a copy had replaced its rows")
+    _continuous(group, state, accuse)
+    known.told, known.copying, known.installing = True, 0, False
     known.view, known.promises = state.view, [(state.view, state.voted)]
     known.shown, known.durable = entries, dict(entries)
     known.installed = min(known.installed, state.last_op)
@@ -118,6 +121,12 @@ def _compare(group: GroupId, known: _Group, log: LogStore, accuse: Callable[[str
 
 Applied = Callable[[bytes, bytes | None], None]
 """Takes a row that was agreed on, and what it is now."""
+
+
+def _continuous(group: GroupId, state: LogState, accuse: Callable[[str], None]) -> None:
+    """Whether every entry is there that was not applied."""
+    if state.applied_op + 1 < state.first_op:
+        accuse(f"group {group}: applied {state.applied_op}, its log begins at {state.first_op}")
 
 
 class Log:
@@ -129,9 +138,11 @@ class Log:
         ledger: LogLedger,
         rows: RowLedger,
         member: Member,
+        accuse: Callable[[str], None],
         tell: Callable[[str], None],
         applied: Applied,
     ) -> None:
+        self._accuse = accuse
         self._inner = inner
         self._ledger = ledger
         self._rows = rows
@@ -166,6 +177,7 @@ class Log:
     def append(self, group: GroupId, entries: Sequence[Entry]) -> asyncio.Future[None]:
         """See `LogStore.append`."""
         future = self._inner.append(group, entries)
+        _continuous(group, self._inner.state(group), self._accuse)
         known = self._ledger.group(group)
         gone = known.cut(entries[0].op)
         kept = [Entry(entry.op, entry.view, bytes(entry.body)) for entry in entries]
@@ -235,7 +247,7 @@ class Log:
         if first:
             known.cut(0)
             known.replaced.clear()
-            known.trimmed = known.installed = 0
+            known.trimmed = known.installed = known.copying = 0
             known.installing = True
             known.copies += 1
             self._rows.emptied(group)
@@ -247,7 +259,10 @@ class Log:
         def note() -> None:
             if last:
                 self._member.durable(group, [Entry(applied_op, applied_view, b"")])
-            if last and known.installing and copy == known.copies:
+            if copy != known.copies or not known.installing:
+                return
+            known.copying = 0 if last else applied_op
+            if last:
                 known.installing = False
                 known.installed = applied_op
 
