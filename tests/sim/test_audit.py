@@ -7,14 +7,18 @@ from typing import cast
 
 import xxhash
 
+from pinfold.cluster.groups.entries import dropped_key
 from pinfold.device.api import BlobStore, Device, Entry, ExtentOp
 from pinfold.device.device import Device as OpenDevice
 from pinfold.env.api import Env
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
 from pinfold.model.settings import DeviceSettings
+from pinfold.objects.keys import object_key, part_key
 from pinfold.sim.account import Account
 from pinfold.sim.audit.auditor import Auditor
 from pinfold.sim.audit.blobs import BlobLedger
+from pinfold.sim.audit.dropped import forgotten
+from pinfold.sim.audit.rows import RowLedger
 from pinfold.sim.events import Event, Events
 from pinfold.sim.world import World
 
@@ -301,3 +305,48 @@ def test_a_deleted_blob_whose_place_was_lost_may_be_back_in_a_rebuilt_index_alon
     ledger.rebuilt()
     asyncio.run(ledger.compare(store, accused.append))
     assert accused == [f"blob {other.hex()} was deleted and is back"]
+
+
+FIRST, SECOND = b"1" * 16, b"2" * 16
+"""Shards."""
+
+
+def row(shard: bytes, name: bytes = b"n") -> bytes:
+    return object_key(shard, name)
+
+
+def test_a_blob_whose_last_name_went_without_a_word_is_told_of() -> None:
+    named = RowLedger()
+    named.wrote(GROUP, 1, [(row(FIRST), b"names " + BLOB)])
+    assert not forgotten([named], {BLOB}), "it is named still"
+    unseen = copy.deepcopy(named)
+    named.wrote(GROUP, 2, [(row(FIRST), b"names another")])
+    assert len(forgotten([named], {BLOB})) == 1
+    assert not forgotten([named], {BlobId(b"x" * 16)}), "nobody ever named it"
+    assert not forgotten([named, unseen], {BLOB}), "some member has not heard of its end"
+
+
+def test_a_blob_that_was_dropped_or_moved_is_not_forgotten() -> None:
+    dropped = RowLedger()
+    dropped.wrote(GROUP, 1, [(row(FIRST), b"names " + BLOB)])
+    dropped.wrote(GROUP, 2, [(row(FIRST), None), (dropped_key(BLOB), b"")])
+    dropped.wrote(GROUP, 3, [(dropped_key(BLOB), None)])
+    assert not forgotten([dropped], {BLOB})
+    moved = RowLedger()
+    moved.wrote(GROUP, 1, [(row(FIRST), b"names " + BLOB)])
+    moved.wrote(GROUP, 2, [(row(SECOND), b"names " + BLOB)])
+    moved.wrote(GROUP, 3, [(row(FIRST), None)])
+    assert not forgotten([moved], {BLOB})
+    moved.wrote(GROUP, 4, [(row(SECOND), None)])
+    assert not forgotten([moved], {BLOB}), "who saw its name move may not have seen it dropped"
+
+
+def test_a_part_that_became_an_object_keeps_its_blob() -> None:
+    completed = RowLedger()
+    completed.wrote(GROUP, 1, [(part_key(FIRST, b"n", b"u" * 16, 1), b"names " + BLOB)])
+    completed.wrote(
+        GROUP, 2, [(part_key(FIRST, b"n", b"u" * 16, 1), None), (row(FIRST), b"names " + BLOB)]
+    )
+    assert not forgotten([completed], {BLOB})
+    completed.wrote(GROUP, 3, [(row(FIRST), None)])
+    assert len(forgotten([completed], {BLOB})) == 1

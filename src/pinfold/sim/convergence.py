@@ -13,7 +13,13 @@ from pinfold.sim.autopsy import autopsy
 from pinfold.sim.checkers import leftovers
 from pinfold.sim.checkers.convergence import Inspection, check
 from pinfold.sim.cluster import SimCluster
-from pinfold.sim.copies import lacking_copies, let_days_pass, strays, unfreed
+from pinfold.sim.copies import (
+    forgotten_drops,
+    lacking_copies,
+    let_days_pass,
+    strays,
+    unfreed,
+)
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inspection import (
     group_status,
@@ -74,6 +80,8 @@ async def converge(bench: Bench, stage: Stage) -> None:
     for finding in leftovers.check(dict(rows_of(cluster))):
         bench.account.violated(finding.checker, str(finding))
     await _until(bench, lambda: unfreed(cluster))
+    for lost in forgotten_drops(cluster):
+        bench.account.violated("a blob forgotten", lost)
     let_days_pass(cluster)
     await _until(bench, lambda: strays(cluster))
     stage.account.tell("world", "everything is whole")

@@ -8,7 +8,8 @@ from typing import Final
 
 from pinfold.care.host import Local
 from pinfold.cluster.map import BLOBS
-from pinfold.model.ids import DeviceId
+from pinfold.model.ids import BlobId, DeviceId
+from pinfold.sim.audit.dropped import forgotten
 from pinfold.sim.cluster import SimCluster
 from pinfold_ring import Ring
 
@@ -48,10 +49,22 @@ def unfreed(cluster: SimCluster) -> list[str]:
 
 def strays(cluster: SimCluster) -> list[str]:
     """Copies that no row names and that do not wait to be given back."""
+    return [
+        f"device {device} has blob {blob.hex()}, which no row names"
+        for device, blob in _strays(cluster)
+    ]
+
+
+def forgotten_drops(cluster: SimCluster) -> list[str]:
+    """Strays that are not what a put or a late copy left, but what a row named."""
+    return forgotten(cluster.auditor.rows, {blob for _, blob in _strays(cluster)})
+
+
+def _strays(cluster: SimCluster) -> list[tuple[DeviceId, BlobId]]:
     seen = _locals(cluster)
     known = {blob for one in seen for blob in one.named | one.freed}
     return [
-        f"device {device} has blob {blob.hex()}, which no row names"
+        (device, blob)
         for one in seen
         for device, blobs in sorted(one.held.items())
         for blob in sorted(blobs - known)

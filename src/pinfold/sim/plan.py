@@ -16,6 +16,7 @@ from pinfold.cluster.groups.results import RESULTS_MAX
 from pinfold.cluster.groups.state import Limits
 from pinfold.model.limits import GIB, KIB
 from pinfold.model.settings import (
+    AccountSettings,
     BlobSettings,
     CareSettings,
     DeviceSettings,
@@ -105,6 +106,9 @@ _OF_DISKS: Final = ("power-loss", "crash", "power-cut", "slow-net", "reset", "sl
 _RIVALS_CHANCE: Final = 0.25
 """How likely two gateways contend for a volume; its other clients stay away then."""
 
+_KEYED_CHANCE: Final = 0.25
+"""How likely users and access keys come and go."""
+
 _CALM_CHANCE: Final = 0.35
 
 _FORGED_CHANCE: Final = 0.2
@@ -182,6 +186,8 @@ class Plan:
     """Who own buckets, one after the other."""
     rivals: bool
     """Whether two gateways contend for a volume, in place of its clients."""
+    keyed: bool
+    """Whether somebody makes and ends users and access keys, and signs with them."""
 
     @property
     def storage(self) -> tuple[str, ...]:
@@ -239,8 +245,11 @@ def make_plan(seed: int) -> Plan:
         aged=random.Random(f"{seed}/aged").random() < _AGED_CHANCE,
         users=2 if random.Random(f"{seed}/users").random() < _TWO_USERS_CHANCE else 1,
         rivals=random.Random(f"{seed}/rivals").random() < _RIVALS_CHANCE,
+        keyed=random.Random(f"{seed}/keyed").random() < _KEYED_CHANCE,
     )
     plan = dataclasses.replace(plan, settings=_with_splits(plan.settings, rng))
+    if plan.keyed:
+        plan = _with_short_memory_of_keys(plan)
     if plan.calm:
         faults = {name: pause for name, pause in plan.faults.items() if name not in _FAR_REACHING}
         plan = dataclasses.replace(plan, faults=faults)
@@ -285,6 +294,13 @@ def _with_changing_owners(plan: Plan) -> Plan:
     return dataclasses.replace(
         plan, users=2, names=min(plan.names, 2), object_clients=3, settings=settings
     )
+
+
+def _with_short_memory_of_keys(plan: Plan) -> Plan:
+    accounts = AccountSettings(cache_s=0.4, negative_cache_s=0.2)
+    s3 = msgspec.structs.replace(plan.settings.s3, accounts=accounts)
+    settings = msgspec.structs.replace(plan.settings, s3=s3)
+    return dataclasses.replace(plan, settings=settings)
 
 
 def _with_short_days(plan: Plan) -> Plan:

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Final
 
-from pinfold.sim.checkers import availability, counters, linearizable, listings, uploads, volumes
+from pinfold.sim.checkers import (
+    access,
+    availability,
+    counters,
+    linearizable,
+    listings,
+    uploads,
+    volumes,
+)
 from pinfold.sim.checkers.finding import Finding
 from pinfold.sim.checkers.history import GARBLED, History
 from pinfold.sim.faults.stage import Stage
@@ -19,6 +27,10 @@ HISTORY_CHECKS: Final[tuple[Callable[[History], list[Finding]], ...]] = (
 """Each is given the whole history."""
 
 
+_ROUNDING_S: Final = 0.001
+"""More than instants lose when they are told apart."""
+
+
 def judge(bench: Bench, stage: Stage) -> None:
     """Tell the account of everything that is wrong."""
     history = bench.recorder.history()
@@ -30,6 +42,9 @@ def judge(bench: Bench, stage: Stage) -> None:
         everything=EVERYTHING,
         may_be_full="full-disk" in bench.plan.faults,
     )
+    accounts = bench.plan.settings.s3.accounts
+    stale_s = max(accounts.cache_s, accounts.negative_cache_s) * (1 + bench.plan.drift)
+    findings += access.check(history, stale_s=stale_s + _ROUNDING_S)
     findings += counters.check(bench.counted, bench.listed)
     for finding in findings:
         rule = finding.checker + (" undecided" if finding.undecided else "")

@@ -40,6 +40,15 @@ REFUSED = {
     .does(0, 1, "create-bucket", "", user="alice")
     .does(2, 3, "delete-bucket", "", user="alice")
     .does(4, 5, "list-buckets", "", "alice", user="alice"),
+    "request denied to the owner": Story()
+    .does(0, 1, "create-bucket", "", user="alice")
+    .does(2, 3, "get", user="alice", outcome="refused", error="denied"),
+    "deletion denied to the owner": Story()
+    .does(0, 1, "create-bucket", "", user="alice")
+    .does(2, 3, "delete-bucket", "", user="alice", outcome="refused", error="denied"),
+    "read under a condition that holds": Story()
+    .does(0, 1, "put", value="1")
+    .no(2, 3, "get", condition="1"),
     "bucket not listed": Story()
     .does(0, 1, "create-bucket", "", user="alice")
     .does(4, 5, "list-buckets", "", user="alice"),
@@ -53,6 +62,18 @@ ACCEPTED = {
     .does(0, 1, "create-bucket", "", user="alice")
     .does(2, 3, "create-bucket", "", user="alice")
     .does(4, 5, "list-buckets", "", user="bob"),
+    "request denied to another": Story()
+    .does(0, 1, "create-bucket", "", user="alice")
+    .does(2, 3, "get", user="bob", outcome="refused", error="denied"),
+    "request denied to who was the owner": Story()
+    .does(0, 1, "create-bucket", "", user="alice")
+    .does(2, 3, "delete-bucket", "", user="alice")
+    .does(2, 9, "put", value="1", user="alice", outcome="refused", error="denied")
+    .does(4, 5, "create-bucket", "", user="bob"),
+    "read under a condition that does not hold": Story()
+    .does(0, 1, "put", value="1")
+    .does(2, 3, "put", value="2")
+    .no(4, 5, "get", condition="1"),
     "bucket that changed hands under a request": Story()
     .does(0, 1, "create-bucket", "", user="alice")
     .does(2, 9, "put", value="1", user="alice")
@@ -72,8 +93,20 @@ def test_is_accepted(name: str) -> None:
     assert not linearizable.check(ACCEPTED[name].history())
 
 
-def listed(story: Story, *shown: str) -> bool:
-    page = UploadsPage(client="c", bucket="b", uploads=shown, began=10, ended=11)
+def listed(story: Story, *shown: str, prefix: str = "", after: str = "") -> bool:
+    """Whether a listing may show these uploads, each `UPLOAD=NAME` or one of the story's name."""
+    uploads_of_names = tuple(
+        (upload, name or "k") for upload, _, name in (one.partition("=") for one in shown)
+    )
+    page = UploadsPage(
+        client="c",
+        bucket="b",
+        prefix=prefix,
+        after=after,
+        uploads=uploads_of_names,
+        began=10,
+        ended=11,
+    )
     history = History(operations=tuple(story.operations), uploads_pages=(page,))
     return not uploads.check(history)
 
@@ -89,3 +122,20 @@ def test_open_uploads_are_listed_and_ended_ones_are_not() -> None:
     racing = Story().does(0, 1, "open", value="u").does(9, 12, "abort", upload="u")
     assert listed(racing)
     assert listed(racing, "u")
+
+
+def test_listings_of_some_names_show_their_uploads_and_no_others() -> None:
+    opened = (
+        Story()
+        .does(0, 1, "open", "a", value="u")
+        .does(2, 3, "open", "b/1", value="v")
+        .does(4, 5, "open", "b/2", value="w")
+    )
+    assert listed(opened, "u=a", "v=b/1", "w=b/2")
+    assert listed(opened, "v=b/1", "w=b/2", prefix="b/")
+    assert listed(opened, "w=b/2", prefix="b/", after="b/1")
+    assert not listed(opened, "w=b/2", prefix="b/")
+    assert not listed(opened, "u=a", "v=b/1", "w=b/2", prefix="b/")
+    assert not listed(opened, "v=b/1", "w=b/2", after="b/1")
+    assert not listed(opened, "w=b/2", "v=b/1", prefix="b/"), "out of order"
+    assert not listed(opened, "u=b/0", "v=b/1", "w=b/2"), "under another name"

@@ -98,6 +98,11 @@ class Auditor:
         """The ledger of a device."""
         return self._ledgers.setdefault(bytes(uuid), Ledger())
 
+    @property
+    def rows(self) -> list[RowLedger]:
+        """What every device applied to its rows."""
+        return [ledger.rows for ledger in self._ledgers.values()]
+
     def forget(self, uuid: bytes) -> None:
         """All that this device acknowledged was taken from it."""
         self._ledgers.pop(bytes(uuid), None)

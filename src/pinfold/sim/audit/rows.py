@@ -38,6 +38,16 @@ class RowLedger:
         """What is known of a group's rows."""
         return self._groups.setdefault(group, _Group())
 
+    def has_seen(self, key: bytes) -> bool:
+        """Whether some group's row of this key was ever written."""
+        return any(key in known.keys for known in self._groups.values())
+
+    def histories(self) -> Iterator[tuple[bytes, Sequence[bytes | None]]]:
+        """(key, what was written to it, in order) of every row that is known."""
+        for known in self._groups.values():
+            for key, (_, values) in known.keys.items():
+                yield key, values
+
     def emptied(self, group: GroupId) -> None:
         """A copy begins: what is not in its pages may stay or go."""
         self._groups.pop(group, None)

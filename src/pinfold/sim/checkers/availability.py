@@ -22,7 +22,7 @@ established, logs caught up with."""
 PATIENCE_S: Final = 8.0
 """A client that gave up sooner was impatient; unless nothing at all was disturbed."""
 
-_ANSWERED: Final = frozenset(("conflict", "not-found", "invalid", "denied", "down", "not-modified"))
+_ANSWERED: Final = frozenset(("conflict", "not-found", "invalid", "denied", "unclear", "down"))
 """Errors that say something about what was asked for, or that nobody was asked."""
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from pinfold.accounts.records import State
 from pinfold.model import errors
 
 Kind = Literal[
@@ -83,7 +84,7 @@ class Operation:
     there). A copy's is what its answer said was copied, an open's the upload's id, and a
     list-buckets' the user if the bucket was among those shown."""
     condition: str | None = None
-    """Of put, copy, complete (on the target) and delete: IF_ABSENT, IF_PRESENT or a token."""
+    """Of put, get, copy, complete (on the target) and delete: IF_ABSENT, IF_PRESENT or a token."""
     source: tuple[str, str] | None = None
     """(bucket, name) that a copy reads."""
     upload: str = ""
@@ -134,11 +135,37 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadsPage:
-    """All open uploads of a bucket, as one or several pages showed them."""
+    """All open uploads of a bucket, or of some names in it, as one or several pages showed them."""
 
     client: str
     bucket: str
-    uploads: tuple[str, ...]
+    prefix: str = ""
+    after: str = ""
+    """Only of names above this one."""
+    uploads: tuple[tuple[str, str], ...]
+    """(upload, name)."""
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """An access key (or a user, whose keys have changes of their own) was made another."""
+
+    key: str
+    state: State
+    began: float
+    ended: float
+    known: bool
+    """Else it may take effect at any time after it began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """A request was signed with an access key, and answered or refused."""
+
+    key: str
+    worked: bool
     began: float
     ended: float
 
@@ -193,6 +220,8 @@ class History:
     operations: tuple[Operation, ...] = ()
     pages: tuple[Page, ...] = ()
     uploads_pages: tuple[UploadsPage, ...] = ()
+    key_changes: tuple[KeyChange, ...] = ()
+    key_uses: tuple[KeyUse, ...] = ()
     disk: tuple[DiskOperation, ...] = ()
     deaths: tuple[Death, ...] = ()
     disturbances: tuple[Disturbance, ...] = ()
@@ -282,6 +311,8 @@ class Recorder:
     _operations: list[list[Operation]] = field(default_factory=list)
     _pages: list[Page] = field(default_factory=list)
     _uploads_pages: list[UploadsPage] = field(default_factory=list)
+    _key_changes: list[KeyChange] = field(default_factory=list)
+    _key_uses: list[KeyUse] = field(default_factory=list)
     _disk: list[list[DiskOperation]] = field(default_factory=list)
     _deaths: list[Death] = field(default_factory=list)
     _disturbances: list[Disturbance] = field(default_factory=list)
@@ -370,17 +401,37 @@ class Recorder:
         )
 
     def uploads_page(
-        self, client: str, *, bucket: str, began: float, uploads: Sequence[str]
+        self,
+        client: str,
+        *,
+        bucket: str,
+        began: float,
+        uploads: Sequence[tuple[str, str]],
+        prefix: str = "",
+        after: str = "",
     ) -> None:
         """All open uploads of a bucket were told just now; `began` as for `page`."""
         page = UploadsPage(
             client=client,
             bucket=bucket,
+            prefix=prefix,
+            after=after,
             uploads=tuple(uploads),
             began=began,
             ended=self.instant(),
         )
         self._uploads_pages.append(page)
+
+    def key_changed(self, key: str, state: State, *, began: float, known: bool) -> None:
+        """A change of an access key was answered just now, or its answer was lost."""
+        ended = self.instant()
+        change = KeyChange(key=key, state=state, began=began, ended=ended, known=known)
+        self._key_changes.append(change)
+
+    def key_used(self, key: str, *, worked: bool, began: float) -> None:
+        """A request signed with an access key was answered, or refused for its key, just now."""
+        use = KeyUse(key=key, worked=worked, began=began, ended=self.instant())
+        self._key_uses.append(use)
 
     def begin_disk(
         self,
@@ -423,6 +474,8 @@ class Recorder:
             operations=tuple(slot[0] for slot in self._operations),
             pages=tuple(self._pages),
             uploads_pages=tuple(self._uploads_pages),
+            key_changes=tuple(self._key_changes),
+            key_uses=tuple(self._key_uses),
             disk=tuple(slot[0] for slot in self._disk),
             deaths=tuple(self._deaths),
             disturbances=tuple(self._disturbances),

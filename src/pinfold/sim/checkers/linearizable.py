@@ -311,11 +311,13 @@ def _tell_of_buckets(history: History, stories: dict[Key, _Story]) -> None:
                     story.add(operation, Action(does="see", values=(None,)))
     for operation in history.operations:
         story_of_bucket = buckets.get(operation.bucket)
-        needs_bucket = operation.kind not in ("get", "head") or operation.value is not None
-        if story_of_bucket is None or not operation.name or not needs_bucket:
+        if story_of_bucket is None or not operation.name:
             continue
-        if operation.outcome == "ok":
+        needs_bucket = operation.kind not in ("get", "head") or operation.value is not None
+        if operation.outcome == "ok" and needs_bucket:
             story_of_bucket.add(operation, Action(does="see", values=(_owner(operation),)))
+        elif _is_denied(operation):
+            story_of_bucket.add(operation, Action(does="see-not", values=(operation.user,)))
     for page in history.pages:
         if page.user and page.bucket in buckets:
             buckets[page.bucket].add(page, Action(does="see", values=(page.user,)))
@@ -331,8 +333,16 @@ def _owner(operation: Operation) -> str:
     return operation.user or _THERE
 
 
+def _is_denied(operation: Operation) -> bool:
+    """Whether the bucket was said to be another's. A head's answer has no words."""
+    refused = operation.outcome == "refused" and operation.error == "denied"
+    return refused and bool(operation.user) and operation.kind != "head"
+
+
 def _of_bucket(operation: Operation) -> Action | None:
     owner = _owner(operation)
+    if _is_denied(operation):
+        return Action(does="see-not", values=(owner,))
     if operation.kind == "list-buckets":
         if operation.outcome != "ok":
             return None

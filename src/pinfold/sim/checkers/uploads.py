@@ -33,11 +33,21 @@ def check(history: History) -> list[Finding]:
 def _problems(
     page: UploadsPage, opened: dict[str, Operation], ends: dict[str, list[Operation]]
 ) -> Iterator[str]:
-    shown = set(page.uploads)
+    shown = {upload for upload, _ in page.uploads}
     if len(shown) < len(page.uploads):
         yield "an upload is shown twice"
+    order = [(name.encode(), upload) for upload, name in page.uploads]
+    if order != sorted(order):
+        yield "uploads are not in order"
+    for upload, name in page.uploads:
+        if not _asked_for(page, name):
+            yield f"{upload} of {name} is shown and was not asked for"
+        elif upload in opened and opened[upload].name != name:
+            yield f"{upload} is shown as of {name}:\n   {describe(opened[upload])}"
     for upload, opening in opened.items():
         if opening.bucket != page.bucket or upload in shown or not _before(opening, page):
+            continue
+        if not _asked_for(page, opening.name):
             continue
         if not any(end.began < page.ended for end in ends.get(upload, ())):
             yield f"{upload} is not shown though it is open:\n   {describe(opening)}"
@@ -45,6 +55,10 @@ def _problems(
         over = [end for end in ends.get(upload, ()) if end.outcome == "ok" and _before(end, page)]
         if over:
             yield f"{upload} is shown though it has ended:\n   {describe(over[0])}"
+
+
+def _asked_for(page: UploadsPage, name: str) -> bool:
+    return name.startswith(page.prefix) and name.encode() > page.after.encode()
 
 
 def _before(operation: Operation, page: UploadsPage) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Coroutine
 from typing import Any
 
+from pinfold.sim.workloads.accounts import keeper
 from pinfold.sim.workloads.bench import Bench
 from pinfold.sim.workloads.managers import manager
 from pinfold.sim.workloads.objects import object_client, watcher
@@ -19,6 +20,8 @@ def start(bench: Bench) -> dict[str, Coroutine[Any, Any, None]]:
     if plan.watched:
         for gateway in plan.front:
             clients[f"w-{gateway}"] = watcher(bench, f"w-{gateway}", gateway)
+    if plan.keyed:
+        clients["k"] = keeper(bench, "k")
     if plan.managed:
         clients["m"] = manager(bench, "m")
     if plan.rivals:

@@ -44,6 +44,12 @@ _FORGED: Final = 0.6
 
 _USERS: Final = ("alice", "bob")
 
+DESCRIPTION: Final = "x-amz-meta-of"
+"""The header that says what an object is: metadata that whoever reads it judges."""
+
+DESCRIBED_ANEW: Final = ("described anew", "copied and described anew")
+"""What objects say whose description was replaced."""
+
 _EXPECTED: Final = (NoSuchKey, NoSuchBucket, NoSuchUpload)
 """The only ways to say that what a client named is not there."""
 
@@ -109,7 +115,8 @@ class Bench:
         self._contents: dict[str, bytes] = {}
         self._made: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
-        self._etags: dict[str, tuple[str, ...]] = {}
+        self._etags: dict[str, dict[str, None]] = {}
+        self._said: dict[str, set[str]] = {}
 
     def rng(self, client: str) -> random.Random:
         """A client's own choices."""
@@ -146,15 +153,34 @@ class Bench:
         """This content stands for this token."""
         digest = _md5(content)
         self._contents[token] = content
-        self._tokens[digest] = token
-        self._tokens[etag or digest] = token
-        self._etags[token] = tuple({etag or digest: None, digest: None})
+        etags = self._etags.setdefault(token, {})
+        for tag in (etag or digest, digest):
+            self._tokens[tag] = token
+            etags[tag] = None
+
+    def know_part(self, client: str, content: bytes) -> str:
+        """The token of a part made of another object's bytes: the same for the same bytes."""
+        digest = _md5(content)
+        token = self._tokens.get(digest) or self.new_token(client)
+        self.know(token, content)
+        self._made[digest] = token
+        return token
 
     def know_parts(self, client: str, content: bytes, etag: str) -> str:
-        """The token of an object made of parts: the same for the same parts."""
-        if etag not in self._tokens:
-            self.know(self.new_token(client), content, etag)
-        return self._tokens[etag]
+        """The token of an object made of parts: the same for the same bytes."""
+        token = self._tokens.get(etag) or self._tokens.get(_md5(content))
+        token = token or self.new_token(client)
+        self.know(token, content, etag)
+        return token
+
+    def say(self, token: str, description: str) -> None:
+        """Somebody may write this with that description, which copies keep."""
+        self._said.setdefault(token, set()).add(description)
+
+    def told(self, token: str, description: str, size: int) -> str:
+        """What was read, given what its metadata says and its size; GARBLED unless they fit."""
+        fits = description in self._said.get(token, ()) or description in DESCRIBED_ANEW
+        return token if fits and len(self.content_of(token)) == size else GARBLED
 
     def content_of(self, token: str) -> bytes:
         """What a token stands for; no bytes if it is GARBLED."""
@@ -172,12 +198,17 @@ class Bench:
         """What an ETag stands for."""
         return self._tokens.get(etag, GARBLED)
 
+    def listed_as(self, etag: str, size: int) -> str:
+        """What an ETag and a size stand for."""
+        token = self.token_of_etag(etag)
+        return token if len(self.content_of(token)) == size else GARBLED
+
     def tags_of(self, token: str) -> str:
         """If-Match of the ETags that a token's content may have: a copy of an upload has another.
 
         A garbled one has none that anything has.
         """
-        return ", ".join(f'"{etag}"' for etag in self._etags.get(token, (GARBLED,)))
+        return ", ".join(f'"{etag}"' for etag in self._etags.get(token, {GARBLED: None}))
 
     # Asking
 

@@ -10,8 +10,8 @@ from pinfold.sim.checkers.history import GARBLED, IF_ABSENT, IF_PRESENT
 from pinfold.sim.cluster import Down, ProcessDied
 from pinfold.sim.processes import GatewayProcess
 from pinfold.sim.workloads import s3
-from pinfold.sim.workloads.bench import PATIENCE_S, Bench
-from pinfold.sim.workloads.s3 import Answer, Denied, User
+from pinfold.sim.workloads.bench import DESCRIBED_ANEW, DESCRIPTION, PATIENCE_S, Bench
+from pinfold.sim.workloads.s3 import Answer, NotModified, User
 from pinfold.sim.workloads.uploads import Uploader
 
 SIZES: Final = (12, 12, 200, 1500, 6000, 20_000, 80_000)
@@ -124,9 +124,11 @@ class _ObjectClient:
             user=user.id,
         )
 
+        bench.say(token, token)
+
         async def request(gateway: GatewayProcess) -> None:
-            path = f"/{bucket}/{name}"
-            await s3.call(gateway, user, "PUT", path, headers=headers, body=content)
+            path, told = f"/{bucket}/{name}", {**headers, DESCRIPTION: token}
+            await s3.call(gateway, user, "PUT", path, headers=told, body=content)
 
         await bench.recorded(call, self._gateway, request)
         if call.operation.outcome == "ok":
@@ -137,6 +139,9 @@ class _ObjectClient:
         how = self._rng.random()
         if how < 0.25:
             await self._get_range(bucket, name)
+            return
+        if how < 0.35 and (bucket, name) in bench.seen:
+            await self._get_if(bucket, name, bench.seen[bucket, name], changed=how < 0.3)
             return
         token = await read_object(bench, self._client, self._gateway, bucket, name, whole=how < 0.9)
         if token is not None:
@@ -158,6 +163,25 @@ class _ObjectClient:
             return token if answer.body == asked else GARBLED
 
         await bench.recorded(call, self._gateway, request, token_of)
+
+    async def _get_if(self, bucket: str, name: str, seen: str, *, changed: bool) -> None:
+        """Read an object if it is another than was seen, or if it is that one."""
+        bench, user = self._bench, self._user(bucket)
+        condition, header = (None, "if-none-match") if changed else (seen, "if-match")
+        call = bench.recorder.begin(
+            self._client, "get", bucket=bucket, name=name, condition=condition, user=user.id
+        )
+
+        async def request(gateway: GatewayProcess) -> str:
+            headers = {header: bench.tags_of(seen)}
+            try:
+                answer = await s3.call(gateway, user, "GET", f"/{bucket}/{name}", headers=headers)
+            except NotModified:
+                return seen if changed else GARBLED
+            token = bench.token_of_etag(answer.etag)
+            return GARBLED if changed == (token == seen) else token
+
+        await bench.recorded(call, self._gateway, request, lambda token: token)
 
     async def _delete(self) -> None:
         bucket, name = self._key()
@@ -214,21 +238,35 @@ class _ObjectClient:
         bench, source, target = self._bench, self._key(), self._key()
         if source == target:
             return
-        user = self._user(target[0])
+        user, wanted = self._user(target[0]), bench.seen.get(source)
+        condition, headers = None, {"x-amz-copy-source": s3.copy_source(*source)}
+        if self._rng.random() < 0.3:
+            condition, demanded = self.condition(target)
+            headers |= demanded
+            wanted = None
+        elif wanted is not None and self._rng.random() < 0.5:
+            headers["x-amz-copy-source-if-match"] = bench.tags_of(wanted)
+        else:
+            wanted = None
+        if self._rng.random() < 0.3:
+            headers |= {"x-amz-metadata-directive": "REPLACE", DESCRIPTION: DESCRIBED_ANEW[1]}
         call = bench.recorder.begin(
-            self._client, "copy", bucket=target[0], name=target[1], source=source, user=user.id
+            self._client,
+            "copy",
+            bucket=target[0],
+            name=target[1],
+            condition=condition,
+            source=source,
+            user=user.id,
         )
 
         async def request(gateway: GatewayProcess) -> str:
-            headers = {"x-amz-copy-source": s3.copy_source(*source)}
             path = f"/{target[0]}/{target[1]}"
-            try:
-                answer = await s3.call(gateway, user, "PUT", path, headers=headers)
-            except NoSuchBucket as error:  # it does not say which
-                raise Denied("no bucket to copy from or to") from error
-            return answer.document.findtext("ETag", "").strip('"')
+            answer = await s3.copied(gateway, user, path, headers=headers)
+            token = bench.token_of_etag(answer.document.findtext("ETag", "").strip('"'))
+            return token if wanted in (None, token) else GARBLED
 
-        await bench.recorded(call, self._gateway, request, bench.token_of_etag)
+        await bench.recorded(call, self._gateway, request, lambda token: token)
 
     async def _rewrite(self) -> None:
         """Change what is said about an object: its bytes stay."""
@@ -241,7 +279,7 @@ class _ObjectClient:
             headers = {
                 "x-amz-copy-source": s3.copy_source(bucket, name),
                 "x-amz-metadata-directive": "REPLACE",
-                "x-amz-meta-by": self._client,
+                DESCRIPTION: DESCRIBED_ANEW[0],
             }
             headers = headers if anew else {"x-amz-acl": "private"}
             await s3.call(gateway, user, "PUT", path, query, headers=headers)
@@ -264,6 +302,7 @@ class _ObjectClient:
             delimiter=rng.choice(("", "/")),
             limit=rng.choice((1, 2, 1000)),
             after=rng.choice(("", "", "a/", "a/1", "b/x/1")),
+            listing=s3.LISTINGS[rng.choice(("second", "second", "first", "versions"))],
         )
 
     async def _list_buckets(self) -> None:
@@ -274,14 +313,29 @@ class _ObjectClient:
             for bucket in bench.buckets
         }
 
+        query = {"max-buckets": self._rng.choice(("1", "1000"))}
+
         async def request(gateway: GatewayProcess) -> list[str]:
-            return s3.texts(await s3.call(gateway, user, "GET", "/"), "Buckets/Bucket/Name")
+            """All pages; no name if one does not come behind those before it."""
+            names: list[str] = []
+            while True:
+                answer = await s3.call(gateway, user, "GET", "/", query)
+                shown = s3.texts(answer, "Buckets/Bucket/Name")
+                if sorted({*names, *shown}) != names + shown:
+                    return [GARBLED]
+                names += shown
+                token = answer.document.findtext("ContinuationToken", "")
+                if not token:
+                    return names
+                query["continuation-token"] = token
 
         asked = bench.ask(self._client, self._gateway, f"buckets of {user.id}", request)
         shown = await bench.outcome(asked)
         for bucket, call in calls.items():
 
             def owner_of(names: list[str], bucket: str = bucket) -> str | None:
+                if names == [GARBLED]:
+                    return GARBLED
                 return user.id if bucket in names else None
 
             await bench.record(call, shown(), owner_of)
@@ -354,7 +408,7 @@ async def read_object(
         token = bench.token_of_etag(answer.etag)
         if whole and bench.content_of(token) != answer.body:
             return GARBLED
-        return token
+        return bench.told(token, answer.headers.get(DESCRIPTION, ""), answer.length)
 
     await bench.recorded(call, gateway, request, token_of, patience_s=patience_s)
     return call.operation.value if call.operation.outcome == "ok" else None
@@ -370,24 +424,24 @@ async def list_bucket(
     delimiter: str = "",
     limit: int = 1000,
     after: str = "",
+    listing: s3.Listing = s3.LISTINGS["second"],
     user: User | None = None,
 ) -> bool:
     """All pages of a listing, recorded; whether it came to its end or there is no bucket."""
     user = user or bench.owner_of(bucket)
     query = {
-        "list-type": "2",
         "encoding-type": "url",
         "prefix": prefix,
         "delimiter": delimiter,
         "max-keys": str(limit),
-        "start-after": after,
+        listing.after: after,
     }
+    query = {name: text for name, text in query.items() if text} | listing.query
     while True:
         began = bench.recorder.instant()
 
         async def request(process: GatewayProcess) -> s3.Names:
-            wanted = {name: text for name, text in query.items() if text}
-            return s3.names_of(await s3.call(process, user, "GET", f"/{bucket}", wanted))
+            return s3.names_of(await s3.call(process, user, "GET", f"/{bucket}", query))
 
         try:
             page = await bench.ask(client, gateway, f"list {bucket}", request)
@@ -400,7 +454,7 @@ async def list_bucket(
             client,
             bucket=bucket,
             began=began,
-            names=[(name, bench.token_of_etag(etag)) for name, etag in page.objects],
+            names=[(name, bench.listed_as(etag, size)) for name, etag, size in page.objects],
             prefixes=page.prefixes,
             prefix=prefix,
             delimiter=delimiter,
@@ -412,5 +466,4 @@ async def list_bucket(
         bench.account.count("list ok")
         if not page.token:
             return True
-        query["continuation-token"] = page.token
-        after = max([name for name, _ in page.objects] + page.prefixes, key=str.encode)
+        query[listing.token], after = page.token, page.last

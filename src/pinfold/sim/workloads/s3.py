@@ -37,6 +37,12 @@ class Denied(Invalid):
     code = "denied"
 
 
+class Unclear(Invalid):
+    """A refusal of a request that names two things, without saying which of them it is about."""
+
+    code = "unclear"
+
+
 class NotModified(PinfoldError):
     """The client has what is there."""
 
@@ -49,11 +55,13 @@ class User:
 
     id: str
     secret: str
+    key: str = ""
+    """The access key; empty: the one of those who have only one."""
 
     @property
     def access_key(self) -> str:
-        """The user's only one."""
-        return f"key-of-{self.id}"
+        """What the user signs with."""
+        return self.key or f"key-of-{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,8 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    length: int
+    """Of the body; to HEAD, of what GET would send."""
 
     @property
     def etag(self) -> str:
@@ -164,10 +174,25 @@ async def call(
         finally:
             await response.chunks.aclose()
     told = {name.lower(): value for name, value in response.headers}
-    answer = Answer(response.status, told, bytes(content))
+    answer = Answer(response.status, told, bytes(content), response.length)
     if answer.status >= 300:
         raise error_of(_code(answer))
     return answer
+
+
+async def copied(
+    gateway: GatewayProcess,
+    user: User,
+    path: str,
+    query: Mapping[str, str] | None = None,
+    *,
+    headers: Mapping[str, str],
+) -> Answer:
+    """Send a copy; Unclear where a refusal may be of the source's bucket or the target's."""
+    try:
+        return await call(gateway, user, "PUT", path, query, headers)
+    except (NoSuchBucket, Denied) as error:
+        raise Unclear("the source or the target") from error
 
 
 def _code(answer: Answer) -> str:
@@ -212,24 +237,53 @@ def _key(secret: str, date: str) -> bytes:
 class Names:
     """A page of a listing."""
 
-    objects: list[tuple[str, str]]
-    """(name, ETag)."""
+    objects: list[tuple[str, str, int]]
+    """(name, ETag, size)."""
     prefixes: list[str]
     token: str
     """Where the next page starts; empty: nowhere."""
 
+    @property
+    def last(self) -> str:
+        """The last name or prefix."""
+        return max([name for name, _, _ in self.objects] + self.prefixes, key=str.encode)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One of the ways in which S3 lists names."""
+
+    query: dict[str, str]
+    after: str
+    """The parameter that takes the name behind which it begins."""
+    token: str
+    """The parameter that takes `Names.token`."""
+
+
+LISTINGS: Final = {
+    "second": Listing({"list-type": "2"}, "start-after", "continuation-token"),
+    "first": Listing({}, "marker", "marker"),
+    "versions": Listing({"versions": ""}, "key-marker", "key-marker"),
+}
+"""By version of ListObjects, and ListObjectVersions."""
+
 
 def names_of(answer: Answer) -> Names:
-    """A page of ListObjectsV2 or ListObjects with names encoded for URLs."""
+    """A page of any of `LISTINGS`, with names encoded for URLs."""
     root = answer.document
     objects = [
-        (unquote(one.findtext("Key", "")), one.findtext("ETag", "").strip('"'))
-        for one in root.findall("Contents")
+        (
+            unquote(one.findtext("Key", "")),
+            one.findtext("ETag", "").strip('"'),
+            int(one.findtext("Size", "-1")),
+        )
+        for one in [*root.findall("Contents"), *root.findall("Version")]
     ]
     prefixes = [unquote(text.text or "") for text in root.findall("CommonPrefixes/Prefix")]
     token = root.findtext("NextContinuationToken", "")
     if not token and root.findtext("IsTruncated") == "true":
-        token = unquote(root.findtext("NextMarker", "")) or objects[-1][0]
+        marker = root.findtext("NextKeyMarker", "") or root.findtext("NextMarker", "")
+        token = unquote(marker) or objects[-1][0]
     return Names(objects, prefixes, token)
 
 

@@ -13,11 +13,12 @@ from typing import Final
 from urllib.parse import unquote
 
 from pinfold.model.errors import PinfoldError
-from pinfold.sim.checkers.history import Call, Kind
+from pinfold.objects.conditions import NoSuchKey
+from pinfold.sim.checkers.history import GARBLED, Call, Kind
 from pinfold.sim.cluster import Down, ProcessDied
 from pinfold.sim.processes import GatewayProcess
 from pinfold.sim.workloads import s3
-from pinfold.sim.workloads.bench import Bench
+from pinfold.sim.workloads.bench import DESCRIPTION, Bench
 from pinfold.sim.workloads.s3 import User
 
 NUMBERS: Final = (1, 2, 3)
@@ -40,6 +41,8 @@ class Upload:
     name: str
     id: str
     user: User
+    description: str
+    """What its object will say it is."""
     parts: dict[int, list[tuple[str, bytes]]] = field(default_factory=dict)
     """By number, tokens and contents that were stored, oldest first."""
 
@@ -67,7 +70,8 @@ class Uploader:
             return
         upload = self._rng.choice(known)
         acts = {
-            self._part: 5,
+            self._part: 4,
+            self._copy_part: 1,
             self._list_parts: 1,
             self._list_uploads: 1,
             self._complete: 2 if upload.parts else 0,
@@ -81,13 +85,16 @@ class Uploader:
         bench = self._bench
         call = bench.recorder.begin(self._client, "open", bucket=bucket, name=name, user=user.id)
 
+        description = f"upload {bench.new_token(self._client)}"
+
         async def request(process: GatewayProcess) -> str:
-            answer = await s3.call(process, user, "POST", f"/{bucket}/{name}", {"uploads": ""})
+            path, headers = f"/{bucket}/{name}", {DESCRIPTION: description}
+            answer = await s3.call(process, user, "POST", path, {"uploads": ""}, headers)
             return answer.document.findtext("UploadId", "")
 
         upload = await bench.recorded(call, gateway, request, lambda upload: upload)
         if upload is not None:
-            bench.uploads.append(Upload(bucket, name, upload, user))
+            bench.uploads.append(Upload(bucket, name, upload, user, description))
             del bench.uploads[:-_KNOWN_MAX]
 
     async def _part(self, gateway: str, upload: Upload) -> None:
@@ -105,14 +112,56 @@ class Uploader:
         if call.operation.outcome != "refused":
             upload.parts.setdefault(number, []).append((token, content))
 
+    async def _copy_part(self, gateway: str, upload: Upload) -> None:
+        """Add a part made of a range of an object that somebody has seen, if it still is there."""
+        bench, rng = self._bench, self._rng
+        if not bench.seen:
+            return
+        source = rng.choice(list(bench.seen))
+        seen, number = bench.seen[source], rng.choice(NUMBERS)
+        content = bench.content_of(seen)
+        if not content:
+            return
+        first = rng.randrange(len(content))
+        last = rng.randrange(first, len(content))
+        part = content[first : last + 1]
+        token = bench.know_part(self._client, part)
+        call = self._begin("part", upload, value=token, part=number)
+
+        async def request(process: GatewayProcess) -> str:
+            query = {"partNumber": str(number), "uploadId": upload.id}
+            headers = {
+                "x-amz-copy-source": s3.copy_source(*source),
+                "x-amz-copy-source-if-match": bench.tags_of(seen),
+                "x-amz-copy-source-range": f"bytes={first}-{last}",
+            }
+            path = f"/{upload.bucket}/{upload.name}"
+            try:
+                answer = await s3.copied(process, upload.user, path, query, headers=headers)
+            except NoSuchKey as error:
+                raise s3.Unclear("the source is gone, not the upload") from error
+            return answer.document.findtext("ETag", "").strip('"')
+
+        await bench.recorded(call, gateway, request, bench.token_of_part)
+        if call.operation.outcome != "refused":
+            upload.parts.setdefault(number, []).append((token, part))
+
     async def _list_parts(self, gateway: str, upload: Upload) -> None:
+        """All pages of an upload's parts."""
         calls = {number: self._begin("list-parts", upload, part=number) for number in NUMBERS}
+        query = {"uploadId": upload.id, "max-parts": str(self._rng.choice((1, 2, 1000)))}
 
         async def request(process: GatewayProcess) -> dict[int, str]:
-            path = f"/{upload.bucket}/{upload.name}"
-            answer = await s3.call(process, upload.user, "GET", path, {"uploadId": upload.id})
-            numbers = map(int, s3.texts(answer, "Part/PartNumber"))
-            return dict(zip(numbers, s3.texts(answer, "Part/ETag"), strict=True))
+            path, found = f"/{upload.bucket}/{upload.name}", dict[int, str]()
+            while True:
+                answer = await s3.call(process, upload.user, "GET", path, query)
+                numbers = list(map(int, s3.texts(answer, "Part/PartNumber")))
+                if sorted({*found, *numbers}) != [*found, *numbers]:
+                    return dict.fromkeys(NUMBERS, GARBLED)
+                found |= zip(numbers, s3.texts(answer, "Part/ETag"), strict=True)
+                if answer.document.findtext("IsTruncated") != "true":
+                    return found
+                query["part-number-marker"] = answer.document.findtext("NextPartNumberMarker", "")
 
         asked = self._bench.ask(self._client, gateway, f"parts of {upload.id}", request)
         shown = await self._bench.outcome(asked)
@@ -125,11 +174,14 @@ class Uploader:
             await self._bench.record(call, shown(), token_of)
 
     async def _list_uploads(self, gateway: str, upload: Upload) -> None:
-        """All pages of the bucket's open uploads."""
+        """All pages of the bucket's open uploads, or of some names'."""
         bench, limit = self._bench, self._rng.choice((1, 1000))
+        prefix, after = self._rng.choice(("", "", "a", "b/")), self._rng.choice(("", "", "a", "b"))
         query = {"uploads": "", "max-uploads": str(limit), "encoding-type": "url"}
+        query |= {name: text for name, text in (("prefix", prefix), ("key-marker", after)) if text}
         began = bench.recorder.instant()
         found: list[str] = []
+        names: list[str] = []
         while True:
 
             async def request(process: GatewayProcess) -> s3.Answer:
@@ -144,11 +196,19 @@ class Uploader:
                 bench.account.count("list-uploads failed")
                 return
             found += s3.texts(answer, "Upload/UploadId")
+            names += map(unquote, s3.texts(answer, "Upload/Key"))
             if answer.document.findtext("IsTruncated") != "true":
                 break
             query["key-marker"] = unquote(answer.document.findtext("NextKeyMarker", ""))
             query["upload-id-marker"] = answer.document.findtext("NextUploadIdMarker", "")
-        bench.recorder.uploads_page(self._client, bucket=upload.bucket, began=began, uploads=found)
+        bench.recorder.uploads_page(
+            self._client,
+            bucket=upload.bucket,
+            prefix=prefix,
+            after=after,
+            began=began,
+            uploads=list(zip(found, names, strict=True)),
+        )
         bench.account.count("list-uploads ok")
 
     async def _contend(self, gateway: str, upload: Upload) -> None:
@@ -194,6 +254,7 @@ class Uploader:
         token = bench.know_parts(
             self._client, b"".join(content for _, content in chosen.values()), etag
         )
+        bench.say(token, upload.description)
         condition, headers = self._condition((upload.bucket, upload.name))
         call = self._begin(
             "complete",
