@@ -72,6 +72,7 @@ FAULT_RATES: Final = {
     "strike-logs": (0.2, 1.0),
     "wrong-day": (0.5, 2.5),
     "corrupt-net": (0.3, 2.0),
+    "strike-buckets": (0.2, 1.0),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -94,6 +95,7 @@ _DRAWN_APART: Final = {
     "strike-logs": 0.2,
     "wrong-day": 0.2,
     "corrupt-net": 0.25,
+    "strike-buckets": 0.25,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 

@@ -23,6 +23,21 @@ _change_decoder = msgspec.msgpack.Decoder(Change)
 
 _VOLUME = key_of("")[:1]
 
+_KINDS = {
+    b"a": "note",
+    b"b": "bucket",
+    b"m": "map",
+    b"o": "name",
+    b"r": "received",
+    b"x": "bound",
+    b"y": "moved",
+}
+"""What rows of `objects.keys` are about, by the first byte of their keys."""
+
+
+def _kind(key: bytes) -> str:
+    return _KINDS.get(key[:1], key[:1].hex())
+
 
 class Seams(Operations):
     """Operations that tell which of them is asked of a process: `rpc extent.claim`.
@@ -94,8 +109,8 @@ class SeenRows:
             if key[:1] == _VOLUME:
                 kinds.append(self._volume(key, decode_volume(row.body)))
             else:
-                kinds.append(f"put {key[:1].hex()}")
-        return kinds + [f"delete {key[:1].hex()}" for key in change.deletes]
+                kinds.append(f"put {_kind(key)}")
+        return kinds + [f"delete {_kind(key)}" for key in change.deletes]
 
     def _volume(self, key: bytes, row: VolumeRow) -> str:
         before = self._volumes.get(key, row)

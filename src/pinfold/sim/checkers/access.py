@@ -34,6 +34,8 @@ def check(history: History, *, stale_s: float) -> list[Finding]:
 def _possible(changes: Sequence[KeyChange], since: float, until: float) -> set[bool]:
     """Whether a key may have worked, or not, at instants of this time."""
     before = [one for one in changes if one.known and one.ended <= since]
+    if any(one.state == "deleted" for one in before):
+        return {False}
     works = {bool(before) and before[-1].state == "active"}
     for change in changes:
         ended_before = change.known and change.ended <= since

@@ -41,5 +41,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "strike": aimed.strike,
     "strike-volumes": aimed.strike_volumes,
     "strike-logs": aimed.strike_logs,
+    "strike-buckets": aimed.strike_buckets,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

@@ -53,6 +53,19 @@ AIMS: Final = (
     "rows volume taken in done",
     "rows volume given back",
     "rows volume given back done",
+    "rows put bucket",
+    "rows put bucket done",
+    "rows delete bucket",
+    "rows delete bucket done",
+    "rows put note done",
+    "rows put bound done",
+    "rows put moved done",
+    "rows put received",
+    "rows put received done",
+    "rows put map",
+    "rows put map done",
+    "rows delete name",
+    "rows delete name done",
     "device opened",
     "disk journal",
     "disk packs",
@@ -62,6 +75,8 @@ AIMS: Final = (
 """What a fault may be aimed at."""
 
 _VOLUMES: Final = tuple(aim for aim in AIMS if "extent" in aim or "volume" in aim)
+
+_BUCKETS: Final = tuple(aim for aim in AIMS if aim.startswith("rows ") and aim not in _VOLUMES)
 
 _LOGS: Final = tuple(aim for aim in AIMS if aim.startswith("log."))
 
@@ -74,6 +89,11 @@ async def strike(stage: Stage) -> None:
 async def strike_volumes(stage: Stage) -> None:
     """Anything, as a volume is claimed, written, resynchronised or put out."""
     await _strike_at(stage, _VOLUMES)
+
+
+async def strike_buckets(stage: Stage) -> None:
+    """Anything, as a gateway makes or deletes a bucket, splits a shard or ends an upload."""
+    await _strike_at(stage, _BUCKETS)
 
 
 async def strike_logs(stage: Stage) -> None:

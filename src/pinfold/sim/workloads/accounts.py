@@ -22,6 +22,9 @@ from pinfold.sim.workloads.s3 import User
 _PAUSE_S: Final = 0.12
 """Mean pause between two calls."""
 
+_MOMENT_S: Final = 0.015
+"""About as long as a change takes."""
+
 _PATIENCE_S: Final = 8.0
 
 _SECRET: Final = "secret of an access key"
@@ -55,21 +58,20 @@ class _Life:
         """From the user's creation to its deletion."""
         if not await self._make_user() or not await self._make_key():
             return
+        acts = {
+            self._use: 8,
+            self._set_key: 2,
+            self._set_user: 1,
+            self._make_key: 0.7,
+            self._end_key: 0.3,
+            self._contend: 0.6,
+            self._again: 0.5,
+        }
         for _ in range(self.rng.randrange(4, 40)):
             await asyncio.sleep(self.rng.expovariate(1 / _PAUSE_S))
             if self.bench.stopping:
                 return
-            act = self.rng.choices(
-                (
-                    self._use,
-                    self._set_key,
-                    self._set_user,
-                    self._make_key,
-                    self._end_key,
-                    self._again,
-                ),
-                (8, 2, 1, 0.5, 0.5, 0.5),
-            )[0]
+            (act,) = self.rng.choices(list(acts), list(acts.values()))
             if not await act():
                 return
         if await self._end_user():
@@ -125,6 +127,25 @@ class _Life:
         return await self._change(
             {key: "deleted"}, lambda store: store.accounts.delete_key(key), NotFound
         )
+
+    async def _contend(self) -> bool:
+        """Delete a key and set its state in the same moment: it is deleted, whoever was first."""
+        key = self._living()
+        if key is None:
+            return True
+
+        async def rival(state: State) -> None:
+            await asyncio.sleep(self.rng.uniform(0.0, _MOMENT_S))
+            await self._change({key: state}, lambda store: store.accounts.set_key_state(key, state))
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(rival("active" if self.state == "active" else "disabled"))
+            await asyncio.sleep(self.rng.uniform(0.0, _MOMENT_S))
+            self.keys[key] = "deleted"
+            ending = self._change(
+                {key: "deleted"}, lambda store: store.accounts.delete_key(key), NotFound
+            )
+            return await ending
 
     async def _end_user(self) -> bool:
         self.state = "deleted"

@@ -110,8 +110,10 @@ class _ObjectClient:
         return seen, {"if-match": self._bench.tags_of(seen)}
 
     async def _put(self) -> None:
-        bench, (bucket, name) = self._bench, self._key()
-        user = self._user(bucket)
+        await self._put_at(*self._key())
+
+    async def _put_at(self, bucket: str, name: str) -> None:
+        bench, user = self._bench, self._user(bucket)
         token, content = bench.new_value(self._client, self._rng.choice(SIZES))
         condition, headers = self.condition((bucket, name))
         call = bench.recorder.begin(
@@ -360,7 +362,10 @@ class _ObjectClient:
         return call.operation.outcome == "ok"
 
     async def _change_hands(self) -> None:
-        """Empty a bucket, delete it, and have the next user make it, while others are at work."""
+        """Empty a bucket, delete it, and have a user make it again, while others are at work.
+
+        What is put there then is looked for through every gateway: some remember the former life.
+        """
         bench, bucket = self._bench, self._rng.choice(self._bench.buckets)
         owner = bench.owner_of(bucket)
         for upload in [one for one in bench.uploads if one.bucket == bucket]:
@@ -368,8 +373,12 @@ class _ObjectClient:
         for name in bench.names:
             await self._delete_name(bucket, name, owner, None, {})
         if await self._delete_bucket(bucket, owner):
-            following = bench.users[(bench.users.index(owner) + 1) % len(bench.users)]
+            step, name = self._rng.randrange(2), self._rng.choice(bench.names)
+            following = bench.users[(bench.users.index(owner) + step) % len(bench.users)]
             await create_bucket(bench, self._client, self._gateway, bucket, following)
+            await self._put_at(bucket, name)
+            for gateway in bench.plan.front:
+                await read_object(bench, self._client, gateway, bucket, name)
 
 
 async def create_bucket(bench: Bench, client: str, gateway: str, bucket: str, user: User) -> None:
