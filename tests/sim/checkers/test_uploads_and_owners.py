@@ -22,6 +22,10 @@ REFUSED = {
     .does(0, 1, "part", value="1", upload="u", part=1)
     .does(2, 3, "part", value="2", upload="u", part=1)
     .does(4, 5, "complete", value="1", upload="u", parts=((1, "1"),)),
+    "completion without a part that was stored meanwhile": Story()
+    .does(0, 1, "part", value="1", upload="u", part=1)
+    .does(2, 9, "complete", value="1", upload="u", parts=((1, "1"),))
+    .does(3, 4, "part", value="2", upload="u", part=1),
     "put into the bucket of somebody else": Story()
     .does(0, 1, "create-bucket", "", user="alice")
     .does(2, 3, "delete-bucket", "", user="alice")
@@ -58,6 +62,10 @@ ACCEPTED = {
     "completion repeated while its object is current": Story()
     .does(0, 1, "complete", value="1", upload="u")
     .does(2, 3, "complete", value="1", upload="u"),
+    "completion without a part that may have come": Story()
+    .does(0, 1, "part", value="1", upload="u", part=1)
+    .does(2, 9, "complete", value="1", upload="u", parts=((1, "1"),))
+    .does(3, 4, "part", value="2", upload="u", part=1, outcome="unknown"),
     "bucket made again by its owner": Story()
     .does(0, 1, "create-bucket", "", user="alice")
     .does(2, 3, "create-bucket", "", user="alice")

@@ -118,7 +118,11 @@ def _stories(history: History, initial: Mapping[Key, str], *, merge: bool) -> di
 
 
 def _of_parts(operations: Sequence[Operation]) -> Iterator[Operation]:
-    """Each number of each upload as a key of its own: stored, listed, and named by a Complete."""
+    """Each number of each upload as a key of its own: stored, listed, and named by a Complete.
+
+    No part is stored behind the Complete that ended the upload: it names the last of each number.
+    """
+    end = max((o.ended for o in operations if o.ended is not None), default=0.0)
     for operation in operations:
         if operation.outcome == "refused":
             continue
@@ -128,8 +132,9 @@ def _of_parts(operations: Sequence[Operation]) -> Iterator[Operation]:
         elif operation.kind == "list-parts" and read:
             yield _of_part(operation, "get", operation.part, operation.value)
         elif operation.kind == "complete" and read and operation.asked in (None, operation.value):
+            last = replace(operation, began=end + 1, ended=end + 2)
             for number, token in operation.parts:
-                yield _of_part(operation, "get", number, token)
+                yield _of_part(last, "get", number, token)
 
 
 def _of_part(operation: Operation, kind: Kind, number: int, value: str | None) -> Operation:

@@ -24,6 +24,9 @@ from pinfold.sim.workloads.s3 import User
 NUMBERS: Final = (1, 2, 3)
 """Numbers of parts: few, so that they are replaced."""
 
+_AGAIN: Final = 0.4
+"""How often a part is stored whose number is known to be taken."""
+
 _SIZES: Final = (12, 200, 1500, 6000, 6000, 20_000, 80_000)
 
 _MOMENT_S: Final = 0.015
@@ -97,8 +100,13 @@ class Uploader:
             bench.uploads.append(Upload(bucket, name, upload, user, description))
             del bench.uploads[:-_KNOWN_MAX]
 
+    def _number(self, upload: Upload) -> int:
+        """Of a part to be stored: often in place of another."""
+        again = upload.parts and self._rng.random() < _AGAIN
+        return self._rng.choice(list(upload.parts) if again else NUMBERS)
+
     async def _part(self, gateway: str, upload: Upload) -> None:
-        bench, number = self._bench, self._rng.choice(NUMBERS)
+        bench, number = self._bench, self._number(upload)
         token, content = bench.new_value(self._client, self._rng.choice(_SIZES))
         call = self._begin("part", upload, value=token, part=number)
 
@@ -118,7 +126,7 @@ class Uploader:
         if not bench.seen:
             return
         source = rng.choice(list(bench.seen))
-        seen, number = bench.seen[source], rng.choice(NUMBERS)
+        seen, number = bench.seen[source], self._number(upload)
         content = bench.content_of(seen)
         if not content:
             return
@@ -241,7 +249,7 @@ class Uploader:
         numbers = sorted(rng.sample(sorted(upload.parts), rng.randint(1, len(upload.parts))))
         chosen = {
             number: upload.parts[number][-1]
-            if rng.random() < 0.8
+            if rng.random() < 0.7
             else rng.choice(upload.parts[number])
             for number in numbers
         }
