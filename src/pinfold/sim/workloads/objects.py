@@ -31,6 +31,9 @@ _FOCUS: Final[dict[str, dict[str, float]]] = {
 _WATCHER_PATIENCE_S: Final = 0.5
 """Seconds after which a watcher gives a read up: far more than an answer takes."""
 
+_KNOWN: Final = 0.7
+"""How often what is copied was seen to be there."""
+
 _STRANGER: Final = 0.08
 """How often a client asks as anybody, and not as the bucket's owner."""
 
@@ -237,7 +240,9 @@ class _ObjectClient:
             await bench.record(calls[name], outcome_of(name))
 
     async def _copy(self) -> None:
-        bench, source, target = self._bench, self._key(), self._key()
+        bench, target = self._bench, self._key()
+        known = list(bench.seen) if self._rng.random() < _KNOWN else []
+        source = self._rng.choice(known) if known else self._key()
         if source == target:
             return
         user, wanted = self._user(target[0]), bench.seen.get(source)
