@@ -73,6 +73,7 @@ FAULT_RATES: Final = {
     "wrong-day": (0.5, 2.5),
     "corrupt-net": (0.3, 2.0),
     "strike-buckets": (0.2, 1.0),
+    "strike-splits": (0.1, 0.5),
 }
 """Every fault by name and the range of its mean pause, in seconds of world time."""
 
@@ -95,7 +96,8 @@ _DRAWN_APART: Final = {
     "strike-logs": 0.2,
     "wrong-day": 0.2,
     "corrupt-net": 0.25,
-    "strike-buckets": 0.25,
+    "strike-buckets": 0.2,
+    "strike-splits": 0.2,
 }
 """Faults and how likely each is chosen, by a generator of its own: no other draw depends on it."""
 

@@ -42,5 +42,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "strike-volumes": aimed.strike_volumes,
     "strike-logs": aimed.strike_logs,
     "strike-buckets": aimed.strike_buckets,
+    "strike-splits": aimed.strike_splits,
 }
 """Each with a pause in `plan.FAULT_RATES`."""

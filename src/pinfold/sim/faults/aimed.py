@@ -78,6 +78,10 @@ _VOLUMES: Final = tuple(aim for aim in AIMS if "extent" in aim or "volume" in ai
 
 _BUCKETS: Final = tuple(aim for aim in AIMS if aim.startswith("rows ") and aim not in _VOLUMES)
 
+_SPLITS: Final = tuple(
+    aim for aim in _BUCKETS if any(row in aim for row in ("bound", "received", "moved", "map"))
+)
+
 _LOGS: Final = tuple(aim for aim in AIMS if aim.startswith("log."))
 
 
@@ -94,6 +98,11 @@ async def strike_volumes(stage: Stage) -> None:
 async def strike_buckets(stage: Stage) -> None:
     """Anything, as a gateway makes or deletes a bucket, splits a shard or ends an upload."""
     await _strike_at(stage, _BUCKETS)
+
+
+async def strike_splits(stage: Stage) -> None:
+    """Anything, between two steps of a split, or two pages of one."""
+    await _strike_at(stage, _SPLITS)
 
 
 async def strike_logs(stage: Stage) -> None:
