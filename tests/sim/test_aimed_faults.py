@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 
+import msgspec
+
 from pinfold.sim.account import Account
 from pinfold.sim.checkers.history import Recorder
 from pinfold.sim.cluster import SimCluster
@@ -22,8 +24,17 @@ QUIET = dataclasses.replace(make_plan(3), faults={}, volume_clients=0, object_cl
 def test_every_aim_but_the_rarest_is_told_of() -> None:
     counts: dict[str, int] = {}
     for seed in (2, 149):
+        plan = make_plan(seed)
+        objects = msgspec.structs.replace(
+            plan.settings.s3.objects, shard_rows_max=1, split_interval_s=0.1
+        )
+        s3 = msgspec.structs.replace(plan.settings.s3, objects=objects)
         plan = dataclasses.replace(
-            make_plan(seed),
+            plan,
+            settings=msgspec.structs.replace(plan.settings, s3=s3),
+            buckets=1,
+            names=3,
+            object_clients=2,
             volume_clients=2,
             rivals=False,
             focus="buckets" if seed == 149 else "",
