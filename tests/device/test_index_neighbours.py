@@ -22,6 +22,7 @@ from pinfold.device.repair import repair
 from pinfold.env.real import real_env
 from pinfold.model.errors import Conflict, Corrupt
 from pinfold.model.ids import BlobId, GroupId, Token, VolumeId
+from tests.device.model import whole
 from tests.device.test_real import CLUSTER, SETTINGS
 
 G, V, W = GroupId(1), VolumeId(b"v" * 16), VolumeId(b"w" * 16)
@@ -127,29 +128,57 @@ def formatted(path: Path) -> None:
 def test_a_rotten_row_at_the_edge_of_its_table_neither_refuses_nor_stops_the_device(
     tmp_path: Path,
 ) -> None:
-    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
-    formatted(whole)
+    made, damaged = tmp_path / "made", tmp_path / "damaged"
+    formatted(made)
     for act in (fill, quarantine):
-        assert lived(whole, act) == CLOSED
-    assert looked(whole).findings == []
-    found = rows(whole)
+        assert lived(made, act) == CLOSED
+    assert looked(made).findings == []
+    found = rows(made)
     assert set(found) >= GUARDS
     for table in REPAIRED_TABLES:
         own = [key for key in found if key[:1] == table and key not in GUARDS]
         assert len(own) > 1
         for key in (table, own[0], own[-1], max(GUARDS, key=lambda one: one.startswith(table))):
-            shutil.copytree(whole, damaged)
+            shutil.copytree(made, damaged)
             rot(damaged, key)
             assert {finding.part for finding in looked(damaged).findings} >= {"row"}
             for use in (come, go, nothing):
                 assert lived(damaged, use) == CLOSED, key
             shutil.rmtree(damaged)
-            shutil.copytree(whole, damaged)
+            shutil.copytree(made, damaged)
             rot(damaged, key)
             uvloop.run(repair(real_env(), str(damaged), looked(damaged)))
             rotten = looked(damaged).rotten
             assert rotten == ([key] if table == b"r" and key not in GUARDS else []), key
             shutil.rmtree(damaged)
+
+
+def test_a_rotten_row_of_a_rebuilt_index_that_was_not_opened_yet_refuses_no_device(
+    tmp_path: Path,
+) -> None:
+    """No commit of an opening has come between the rebuild and the rot."""
+    made, damaged = tmp_path / "made", tmp_path / "damaged"
+    formatted(made)
+
+    async def copied(device: Device) -> None:
+        """A group's copy is not in the journal, so redoing that is not everything."""
+        await fill(device)
+        await device.log.install(G, 9, 1, [(b"key", b"value")], first=True, last=True)
+
+    async def read(device: Device, blob: BlobId) -> None:
+        """The journal makes this one good: it still has all blobs."""
+        assert await whole(device.blobs.read(blob, 0, len(PAYLOAD))) == PAYLOAD
+
+    assert lived(made, copied) == CLOSED
+    rebuilt = rebuild_index(real_env().disk, str(made), SETTINGS, b"lost", force=True)
+    assert (rebuilt.whole, rebuilt.blobs) == (False, len(BLOBS))
+    own = [key for key in rows(made) if key[:1] == b"b" and key not in GUARDS]
+    assert own == [b"b" + blob for blob in BLOBS]
+    for key in (own[0], own[-1]):
+        shutil.copytree(made, damaged)
+        rot(damaged, key)
+        assert lived(damaged, partial(read, blob=BlobId(key[1:]))) == CLOSED
+        shutil.rmtree(damaged)
 
 
 def test_a_promise_that_looks_like_a_row_of_another_table_is_missed(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from pinfold.device.blobrecords import COUNTS, decode_ids, decode_put, encode_co
 from pinfold.device.engines import engine_name, look_at_engine, open_engine, remove_engine
 from pinfold.device.files import Superblock, lock_device, numbered_files, read_superblock
 from pinfold.device.group import Group
-from pinfold.device.index import REPAIRED_TABLES, Engine, Index, MapFull, seal_rows
+from pinfold.device.index import GUARDS, REPAIRED_TABLES, Engine, Index, MapFull, seal_rows
 from pinfold.device.memory import Remembered
 from pinfold.device.offline import segment_bytes
 from pinfold.device.packs import NEXT_PACK, encode_pack
@@ -160,6 +160,8 @@ def _rebuild(
     engine = open_engine(disk, f"{path}/index", settings)
     try:
         made = _NewIndex(engine)
+        for key in GUARDS:  # the first opening reads before it commits any
+            made.put(key, b"")
         _give_up(remembered, lost_vote, made, result)
         _take_packs(disk, path, superblock, made, result)
         dated = partial(_date, made)
