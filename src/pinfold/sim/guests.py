@@ -62,6 +62,8 @@ class Guests:
         self.gateway = gateway
         self.audit = audit
         self._connections: dict[tuple[str, str], _Connection] = {}
+        self._left: dict[tuple[str, str], int] = {}
+        """How often a client's connection to a volume has ended here."""
 
     async def do(
         self,
@@ -75,9 +77,13 @@ class Guests:
         fua: bool = False,
     ) -> Sequence[Buffer]:
         """One request of a volume; what a read found. Raises what the session answers."""
-        connection = self._connections.get((client, volume))
+        key = client, volume
+        connection = self._connections.get(key)
         if connection is None:
+            before = self._left.get(key)
             shown = await self._sessions.show(volume)
+            if self._left.get(key) != before:  # asked for by a connection that has ended
+                raise Unavailable("the client has hung up")
             connection = self._enter(client, volume, shown.told)
         answer = connection.submit(Io(kind, offset, length, connection, payload=payload, fua=fua))
         try:
@@ -107,6 +113,7 @@ class Guests:
         if self._connections.get(connection.key) is not connection:
             return
         del self._connections[connection.key]
+        self._left[connection.key] = self._left.get(connection.key, 0) + 1
         assert connection.session is not None
         connection.session.withdraw(connection)
         self._sessions.detach(connection)

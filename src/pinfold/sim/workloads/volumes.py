@@ -107,10 +107,10 @@ class _VolumeClient:
 
         Where it is lost, other clients may still be using it.
         """
-        bench, how = self._bench, self._rng.random()
-        if how < 0.5:
-            await release(bench, self._client, self._gateway, self._volume)
+        bench, how, before = self._bench, self._rng.random(), self._gateway
         self._gateway = self._rng.choice(bench.plan.front)
+        if how < 0.5:  # from here on none of its requests goes there
+            await release(bench, self._client, before, self._volume)
         bench.account.tell(self._client, f"goes to {self._gateway}")
         if how > 0.75:
             await seize(bench, self._client, self._gateway, self._volume)
