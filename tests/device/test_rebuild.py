@@ -339,6 +339,36 @@ def test_of_two_records_of_a_blob_the_one_that_verifies_is_kept() -> None:
     on_files({"/": None}, use, serve, read_only(blob, payload))
 
 
+def test_the_place_of_a_blob_that_rotted_before_a_rebuild_is_not_given_back() -> None:
+    """Its arrival, and that the one before it was set aside, are still in the journal."""
+    blob, payload = BlobId(b"x" * 16), random.Random(1).randbytes(300_000)
+
+    async def use(env: Env) -> None:
+        await Device.format(env, PATH, CLUSTER, SLOW)
+        device = await Device.open(env, PATH, SLOW, cluster_id=CLUSTER)
+        await device.log.create(G)
+        device.log.install(G, 90, 4, [(b"row", b"copied")], first=True, last=True)
+        await put(device, blob, payload)
+
+    async def serve(env: Env) -> None:
+        lose_index(env)
+        env.disk.open(f"{PATH}/packs/00000000").pwritev([b"rot"], 2 * PAGE_BYTES)
+        result = rebuild_index(env.disk, PATH, SETTINGS, LOST)
+        assert (result.whole, result.quarantined) == (False, [blob])
+        device = await Device.open(env, PATH, SETTINGS, cluster_id=CLUSTER)
+        await asyncio.sleep(2)
+        with pytest.raises(Corrupt):
+            await whole(device.blobs.read(blob, 0, len(payload)))
+        assert (device.status().blobs, device.status().quarantined) == (0, 1)
+        await device.close()
+        assert look(env).findings == []
+        file = env.disk.open(f"{PATH}/packs/00000000")
+        assert any(file.pread(PAGE_BYTES, PAGE_BYTES)), "its record, which only the index may end"
+        file.close()
+
+    on_files({"/": None}, use, serve)
+
+
 def read_only(blob: BlobId, payload: bytes) -> Callable[[Env], Awaitable[None]]:
     """A further life in which the blob is there as before."""
 

@@ -16,7 +16,7 @@ from pinfold.model.settings import DeviceSettings
 from pinfold.objects.keys import object_key, part_key
 from pinfold.sim.account import Account
 from pinfold.sim.audit.auditor import Auditor
-from pinfold.sim.audit.blobs import BlobLedger
+from pinfold.sim.audit.blobs import BlobLedger, _Blob
 from pinfold.sim.audit.dropped import forgotten
 from pinfold.sim.audit.rows import RowLedger
 from pinfold.sim.events import Event, Events
@@ -305,6 +305,29 @@ def test_a_deleted_blob_whose_place_was_lost_may_be_back_in_a_rebuilt_index_alon
     ledger.rebuilt()
     asyncio.run(ledger.compare(store, accused.append))
     assert accused == [f"blob {other.hex()} was deleted and is back"]
+
+
+def test_a_blob_whose_record_has_no_head_is_missing_in_a_rebuilt_index_alone() -> None:
+    accused: list[str] = []
+
+    class Gone:
+        def scan_quarantined(self, _after: bytes, _limit: int) -> list[tuple[BlobId, int]]:
+            return []
+
+        def state(self, _blob: BlobId) -> None:
+            return None
+
+    ledger = BlobLedger()
+    other = BlobId(b"o" * 16)
+    ledger.kept = {BLOB: _Blob(1, (1,)), other: _Blob(1, (1,))}
+    ledger.lose_heads([BLOB])
+    store = cast(BlobStore, Gone())
+    asyncio.run(ledger.compare(store, accused.append))
+    assert len(accused) == 2, "the index that was there knows it"
+    accused.clear()
+    ledger.rebuilt()
+    asyncio.run(ledger.compare(store, accused.append))
+    assert accused == [f"blob {other.hex()} is gone"]
 
 
 FIRST, SECOND = b"1" * 16, b"2" * 16

@@ -294,7 +294,8 @@ def _date(made: _NewIndex, record: Record) -> None:
     """Tell a blob that was found in a pack when it came, as far as the journal says.
 
     The next opening redoes all of the journal, and a blob that was deleted or set aside and then
-    put again must not be taken for the one before.
+    put again must not be taken for the one before. Nor may the arrival of one that has rotted
+    since be redone: that would name its record, and give the space of the quarantined one back.
     """
     sequence = record.sequence
     if record.kind == kinds.BLOB_PUT:
@@ -306,7 +307,7 @@ def _date(made: _NewIndex, record: Record) -> None:
         sequence += 1  # its payload has just been verified, which is later
     else:
         return
-    for blob in blobs:
-        if (entry := made.get(b"b" + blob)) is not None:
+    for key in (table + blob for blob in blobs for table in (b"b", b"q")):
+        if (entry := made.get(key)) is not None:
             location = decode_location(entry)._replace(sequence=sequence)
-            made.put(b"b" + blob, encode_location(location))
+            made.put(key, encode_location(location))

@@ -1,7 +1,7 @@
 """What a device acknowledged of blobs: each is there, and whole, until it is deleted."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import xxhash
@@ -36,6 +36,8 @@ class BlobLedger:
         """Deletions acknowledged."""
         self.placeless: dict[BlobId, None] = {}
         """The device was made to forget where these are: a deletion leaves their bytes there."""
+        self.headless: dict[BlobId, None] = {}
+        """Where the head of a record was changed on purpose: only the index knows the blob."""
         self.turns: dict[BlobId, int] = {}
         self.going: dict[BlobId, int] = {}
         """Puts under way: one that a deletion overtakes may come after it."""
@@ -53,10 +55,17 @@ class BlobLedger:
         self.kept.pop(blob, None)
         self.deleted.pop(blob, None)
 
+    def lose_heads(self, blobs: Iterable[BlobId]) -> None:
+        """The heads of these blobs' records were changed: an index made anew has them no more."""
+        self.headless.update(dict.fromkeys(blobs))
+
     def rebuilt(self) -> None:
         """A new index was made from the packs: it has what is in them, and nothing else had kept
         deleted blobs without a place out of it. As no row names them, they are collected.
         """
+        for blob in self.headless:
+            self.kept.pop(blob, None)
+        self.headless.clear()
         self.rotten = True  # of two records of a blob it may keep the torn one
         for blob in self.placeless:
             self.deleted.pop(blob, None)

@@ -12,6 +12,7 @@ from pinfold.device.index import GUARDS, REPAIRED_TABLES
 from pinfold.device.ordered_engine import OrderedEngine
 from pinfold.device.rebuild import rebuild_index
 from pinfold.model.errors import Corrupt
+from pinfold.model.ids import BlobId
 from pinfold.sim.diskfaults import DiskFaults
 from pinfold.sim.faults.stage import Stage
 from pinfold.sim.inode import PAGE
@@ -93,9 +94,12 @@ async def rot(stage: Stage) -> None:
         return
     name, number = stage.rng.choice(files)
     offset = number * PAGE + stage.rng.randrange(PAGE)
+    named = _blobs_at(node, path, name, number)
     node.disk.rot(name, offset, bit=stage.rng.randrange(8))
     stage.hurt = True
-    stage.cluster.auditor.of(stage.victim.uuid).rotten()
+    ledger = stage.cluster.auditor.of(stage.victim.uuid)
+    ledger.rotten()
+    ledger.blobs.lose_heads(named - _blobs_at(node, path, name, number))
     stage.account.tell(node.name, f"has a rotten bit in {name} at {offset}")
 
 
@@ -167,6 +171,16 @@ def _salt(node: SimNode, path: str) -> bytes:
     inode = node.disk.names[name]
     assert inode is not None, "the victim is a device"
     return decode_superblock(name, inode.read(inode.size, 0)).salt
+
+
+def _blobs_at(node: SimNode, path: str, name: str, number: int) -> set[BlobId]:
+    """The blob whose record in a pack begins with this page, if one does."""
+    inode = node.disk.names[name]
+    if inode is None or not name.startswith(f"{path}/packs/"):
+        return set()
+    seed = pack_seed(_salt(node, path), int(name.rpartition("/")[2]))
+    page = inode.read(PAGE, number * PAGE)
+    return {BlobId(blob) for blob, _length, _checks in _heads(page, seed)}
 
 
 def _heads(page: bytes, seed: int) -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
