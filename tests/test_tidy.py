@@ -30,6 +30,9 @@ BANNER = re.compile(r"^\s*#\s*([-=#*~_])\1{3,}", re.MULTILINE)
 FOREIGN_PATH = re.compile(r"/(work|home|root|Users)/\w")
 """Paths of somebody's machine."""
 
+CONFLICT = re.compile(r"^(<{7}|>{7})", re.MULTILINE)
+"""Two sides of a merge that nobody decided between."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -67,6 +70,7 @@ def test_nothing_was_put_off_and_nothing_names_a_machine(path: Path) -> None:
     content = path.read_text()
     assert not LEFTOVER.findall(content)
     assert not FOREIGN_PATH.findall(content)
+    assert not CONFLICT.findall(content)
     if path.suffix == ".py":
         assert not BANNER.findall(content)
 
