@@ -1,6 +1,7 @@
 """Clients that are slow on purpose do not keep the others out."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,50 @@ def test_heads_that_do_not_end_are_bounded_together_and_cost_who_sends_most(
             one.cancel()
             writer.transport.abort()
         await asyncio.gather(*ended, return_exceptions=True)
+
+    on_the_wire(test)
+
+
+def test_bodies_behind_a_request_under_way_are_bounded_with_the_heads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "HEADS_BYTES_MAX", 200_000)
+
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/k", bytes(60_000)))
+        assert (await wire.response())[0] == 200
+        honest, slow = wire.world.blobs.read, asyncio.Event()
+
+        async def read(*arguments: Any) -> Any:
+            await slow.wait()
+            return await honest(*arguments)
+
+        wire.world.blobs.read = read  # type: ignore[method-assign]
+        reader, writer = await connect(wire)
+        writer.write(wire.head("GET", "/bucket/k") + wire.put("/bucket/k", bytes(60_000)) * 10)
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        slow.set()
+        server = wire.world.service._server._server
+        assert isinstance(server, connections.Server)
+        assert server.heads._total == 0
+        writer.transport.abort()
+
+    on_the_wire(test)
+
+
+def test_who_pipelines_without_end_is_not_cut_off_for_what_was_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "HEADS_BYTES_MAX", 200_000)
+
+    async def test(wire: Wire) -> None:
+        request = wire.put("/bucket/k", bytes(20_000))
+        wire.writer.write(2 * request)
+        for _ in range(40):  # one is always waiting
+            wire.writer.write(request)
+            assert (await wire.response())[0] == 200
 
     on_the_wire(test)
 

@@ -1,9 +1,11 @@
-"""Connections of the HTTP library as S3 wants them: so many, and holding so much of heads.
+"""Connections of the HTTP library as S3 wants them: so many, and holding so much before its turn.
 
-aiohttp bounds a head's lines and their number, which is 2 MiB a connection.
+aiohttp bounds a head's lines and their number, which is 2 MiB a connection, and the requests that
+wait behind another, each with two read buffers of its body, which is 16 MiB.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,11 +20,12 @@ from pinfold.model.limits import KIB, MIB
 from pinfold.s3.slow import Heads
 
 HEADS_BYTES_MAX: Final = 64 * MIB
-"""Heads that are not answered yet, of all connections together: 16 KiB for each of the most there
-may be. What is made of them takes about as much again."""
+"""Heads that nobody has taken up yet, and bodies behind a request that is under way, of all
+connections together: 16 KiB for each of the most there may be. What is made of heads takes about as
+much again."""
 
 HEAD_PIECE_BYTES: Final = 8 * KIB
-"""Heads are parsed in pieces of this, and of a piece that ends one the rest is not counted."""
+"""Heads are parsed in pieces of this, and of a piece that ends one the rest counts as that."""
 
 BODY_PIECE_BYTES: Final = 64 * KIB
 """Bodies likewise; larger, because each piece costs a copy and some calls."""
@@ -65,8 +68,10 @@ class Connection(connections.Connection):
         """Of the request that came last."""
         self._unfinished = 0
         """Bytes of a head that has not ended."""
+        self._queued: deque[int] = deque()
+        """Bytes of each request that nobody has taken up yet."""
         self._waiting = 0
-        """Those, and of the heads before it that nobody has taken up yet."""
+        """Those of all of them."""
         self.flowing = asyncio.Event()
         """Set while what is written is taken, by the client or the sockets' buffers."""
         self.flowing.set()
@@ -92,18 +97,29 @@ class Connection(connections.Connection):
         stop = start + (BODY_PIECE_BYTES if in_body else HEAD_PIECE_BYTES)
         piece = data if start == 0 and stop >= len(data) else data[start:stop]
         super().data_received(piece)
-        if self._request_count > requests:
+        begun = self._request_count - requests
+        if begun:
             self._body = self._messages[-1][1]
+            self._queued.extend([0] * begun)
+            self._queue(self._unfinished + len(piece))
             self._unfinished = 0
         elif not in_body:
             self._unfinished += len(piece)
-        if not in_body and piece:
-            self._hold(self._waiting + len(piece))
+        elif self._queued and not self.idle:  # else it is taken up at once
+            self._queue(len(piece))
+        else:
+            return stop
+        self._hold()
         return stop
 
-    def _hold(self, count: int) -> None:
-        self._waiting = count
-        goes = self._heads.hold(self, count)
+    def _queue(self, count: int) -> None:
+        self._queued[-1] += count
+        self._waiting += count
+
+    def _hold(self) -> None:
+        if not self.inside:  # a request that was taken up begins after all
+            return
+        goes = self._heads.hold(self, self._waiting + self._unfinished)
         if goes is not None:
             goes.leave()
 
@@ -135,8 +151,9 @@ class Connection(connections.Connection):
     def prove(self) -> None:
         """A whole request has come, and is taken up."""
         self._crowd.prove(self)
-        if not self._messages:
-            self._hold(self._unfinished)
+        if self._queued:  # not so what came with a request to speak another protocol
+            self._waiting -= self._queued.popleft()
+        self._hold()
 
     def handle_error(
         self,

@@ -117,7 +117,7 @@ class Patience:
 
 
 class Heads(Generic[C]):
-    """Bytes of requests' heads that no handler has taken up yet, by connection.
+    """Bytes of requests that no handler has taken up yet, by connection: heads, mostly.
 
     A head may be large, none is for long: who holds most goes when all together hold too much.
     """
