@@ -282,6 +282,31 @@ def test_a_volume_of_which_an_extents_row_rotted_is_lost_here() -> None:
     lives(fill, rot(b"e"), act, again)
 
 
+def test_a_row_that_rotted_before_its_volume_was_dropped_costs_no_other_volume() -> None:
+    other = VolumeId(b"w" * 16)
+
+    async def neighbour(env: Env) -> None:
+        device = await opened(env)
+        await device.extents.claim(other, ONE)
+        content = memoryview(bytes([8]) * 4096)
+        await device.extents.write(other, ONE, 1, 1, [ExtentOp(0, 3, 0, 4096)], content)
+        await device.extents.flush(other, ONE)
+        await asyncio.sleep(1.0)
+        await device.close()
+
+    async def act(env: Env) -> None:
+        device = await opened(env)
+        await device.extents.drop(V)
+        await asyncio.sleep(2.0)  # passes that remove what the volume had
+        assert not (await device.extents.claim(other, Token(2))).lost
+        found = await whole(device.extents.read(other, Token(2), [(3, 0, 4096)]))
+        assert found == bytes([8]) * 4096
+        assert [stored.volume for stored in device._extents.stored()] == [other]
+        await device.close()
+
+    lives(fill, neighbour, rot(b"e", 0), act)
+
+
 def test_an_extent_of_which_a_row_in_use_rotted_is_there_once_it_is_written_again() -> None:
     """What memory knew of the row must not be taken for what the index has."""
 

@@ -212,6 +212,11 @@ class ExtentPass:
             self._index.put(_DROPPED_KEY.pack(_DROPPED, life), None)
 
 
+def is_dropped(index: Index, life: int) -> bool:
+    """Whether what is left of a life is on its way out."""
+    return index.get(_DROPPED_KEY.pack(_DROPPED, life)) is not None
+
+
 def life_of_key(key: bytes) -> int:
     """The dropped life that a row is for."""
     require(len(key) == _DROPPED_KEY.size, "a dropped life has a number of 8 bytes")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pinfold.codec.names import successor
+from pinfold.device.extentpass import is_dropped
 from pinfold.device.extentrows import EXTENT_TABLE, ExtentRows, of_key
 from pinfold.device.index import Index
 from pinfold.device.journal import Journal
@@ -93,11 +94,17 @@ class Volumes:
         """An extent's row failed its checksum: which one it was is not known for certain, nor, when
         its key tells of no life that there is, whose.
 
-        Its slots are nobody's from now on, which a check finds and a repair mends. What is written
-        again makes a row anew, whatever memory knows of the old one.
+        Of a life that is on its way out nobody needs it. Its slots are nobody's from now on, which
+        a check finds and a repair mends. What is written again makes a row anew, whatever memory
+        knows of the old one.
         """
-        known = self._by_life.get(of_key(key)[0])
-        for volume in tuple(self._by_id.values()) if known is None else (known,):
+        life = of_key(key)[0]
+        known = self._by_life.get(life)
+        if known is not None:
+            losers = [known]
+        else:
+            losers = [] if is_dropped(self._index, life) else list(self._by_id.values())
+        for volume in losers:
             volume.lost_at = self._journal.appended
             volume.told = False
             self._put(volume)
