@@ -104,6 +104,32 @@ def test_a_member_that_waits_for_a_copy_goes_on_and_is_nobodys_heir():
     assert not rotten.memory.rotten(GROUP)
 
 
+@pytest.mark.parametrize("lacking", [0, 3])
+def test_where_all_members_have_rotten_rows_none_gives_up_those_that_verify(lacking):
+    """The copy would end at its source's own rotten row, and the member's may be the only one."""
+    world, primary, others = settled()
+    commit(world, primary, 8)
+    world.heal(12)
+    for one in (primary, *others):
+        one.memory.seen(GROUP).rotten = True
+    others[0].crash()
+    commit(world, primary, lacking)
+    others[0].start()
+    others[0].memory.seen(GROUP).rotten = True
+    for _ in range(12):
+        world.tell_commits()
+        world.settle()
+        primary.replica.tick()
+    assert all(one.replica.state.standing is Standing.MEMBER for one in others)
+    assert primary.replica.heirs() == []
+    commit(world, primary, 3)
+    assert world.acknowledged == 11 + lacking
+    primary.memory.seen(GROUP).rotten = False  # an operator has mended the index
+    world.heal()
+    assert not any(one.memory.rotten(GROUP) for one in others)
+    world.check_agreement()
+
+
 def test_a_member_with_a_rotten_row_that_is_behind_the_log_need_not_wait():
     """What it gives up was committed without it, and nothing is committed before it has a copy."""
     world, primary, (rotten, away) = settled()

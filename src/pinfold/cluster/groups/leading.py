@@ -258,8 +258,12 @@ class Leadership:
         Not before others who vouch for everything are a quorum: two that copy at a time would leave
         a group of three without one, should its primary restart. Whoever copies in this view, or
         did before it, has not been counted in it. A group of two waits until it has more members.
+        Nor for a copy of rows of which one is rotten, which would not end: who waits may have the
+        only one that verifies, and this member is about to hand the lead over if anybody can lead.
         """
         state = self._state
+        if state.log.rotten():
+            return False
         if need.held_op < state.applied_op:
             return True  # it lacks what the copy begins with: see `election`
         others = [one for one in self._peers if one.device != device]
