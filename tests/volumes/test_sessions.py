@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from pinfold.cluster.api import Change, Changed
+from pinfold.cluster.api import Change, Changed, Row
 from pinfold.model.errors import Fenced, NotFound, PinfoldError, Unavailable
 from pinfold.model.limits import BLOCK_BYTES
+from pinfold.volumes.row import decode_volume, key_of
 from tests.volumes.world import NAME, Client, World, pattern, play
 
 
@@ -188,5 +189,68 @@ def test_a_volume_that_was_resized_is_free_for_every_gateway() -> None:
         client = Client(new.sessions.attach(NAME, told, Guest()))
         assert await client.read(0, BLOCK_BYTES) == pattern(1)
         assert asyncio.get_running_loop().time() - began < world.settings.beat_s
+
+    play(story)
+
+
+def test_a_session_may_end_before_one_that_it_followed() -> None:
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        sessions = gateway.sessions
+        await Client(gateway.session).write(0, pattern(1))
+        told = (await sessions.registry.resize(NAME, 2 * world.size)).told
+        change = world.rows.change
+
+        async def change_slowly(place: bytes, wanted: Change) -> Changed:
+            await asyncio.sleep(3)
+            return await change(place, wanted)
+
+        world.rows.change = change_slowly  # type: ignore[method-assign]
+        sessions.attach(NAME, told, Guest())
+        assert isinstance(gateway.lost, Fenced), "the first session is being given back"
+        early = asyncio.create_task(sessions.show(NAME))
+        await asyncio.sleep(0)
+        await sessions.release(NAME)
+        late = asyncio.create_task(sessions.show(NAME))
+        await asyncio.sleep(1)
+        assert not early.done()
+        assert not late.done()
+        async with asyncio.timeout(10):
+            assert (await early).told == (await late).told == told
+        assert (await world.row()).holder is None
+
+    play(story)
+
+
+def test_a_volume_resized_before_its_holder_knew_that_it_had_it_is_not_served() -> None:
+    """The answer to the taking was lost; what was read then has another size."""
+
+    async def story(world: World) -> None:
+        gateway = world.gateway()
+        registry = gateway.sessions.registry
+        get = world.rows.get
+        resizing: list[asyncio.Task[object]] = []
+
+        def lose_the_answer(change: Change) -> None:
+            for key, row in change.puts:
+                if key == key_of(NAME) and decode_volume(row.body).holder is not None:
+                    world.rows.after_change = None
+                    world.rows.get = get_late  # type: ignore[method-assign]
+                    raise Unavailable("nobody knows")
+
+        async def get_late(place: bytes, key: bytes) -> Row | None:
+            world.rows.get = get  # type: ignore[method-assign]
+            shrink = registry.resize(NAME, world.size // 2, force=True)
+            resizing.append(asyncio.create_task(shrink))
+            await asyncio.sleep(world.settings.retry_s)
+            return await get(place, key)
+
+        world.rows.after_change = lose_the_answer
+        with pytest.raises(Fenced):
+            await Client(gateway.session).write(world.size - BLOCK_BYTES, pattern(1))
+        assert isinstance(gateway.lost, Fenced)
+        await asyncio.sleep(world.settings.beat_s)
+        assert resizing[0].done(), "the volume was given back at once"
+        assert (await world.row()).holder is None
 
     play(story)

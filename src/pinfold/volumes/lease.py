@@ -199,7 +199,12 @@ class Lease:
         )
 
     async def leave(self) -> None:
-        """Give the volume back as it is, nobody being served: the next holder settles the rest."""
+        """Give the volume back as it is, nobody being served: the next holder settles the rest.
+
+        Nothing is done for a volume that was not taken.
+        """
+        if self.row.holder != self._me:
+            return
         self.accept = _anything
         await self._change(lambda row: msgspec.structs.replace(row, holder=None, beat=row.beat + 1))
 
@@ -254,7 +259,10 @@ class Lease:
         self.row, self._version = row, version
 
     async def _is_ours(self, token: int) -> bool:
-        """Whether the volume was taken by a change whose answer was lost."""
+        """Whether the volume was taken by a change whose answer was lost.
+
+        The row may have changed again since.
+        """
         try:
             row, version = await self._read()
         except (Unavailable, Busy):
@@ -262,6 +270,7 @@ class Lease:
         if row.holder != self._me or row.token != token:
             return False
         self.row, self._version = row, version
+        self.accept(row)
         return True
 
 

@@ -147,7 +147,7 @@ class Session:
                 self._sequencer.fail_all(error)
             self._refuse(self._early, error)
             self._early = []
-            if self._sequencer is not None and isinstance(self._dead, Fenced):
+            if isinstance(self._dead, Fenced):
                 with contextlib.suppress(TimeoutError, PinfoldError):
                     async with asyncio.timeout_at(deadline):
                         await self._lease.leave()  # nobody has to wait for the end of our trust

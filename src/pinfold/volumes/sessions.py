@@ -71,7 +71,9 @@ class Sessions:
         self._scope = TaskScope(on_error)
         self._uses: dict[str, _Use] = {}
         self._attached: dict[User, _Use] = {}
-        self._ending: dict[str, asyncio.Event] = {}
+        self._ending: dict[_Use, asyncio.Event] = {}
+        """Several of one volume when users are told something new of it faster than it is given
+        back."""
         self._incarnations = 0
         self._closing = False
 
@@ -79,10 +81,10 @@ class Sessions:
         """A volume as it is, when no earlier session of it is ending: attach in the same tick."""
         while True:
             shown = await self.registry.show(name)
-            ending = self._ending.get(name)
-            if ending is None:
+            ending = [ended for use, ended in self._ending.items() if use.name == name]
+            if not ending:
                 return shown
-            await ending.wait()
+            await ending[0].wait()
 
     def attach(self, name: str, told: Told, user: User) -> Session:
         """The volume's session, with one more user, who was told this of it.
@@ -195,13 +197,12 @@ class Sessions:
     def _retire(self, use: _Use) -> asyncio.Event:
         """Nobody finds the session any more; the event is set when it has closed."""
         del self._uses[use.name]
-        self._ending[use.name] = ended = asyncio.Event()
+        self._ending[use] = ended = asyncio.Event()
         return ended
 
     async def _close(self, use: _Use, ended: asyncio.Event) -> None:
         try:
             await use.session.close(deadline=self._env.clock.monotonic() + CLOSE_S)
         finally:
-            if self._ending[use.name] is ended:
-                del self._ending[use.name]
+            del self._ending[use]
             ended.set()
