@@ -2,7 +2,7 @@
 
 import pytest
 
-from pinfold.cluster.api import Check
+from pinfold.cluster.api import Check, Row
 from pinfold.objects.conditions import ANY, Conditions, NoSuchKey, PreconditionFailed, refusal
 
 SECOND = 1000
@@ -49,3 +49,8 @@ def test_matching_nothing_is_not_found_and_all_else_a_failed_precondition() -> N
     assert isinstance(refusal(Check("tag-in", b"k"), None), NoSuchKey)
     assert isinstance(refusal(Check("present", b"k"), None), NoSuchKey)
     assert isinstance(refusal(Check("absent", b"k"), None), PreconditionFailed)
+
+
+def test_what_comes_after_a_refusal_does_not_change_what_was_refused() -> None:
+    assert isinstance(refusal(Check("present", b"k"), Row(b"")), NoSuchKey)
+    assert isinstance(refusal(Check("tag-in", b"k", tags=(b"a",)), Row(b"")), PreconditionFailed)

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pinfold.cluster.api import Change
-from pinfold.model.errors import NotFound, Unavailable
+from pinfold.cluster.api import Change, Changed
+from pinfold.model.errors import Conflict, NotFound, Unavailable
 from pinfold.objects.conditions import ANY, Conditions, NoSuchKey, PreconditionFailed
 from pinfold.objects.objects import Found
 from pinfold.objects.records import ObjectRecord
@@ -185,5 +185,28 @@ def test_a_device_that_gives_nothing_back_does_not_hide_why_a_put_was_refused() 
             await store.objects.put(
                 bucket, b"o", record_of(staged), staged, Conditions(if_none_match=("*",))
             )
+
+    asyncio.run(run())
+
+
+def test_a_seal_that_refused_may_be_lifted_before_that_is_told() -> None:
+    """The answer was lost, and the change sent again: it stays refused, by a row that is gone."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        bucket = await store.bucket()
+        honest, told = store.rows.change, False
+
+        async def change(place: bytes, wanted: Change) -> Changed:
+            nonlocal told
+            if not told:
+                told = True
+                raise Conflict("check 0 does not hold", detail=(0, None))
+            return await honest(place, wanted)
+
+        store.rows.change = change  # type: ignore[method-assign]
+        await store.put(bucket, "o", b"content")
+        assert told
+        assert await store.read(bucket, "o") == b"content"
 
     asyncio.run(run())

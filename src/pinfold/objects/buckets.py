@@ -244,6 +244,7 @@ class Buckets:
                 await self._end(current)
             return await self.again(bucket)
         if bound.deleting:
+            assert refused.row is not None
             await self._seals.lift(shard.id, refused.row)
             return current
         if shard.end is not None and shard.end <= bound.limit:

@@ -97,8 +97,12 @@ NONE = Conditions()
 
 
 def refusal(check: Check, row: Row | None) -> NotFound | Conflict:
-    """What the failure of one of `Conditions.checks` means to the client."""
-    if row is None and check.kind in ("present", "tag-in"):
+    """What the failure of one of `Conditions.checks` means to the client.
+
+    A change that was refused stays refused, and `row` is the one of now: what must be present was
+    not, even if it has come meanwhile.
+    """
+    if check.kind == "present" or (row is None and check.kind == "tag-in"):
         return NoSuchKey("there is no object to match")
     return PreconditionFailed("the precondition does not hold")
 
