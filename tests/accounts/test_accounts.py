@@ -145,6 +145,23 @@ def test_a_key_is_not_believed_longer_than_its_user_is() -> None:
     asyncio.run(run())
 
 
+def test_a_key_is_not_refused_longer_than_its_user_is_believed_disabled() -> None:
+    async def run() -> None:
+        world = World()
+        here, there = world.accounts, world.another()
+        await here.create_user("alice")
+        access_key = (await here.create_key("alice")).access_key
+        await here.set_user_state("alice", "disabled")
+        assert await there.lookup(access_key) is None  # there knows the user from now on
+        await here.set_user_state("alice", "active")
+        world.clock.advance(3.9)
+        assert await there.lookup(access_key) is None
+        world.clock.advance(0.2)
+        assert await there.lookup(access_key) is not None
+
+    asyncio.run(run())
+
+
 def test_no_id_is_ever_given_again() -> None:
     async def run() -> None:
         world = World()

@@ -70,7 +70,7 @@ class Credentials:
         credential, until = await self._read(access_key, now)
         if credential is None:
             self._known.forget(access_key)
-            self._unknown.put(access_key, now + self._settings.negative_cache_s, None)
+            self._unknown.put(access_key, until, None)
         else:
             self._unknown.forget(access_key)
             self._known.put(access_key, until, credential)
@@ -93,16 +93,20 @@ class Credentials:
             self.forget(access_key)
 
     async def _read(self, access_key: str, now: float) -> tuple[Credential | None, float]:
-        """The credential, and until when it is believed: not longer than its user is."""
+        """The credential or its absence, and until when that is believed.
+
+        Neither is believed longer than the user's row that it rests on.
+        """
+        soon = now + self._settings.negative_cache_s
         row = await self._rows.get(access_place(access_key), access_key_row(access_key))
         if row is None:
-            return None, now
+            return None, soon
         record = decode(KeyRecord, row.body)
         if record.state != "active":
-            return None, now
+            return None, soon
         until, user = await self._user(record.user, now)
         if user is None or user.state != "active":
-            return None, now
+            return None, min(soon, until)
         secret = self._sealer.unseal(record.sealed, access_key)
         return Credential(access_key, secret, record.user, user.display_name), until
 
