@@ -216,6 +216,36 @@ def test_heads_that_do_not_end_are_bounded_together_and_cost_who_sends_most(
     on_the_wire(test)
 
 
+def test_room_for_a_connection_is_made_by_an_idle_one_not_by_one_that_is_answered() -> None:
+    size = 16 << 20  # more than the sockets' buffers take
+    objects = msgspec.structs.replace(
+        TINY.objects,
+        segment_bytes=size,
+        write_memory_bytes=2 * size,
+        read_chunk_bytes=size,
+        read_memory_bytes=2 * size,
+    )
+
+    async def test(wire: Wire) -> None:
+        wire.writer.write(wire.put("/bucket/k", bytes(size)))
+        assert (await wire.response())[0] == 200
+        wire.writer.write(wire.head("GET", "/bucket/k"))
+        await wire.reader.readexactly(100)  # the answer is on its way
+        idle, writer = await connect(wire)
+        writer.write(wire.head("HEAD", "/bucket/k"))
+        assert await status_of(idle) == 200
+        _, new = await connect(wire)
+        with contextlib.suppress(ConnectionResetError):
+            assert await idle.read() == b""
+        head = await wire.reader.readuntil(b"\r\n\r\n")
+        assert b"Content-Length: %d" % size in head
+        assert await wire.reader.readexactly(size) == bytes(size)
+        for one in (writer, new):
+            one.transport.abort()
+
+    on_the_wire(test, msgspec.structs.replace(TINY, connections_max=2, objects=objects))
+
+
 def test_bodies_behind_a_request_under_way_are_bounded_with_the_heads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -26,8 +26,11 @@ class Connection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is under way: clients expect such connections to end any time."""
-        return self._current_request is None
+        """Whether no request is under way: clients expect such connections to end any time.
+
+        An answer that is being sent is under way; `_current_request` is over before that.
+        """
+        return not self._request_in_progress
 
     @property
     def inside(self) -> bool:
