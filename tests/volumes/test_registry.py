@@ -21,7 +21,7 @@ from pinfold.volumes.row import (
     name_of,
 )
 from tests.twins.extents import MemoryNetwork
-from tests.volumes.world import Client, World, pattern, play
+from tests.volumes.world import NAME, Client, World, pattern, play
 
 
 def registry_of(world: World) -> Registry:
@@ -208,3 +208,22 @@ def test_rows_survive_their_encoding_and_refuse_garbage() -> None:
             decode_volume(body)
     with pytest.raises(Corrupt):
         decode_index(b"\x01\x90")
+
+
+def test_a_volume_is_listed_whose_creator_stopped_when_it_could_be_used() -> None:
+    async def story(world: World) -> None:
+        registry = registry_of(world)
+
+        def stop(change: Change) -> None:
+            for key, row in change.puts:
+                if key == index_key("disk") and decode_index(row.body).ready:
+                    raise Unavailable("the creator has stopped")
+
+        world.rows.before_change = stop
+        with pytest.raises(Unavailable):
+            await registry.create("disk", 1 << 20)
+        assert (await registry.show("disk")).state == "ready"
+        assert [shown.name for shown in await registry.list()] == ["disk", NAME]
+        assert await registry.names(limit=10) == ["disk", NAME]
+
+    play(story)

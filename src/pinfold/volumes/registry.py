@@ -130,7 +130,7 @@ class Registry:
 
     async def names(self, *, limit: int) -> list[str]:
         """The first `limit` volumes' names, in order."""
-        return [name for name, _row in await self._scan(limit)]
+        return list(await self._scan(limit))
 
     async def indexed(self, after: str, limit: int) -> Sequence[str]:
         """Up to `limit` names behind one, in the index's order: of volumes in any state, and of
@@ -143,7 +143,7 @@ class Registry:
     async def list(self, *, limit: int = 1_000_000) -> Sequence[VolumeShown]:
         """The first `limit` volumes, in order of their names."""
         shown = []
-        for name, _row in await self._scan(limit):
+        for name in await self._scan(limit):
             try:
                 shown.append(await self.show(name))
             except NotFound:
@@ -328,17 +328,26 @@ class Registry:
         age = self._env.clock.wall() - stamp_ms / 1000
         return age < self._settings.takeover_s
 
-    async def _scan(self, limit: int) -> Sequence[tuple[str, IndexRow]]:
-        found: list[tuple[str, IndexRow]] = []
+    async def _scan(self, limit: int) -> Sequence[str]:
+        found: list[str] = []
         start: bytes | None = b"l"
         end = names.successor(b"l")
         while start is not None and len(found) < limit:
             page = await self._rows.scan(INDEX_PLACE, start, end, PAGE)
             for key, row in page.items:
-                if row is not None and (index := decode_index(row.body)).ready:
-                    found.append((name_of(key), index))
+                if row is not None and (decode_index(row.body).ready or await self._ready(key)):
+                    found.append(name_of(key))
             start = page.next_start
         return found[:limit]
+
+    async def _ready(self, key: bytes) -> bool:
+        """Whether a volume may be used that its index row does not show: whoever created it may
+        have stopped just before that.
+        """
+        with contextlib.suppress(NotFound):
+            row, _version, _stamp = await self._get(name_of(key))
+            return row.state == "ready"
+        return False
 
     async def _get(self, name: str) -> tuple[VolumeRow, int, int]:
         """(row, version, stamp); NotFound."""
