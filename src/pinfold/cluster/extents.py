@@ -54,7 +54,7 @@ _ALLOCATED_EXTENTS_MAX: Final = 4096
 """Extents in one `allocated` request: bounds the answer (16 GiB of volume)."""
 
 MARKS_PAGE: Final = 2048
-"""Marks in one answer: 48 KiB at most, so that it shares a frame."""
+"""Marks in one answer: 70 KiB at most, so that it shares a frame."""
 
 _CLAIMED: Final = Form(tuple[Id, Short, bool])
 _MARKS: Final = Form(list[tuple[Short, Number, Number, Number]])
