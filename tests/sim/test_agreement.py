@@ -233,6 +233,15 @@ def test_a_change_that_was_sent_before_is_refused_by_an_entry():
     assert "was sent before, and no entry refuses it" in bench.accused[0]
 
 
+def test_a_change_was_sent_before_unless_nobody_took_it():
+    effects = Bench().effects
+    assert not effects.attempted(OP_ID)
+    effects.not_taken(OP_ID)
+    assert not effects.attempted(OP_ID)
+    assert effects.attempted(OP_ID)
+    assert not effects.attempted(b"p" * 16)
+
+
 def bucket(life, split=None):
     record = BucketRecord("o", 0, "r", "private", life, split)
     return keys.bucket_key(b"bucket"), encode_row(Row(encode(record)))
@@ -271,6 +280,15 @@ def test_a_blob_that_a_row_names_is_not_given_back():
     assert not bench.accused
     bench.effects.deleted([other])
     assert "is given back, and a row names it" in bench.accused[0]
+
+
+def test_a_blob_that_a_row_may_name_is_not_discarded():
+    bench = Bench()
+    bench.effects.unknown([BLOB])
+    bench.effects.discarded([b"c" * 16])
+    assert not bench.accused
+    bench.effects.discarded([BLOB])
+    assert "is discarded, and a row may name it" in bench.accused[0]
 
 
 def test_a_dropped_blob_is_kept_for_its_readers():

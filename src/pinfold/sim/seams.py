@@ -11,7 +11,7 @@ from pinfold.cluster.api import BlobRef, Blobs, Change, Changed, Rows
 from pinfold.cluster.bodies import taken
 from pinfold.cluster.groups.operations import CHANGE, CHANGE_FORM
 from pinfold.env.api import Buffer
-from pinfold.model.errors import Conflict, PinfoldError, Unavailable
+from pinfold.model.errors import Busy, Conflict, NotPrimary, PinfoldError, Unavailable
 from pinfold.rpc.api import HandlerResult, Request
 from pinfold.rpc.dispatch import Operations
 from pinfold.sim.audit.auditor import Auditor
@@ -42,7 +42,8 @@ def _kind(key: bytes) -> str:
 class Seams(Operations):
     """Operations that tell which of them is asked of a process: `rpc extent.claim`.
 
-    How changes of rows that were sent before are refused is judged: see `Effects.refused_again`.
+    How changes of rows that were sent before are refused is judged, whether their sender says so
+    or not: see `Effects.refused_again`.
     """
 
     def __init__(self, events: Events, effects: Effects, node: str) -> None:
@@ -61,12 +62,15 @@ class Seams(Operations):
 
     def _note(self, request: Request, result: "asyncio.Future[Any]") -> None:
         _, _, again = taken(CHANGE, request.body, CHANGE_FORM)
-        if again:
-            op_id = _change_decoder.decode(request.payload).op_id
-            result.add_done_callback(partial(self._changed, op_id))
+        op_id = _change_decoder.decode(request.payload).op_id
+        again |= self._effects.attempted(op_id)
+        result.add_done_callback(partial(self._changed, op_id, again))
 
-    def _changed(self, op_id: bytes, done: "asyncio.Future[Any]") -> None:
-        if not done.cancelled() and isinstance(done.exception(), Conflict):
+    def _changed(self, op_id: bytes, again: bool, done: "asyncio.Future[Any]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, NotPrimary | Busy):
+            self._effects.not_taken(op_id)
+        elif isinstance(error, Conflict) and again:
             self._effects.refused_again(op_id)
 
 
@@ -93,7 +97,8 @@ class SeenRows:
             self._events.tell(f"rows {kind}", self._node)
         try:
             changed = await self._inner.change(place, change, **options)
-        except Unavailable:  # nobody knows
+        except (Unavailable, asyncio.CancelledError):  # nobody knows
+            self._effects.unknown(blob.id for _, row in change.puts for blob in row.blobs)
             raise
         except PinfoldError:
             self._effects.refused(change.op_id)
@@ -139,3 +144,8 @@ class SeenBlobs:
         ref = await self._inner.put(payload)
         self._auditor.stored(ref)
         return ref
+
+    async def discard(self, refs: Sequence[BlobRef]) -> None:
+        """See `Blobs.discard`."""
+        self._auditor.effects.discarded(ref.id for ref in refs)
+        await self._inner.discard(refs)

@@ -2,9 +2,8 @@
 
 Each entry is told once, when the first device applies it. Judged at once: a change takes effect
 once, before its caller is told so, and not after its caller was told otherwise; one clock that is
-wrong does not date it; a blob that
-a row names is given back by nobody, one that was dropped not before its readers have had their
-time, and none is named again after that.
+wrong does not date it; a blob that a row names, or may come to name, is given back by nobody, one
+that was dropped not before its readers have had their time, and none is named again after that.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -47,12 +46,16 @@ class Effects:
         """By op id, the version of a change made."""
         self._refused: dict[bytes, str] = {}
         """By op id, who said that the change is not made."""
+        self._attempts: dict[bytes, int] = {}
+        """By op id, the attempts at a change that were taken by a primary."""
         self._refused_for_good: set[bytes] = set()
         """Of these, what an entry said it of."""
         self._rows: dict[tuple[GroupId, bytes], frozenset[bytes]] = {}
         """The blobs that a row names."""
         self._names: dict[bytes, int] = {}
         """How many rows name a blob."""
+        self._perhaps_named: set[bytes] = set()
+        """Blobs of changes of which nobody knows what became."""
         self._dropped: dict[bytes, float] = {}
         """By blob, when the last row that named it let it go."""
         self._gone: dict[bytes, None] = {}
@@ -108,6 +111,17 @@ class Effects:
         """Somebody was told that a change is not made, and never will be."""
         self._refuse(op_id, "an answer")
 
+    def attempted(self, op_id: bytes) -> bool:
+        """A primary is asked for a change. True if one was before: its answer has not been heard,
+        or nothing would be asked again; but one that did not take the change does not count.
+        """
+        attempts = self._attempts[op_id] = self._attempts.get(op_id, 0) + 1
+        return attempts > 1
+
+    def not_taken(self, op_id: bytes) -> None:
+        """The answer to an attempt: that the change is not looked at, here or now."""
+        self._attempts[op_id] -= 1
+
     def refused_again(self, op_id: bytes) -> None:
         """A primary refused a change that had been sent before.
 
@@ -134,6 +148,16 @@ class Effects:
             self._names[blob] -= 1
         if blobs:
             self._rows[row] = blobs
+
+    def unknown(self, blobs: Iterable[bytes]) -> None:
+        """Nobody knows what became of a change that names these."""
+        self._perhaps_named.update(blobs)
+
+    def discarded(self, blobs: Iterable[bytes]) -> None:
+        """Somebody gives these back; a group does, of those that its rows have dropped."""
+        for blob in blobs:
+            if blob in self._perhaps_named and blob not in self._dropped:
+                self._say(f"blob {blob.hex()} is discarded, and a row may name it")
 
     def deleted(self, blobs: Iterable[BlobId]) -> None:
         """A device was asked to forget these."""
