@@ -9,12 +9,20 @@ from pinfold.sim.checkers.history import History, KeyChange, KeyUse
 STALE_S = 2.0
 
 
-def made(state: State, began: float, *, known: bool = True) -> KeyChange:
-    return KeyChange(key="k", state=state, began=began, ended=began + 1, known=known)
+THERE = KeyChange(key="user u", state="active", began=-2, ended=-1, known=True)
+"""Whose key it is."""
+
+
+def made(state: State, began: float, *, key: str = "k", known: bool = True) -> KeyChange:
+    return KeyChange(key=key, state=state, began=began, ended=began + 1, known=known)
+
+
+def user(state: State, began: float, *, known: bool = True) -> KeyChange:
+    return made(state, began, key="user u", known=known)
 
 
 def used(began: float, *, worked: bool) -> KeyUse:
-    return KeyUse(key="k", worked=worked, began=began, ended=began + 1)
+    return KeyUse(key="k", user="user u", worked=worked, began=began, ended=began + 1)
 
 
 REFUSED = {
@@ -35,6 +43,26 @@ REFUSED = {
         (made("active", 0), made("disabled", 5), made("active", 10)),
         used(13.5, worked=False),
     ),
+    "key that works long after its user was disabled": (
+        (made("active", 0), user("disabled", 5)),
+        used(8.5, worked=True),
+    ),
+    "key made for a user disabled long before": (
+        (user("disabled", 0), made("active", 5)),
+        used(6.5, worked=True),
+    ),
+    "disabled key that works when its user is enabled": (
+        (made("active", 0), made("disabled", 2), user("disabled", 3), user("active", 10)),
+        used(11.5, worked=True),
+    ),
+    "key enabled long after its user was disabled": (
+        (made("active", 0), made("disabled", 2), user("disabled", 4), made("active", 8)),
+        used(9.5, worked=True),
+    ),
+    "key that does not work though its user was enabled long before": (
+        (made("active", 0), user("disabled", 2), user("active", 4)),
+        used(7.5, worked=False),
+    ),
     "key made again": ((made("active", 0), made("deleted", 5), made("active", 10)), None),
 }
 
@@ -42,6 +70,18 @@ ACCEPTED = {
     "key that works a little longer": (
         (made("active", 0), made("disabled", 5)),
         used(7.5, worked=True),
+    ),
+    "key made for a user disabled a moment before": (
+        (user("disabled", 4), made("active", 5.5)),
+        used(6.8, worked=True),
+    ),
+    "key enabled right after its user was disabled": (
+        (made("active", 0), made("disabled", 2), user("disabled", 8), made("active", 9.2)),
+        used(10.3, worked=True),
+    ),
+    "key whose user may have been disabled": (
+        (made("active", 0), user("disabled", 2, known=False), user("active", 4)),
+        used(9, worked=False),
     ),
     "key that does not work yet": ((made("active", 0),), used(2.5, worked=False)),
     "key that may have been disabled": (
@@ -61,7 +101,7 @@ ACCEPTED = {
 
 def findings(story: tuple[tuple[KeyChange, ...], KeyUse | None]) -> bool:
     changes, use = story
-    history = History(key_changes=changes, key_uses=() if use is None else (use,))
+    history = History(key_changes=(THERE, *changes), key_uses=() if use is None else (use,))
     return bool(check(history, stale_s=STALE_S))
 
 

@@ -1,7 +1,8 @@
 """Access keys: one that works is one that somebody made and nobody has ended, seconds ago at most.
 
 A gateway may believe what it read for a while, so a use shows what a key was at some instant from
-`stale_s` before it to its end. What was deleted is never there again.
+`stale_s` before it to its end. It learns of a key and of its user at different instants: a key made
+for a user who was disabled a moment ago may still work. What was deleted is never there again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,9 @@ def check(history: History, *, stale_s: float) -> list[Finding]:
         for problem in _made_again(changes)
     ]
     for use in history.key_uses:
-        changes = by_key.get(use.key, [])
-        if use.worked not in _possible(changes, use.began - stale_s, use.ended):
+        changes = [by_key.get(name, []) for name in (use.key, use.user)]
+        key, user = (_possible(some, use.began - stale_s, use.ended) for some in changes)
+        if use.worked not in {one and other for one in key for other in user}:
             what = "accepted" if use.worked else "refused"
             text = f"{what} at {use.began:.6f} .. {use.ended:.6f}\n" + _told(changes, use)
             findings.append(Finding(checker=CHECKER, subject=use.key, explanation=text))
@@ -32,16 +34,16 @@ def check(history: History, *, stale_s: float) -> list[Finding]:
 
 
 def _possible(changes: Sequence[KeyChange], since: float, until: float) -> set[bool]:
-    """Whether a key may have worked, or not, at instants of this time."""
+    """Whether a key or user may have been active, or not, at instants of this time."""
     before = [one for one in changes if one.known and one.ended <= since]
     if any(one.state == "deleted" for one in before):
         return {False}
-    works = {bool(before) and before[-1].state == "active"}
+    active = {bool(before) and before[-1].state == "active"}
     for change in changes:
         ended_before = change.known and change.ended <= since
         if change.began < until and not ended_before:
-            works.add(change.state == "active")
-    return works
+            active.add(change.state == "active")
+    return active
 
 
 def _made_again(changes: Sequence[KeyChange]) -> Iterator[str]:
@@ -51,9 +53,11 @@ def _made_again(changes: Sequence[KeyChange]) -> Iterator[str]:
             yield f"deleted at {ended.ended:.6f}, and made {change.state} at {change.ended:.6f}"
 
 
-def _told(changes: Sequence[KeyChange], use: KeyUse) -> str:
+def _told(changes: Sequence[Sequence[KeyChange]], use: KeyUse) -> str:
     return "\n".join(
-        f"   {one.began:.6f} .. {one.ended:.6f} {one.state}{'' if one.known else ' (unknown)'}"
-        for one in changes
+        f"   {one.began:.6f} .. {one.ended:.6f} {one.key} {one.state}"
+        + ("" if one.known else " (unknown)")
+        for some in changes
+        for one in some
         if one.began < use.ended
     )

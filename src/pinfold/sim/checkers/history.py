@@ -150,9 +150,10 @@ class UploadsPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
-    """An access key (or a user, whose keys have changes of their own) was made another."""
+    """An access key or a user was made another. A key works while it and its user are active."""
 
     key: str
+    """The access key, or the user as `KeyUse.user` names it."""
     state: State
     began: float
     ended: float
@@ -165,6 +166,8 @@ class KeyUse:
     """A request was signed with an access key, and answered or refused."""
 
     key: str
+    user: str
+    """Whose it is."""
     worked: bool
     began: float
     ended: float
@@ -423,14 +426,14 @@ class Recorder:
         self._uploads_pages.append(page)
 
     def key_changed(self, key: str, state: State, *, began: float, known: bool) -> None:
-        """A change of an access key was answered just now, or its answer was lost."""
+        """A change of a key or user was answered just now, or its answer was lost."""
         ended = self.instant()
         change = KeyChange(key=key, state=state, began=began, ended=ended, known=known)
         self._key_changes.append(change)
 
-    def key_used(self, key: str, *, worked: bool, began: float) -> None:
+    def key_used(self, key: str, *, user: str, worked: bool, began: float) -> None:
         """A request signed with an access key was answered, or refused for its key, just now."""
-        use = KeyUse(key=key, worked=worked, began=began, ended=self.instant())
+        use = KeyUse(key=key, user=user, worked=worked, began=began, ended=self.instant())
         self._key_uses.append(use)
 
     def begin_disk(

@@ -84,7 +84,7 @@ class _Life:
     async def _make_user(self, *, anew: bool = False) -> bool:
         """Make the user, which must be refused `anew`, when it has been deleted."""
         return await self._change(
-            {f"user {self.user}": "active"},
+            {self._subject: "active"},
             lambda store: store.accounts.create_user(self.user),
             None if anew else Conflict,
         )
@@ -92,7 +92,7 @@ class _Life:
     async def _make_key(self) -> bool:
         key = f"{self.user}.{len(self.keys)}"
         self.keys[key] = "active"
-        return await self._change({key: self._of(key)}, self._creation(key), Conflict)
+        return await self._change({key: "active"}, self._creation(key), Conflict)
 
     async def _again(self) -> bool:
         """Give a key that was deleted again, which must be refused."""
@@ -108,14 +108,14 @@ class _Life:
         state: State = "active" if self.keys[key] == "disabled" else "disabled"
         self.keys[key] = state
         return await self._change(
-            {key: self._of(key)}, lambda store: store.accounts.set_key_state(key, state)
+            {key: state}, lambda store: store.accounts.set_key_state(key, state)
         )
 
     async def _set_user(self) -> bool:
         state: State = "active" if self.state == "disabled" else "disabled"
         self.state = state
         return await self._change(
-            {key: self._of(key) for key, own in self.keys.items() if own != "deleted"},
+            {self._subject: state},
             lambda store: store.accounts.set_user_state(self.user, state),
         )
 
@@ -134,12 +134,14 @@ class _Life:
         if key is None:
             return True
 
-        async def rival(state: State) -> None:
+        async def rival() -> None:
             await asyncio.sleep(self.rng.uniform(0.0, _MOMENT_S))
-            await self._change({key: state}, lambda store: store.accounts.set_key_state(key, state))
+            await self._change(
+                {key: "active"}, lambda store: store.accounts.set_key_state(key, "active")
+            )
 
         async with asyncio.TaskGroup() as both:
-            both.create_task(rival("active" if self.state == "active" else "disabled"))
+            both.create_task(rival())
             await asyncio.sleep(self.rng.uniform(0.0, _MOMENT_S))
             self.keys[key] = "deleted"
             ending = self._change(
@@ -149,7 +151,7 @@ class _Life:
 
     async def _end_user(self) -> bool:
         self.state = "deleted"
-        ended: dict[str, State] = dict.fromkeys((*self.keys, f"user {self.user}"), "deleted")
+        ended: dict[str, State] = dict.fromkeys((*self.keys, self._subject), "deleted")
         return await self._change(
             ended, lambda store: store.accounts.delete_user(self.user), NotFound
         )
@@ -172,7 +174,7 @@ class _Life:
         except (PinfoldError, Down, ProcessDied, TimeoutError):
             self.bench.account.count("key use failed")
             return True
-        self.bench.recorder.key_used(key, worked=worked, began=began)
+        self.bench.recorder.key_used(key, user=self._subject, worked=worked, began=began)
         self.bench.account.count("key accepted" if worked else "key refused")
         return True
 
@@ -182,9 +184,10 @@ class _Life:
         living = [key for key, state in self.keys.items() if state != "deleted"]
         return self.rng.choice(living) if living else None
 
-    def _of(self, key: str) -> State:
-        """What a key is when its user is what it is."""
-        return self.state if self.state != "active" else self.keys[key]
+    @property
+    def _subject(self) -> str:
+        """The user as told to the recorder."""
+        return f"user {self.user}"
 
     def _creation(self, key: str) -> Change:
         return lambda store: store.accounts.create_key(self.user, access_key=key, secret=_SECRET)
@@ -195,7 +198,7 @@ class _Life:
         change: Change,
         done_before: type[PinfoldError] | None = None,
     ) -> bool:
-        """Change what these keys are, until it has worked; whether it has.
+        """Change what these keys or users are, until it has worked; whether it has.
 
         `done_before`: what is said when an attempt whose answer was lost had worked.
         """
