@@ -8,7 +8,7 @@ import pytest
 
 from pinfold.cluster.api import Row
 from pinfold.cluster.groups.entries import encode_row
-from pinfold.model.errors import Unavailable
+from pinfold.model.errors import Full, PinfoldError, Unavailable
 from pinfold.model.ids import DeviceId, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.sim.audit.extents import ExtentLedger
@@ -28,7 +28,7 @@ ROW = VolumeRow(
     trust={1: TRUST},
     uuids={device: bytes([device]) for device in DEVICES},
 )
-OLD, NEW = b"old".ljust(BLOCK_BYTES, b"."), b"new".ljust(BLOCK_BYTES, b".")
+OLD, NEW, OTHER = (word.ljust(BLOCK_BYTES, b".") for word in (b"old", b"new", b"other"))
 PLACE = (0, 0)
 
 
@@ -77,11 +77,11 @@ class Scene:
         self.audit.began(gateway, "disk", io)
         return io
 
-    def end(self, io: Io, found: bytes = b"", *, failed: bool = False) -> None:
+    def end(self, io: Io, found: bytes = b"", *, error: PinfoldError | None = None) -> None:
         """It is answered."""
         self.clock[0] += 1
         io.parts = [found]
-        io.error = Unavailable("gone") if failed else None
+        io.error = error
         self.audit.ended(io)
 
     def write(self, content: bytes, *devices: int, flushed: bool = False) -> None:
@@ -176,7 +176,7 @@ def test_a_member_is_taken_in_without_what_nobody_else_has(scene: Scene) -> None
     scene.row(out={3: 2}, epoch=2, trust={1: {1: 1, 2: 1}})
     io = scene.begin(WRITE, content=NEW)
     scene.has(NEW, 3)
-    scene.end(io, failed=True)
+    scene.end(io, error=Full("no member has room"))
     scene.row(out={}, trust={1: TRUST})
     assert "is not equal" in scene.said[0]
 
@@ -192,6 +192,64 @@ def test_earlier_holders_are_forgotten_when_what_they_left_is_settled(scene: Sce
     assert scene.said == []
     scene.row(trust={2: {1: 1, 2: 1, 3: 2}})
     assert "earlier holders are forgotten" in scene.said[0]
+
+
+def _dies_while_forgetting(scene: Scene, *members: int) -> None:
+    """The second holder has settled and asks to forget the first; it dies before that is agreed.
+
+    A write of its own has reached these members only.
+    """
+    scene.write(OLD, flushed=True)
+    scene.row(holder=Holder("g2", 1, 1), token=2, trust={1: TRUST, 2: TRUST})
+    scene.begin(WRITE, gateway="g2", content=NEW)
+    scene.has(NEW, *members)
+    scene.audit.died("g2")
+
+
+def test_a_row_may_be_agreed_when_its_holder_has_died_amid_a_write(scene: Scene) -> None:
+    _dies_while_forgetting(scene, 3)
+    scene.row(trust={2: TRUST})
+    assert scene.said == []
+
+
+def test_a_row_may_be_agreed_when_its_holder_has_lost_the_volume_amid_a_write(scene: Scene) -> None:
+    scene.write(OLD, flushed=True)
+    scene.row(holder=Holder("g2", 1, 1), token=2, trust={1: TRUST, 2: TRUST})
+    io = scene.begin(WRITE, gateway="g2", content=NEW)
+    scene.has(NEW, 3)
+    scene.end(io, error=Unavailable("gone"))
+    scene.row(trust={2: TRUST})
+    assert scene.said == []
+
+
+def test_a_write_that_found_no_room_is_on_no_member(scene: Scene) -> None:
+    scene.write(OLD, flushed=True)
+    scene.row(holder=Holder("g2", 1, 1), token=2, trust={1: TRUST, 2: TRUST})
+    io = scene.begin(WRITE, gateway="g2", content=NEW)
+    scene.has(NEW, 3)
+    scene.end(io, error=Full("no member has room"))
+    scene.row(trust={2: TRUST})
+    assert "is not equal" in scene.said[0]
+
+
+def test_a_volume_is_given_back_with_nothing_left_unanswered(scene: Scene) -> None:
+    _dies_while_forgetting(scene, 3)
+    scene.row(holder=None, trust={})
+    assert "given back, and (0, 0) is not equal" in scene.said[-1]
+
+
+def test_what_nobody_wrote_last_is_compared_beside_a_write_left_unanswered(scene: Scene) -> None:
+    _dies_while_forgetting(scene, 3)
+    scene.has(OTHER, 2)
+    scene.row(trust={2: TRUST})
+    assert "is not equal" in scene.said[0]
+
+
+def test_what_a_holder_left_unanswered_is_settled_by_the_next(scene: Scene) -> None:
+    _dies_while_forgetting(scene, 3)
+    scene.row(holder=Holder("g1", 2, 1), token=3, trust={2: TRUST, 3: TRUST})
+    scene.row(trust={3: TRUST})
+    assert "is not equal" in scene.said[0]
 
 
 def test_what_all_have_lost_with_their_holder_is_owed_to_nobody(scene: Scene) -> None:

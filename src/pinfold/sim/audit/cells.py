@@ -48,6 +48,9 @@ class Cell:
     """Writes on their way and what they write here."""
     unknown: set[bytes] = field(default_factory=set)
     """Contents of writes that may happen at any time."""
+    left: dict[bytes, int] = field(default_factory=dict)
+    """By content, the token whose holder stopped before it answered the write: some members may
+    have it and others not, until the next holder has settled it."""
     answered: list[Answered] = field(default_factory=list)
     flushed: float = -1.0
     """When the last write began that was answered, and so was a flush behind it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pinfold.cluster.groups.entries import decode_row
+from pinfold.model.errors import Corrupt, Full
 from pinfold.model.ids import DeviceId, VolumeId
 from pinfold.sim.audit.cells import NOTHING, Answered, Cell, Place, cells_of
 from pinfold.sim.audit.extents import ExtentLedger, VolumeLedger
@@ -23,6 +24,9 @@ _FORCED_S: Final = 12.0
 _ROW: Final = key_of("")[:1]
 
 _CHANGES: Final = (WRITE, ZERO, TRIM)
+
+_GOES_ON: Final = (Full, Corrupt)
+"""What a holder answers a write with and goes on: it leaves its members equal."""
 
 Placement = Callable[[VolumeId, int], tuple[DeviceId, ...]]
 
@@ -90,7 +94,7 @@ class VolumeAudit:
         if certain and asked.volume.row.state == "ready":
             self._judge_answer(io, asked)
         if io.kind in _CHANGES:
-            self._end(io, asked.volume, certain=certain)
+            self._end(io, asked, certain=certain, stopped=not isinstance(io.error, _GOES_ON))
 
     def died(self, gateway: str) -> None:
         """A gateway has ended: what it was asked for may have happened."""
@@ -98,7 +102,7 @@ class VolumeAudit:
             if asked.gateway == gateway:
                 del self._asked[io]
                 if io.kind in _CHANGES:
-                    self._end(io, asked.volume, certain=False)
+                    self._end(io, asked, certain=False, stopped=True)
 
     def forced(self, name: str) -> None:
         """Somebody takes a volume whose holder may go on for a while."""
@@ -109,9 +113,15 @@ class VolumeAudit:
         volume = self._volumes.get(key_of(name))
         return volume is not None and bool(volume.row.out)
 
-    def _end(self, io: Io, volume: _Volume, *, certain: bool) -> None:
-        for place, _content in cells_of(io):
-            volume.cells[place].end(io, self._now(), certain=certain)
+    def _end(self, io: Io, asked: _Asked, *, certain: bool, stopped: bool) -> None:
+        """A write is over. Its holder may have stopped with it sent to some members only."""
+        row = asked.volume.row
+        holds = row.holder is not None and row.holder.gateway == asked.gateway
+        for place, content in cells_of(io):
+            cell = asked.volume.cells[place]
+            cell.end(io, self._now(), certain=certain)
+            if stopped and holds and not certain:
+                cell.left[content] = row.token
 
     def _judge_answer(self, io: Io, asked: _Asked) -> None:
         volume = asked.volume
@@ -298,15 +308,22 @@ class VolumeAudit:
                 self._say(volume, f"{when}, and {place} of device {device} is {durable!r}")
 
     def _judge_equal(self, volume: _Volume, place: Place, when: str) -> None:
-        """All members in sync have the same, if nobody is writing there."""
+        """All members in sync have the same, if nobody is writing there.
+
+        A row may be agreed after its holder has stopped. What that one left unanswered is for the
+        next to settle: who has it is not compared, the others are. A holder that gives the volume
+        back leaves nothing.
+        """
         if self._is_written(volume, place):
             return
-        trusted = volume.row.trust.get(volume.row.token)
+        row = volume.row
+        left = volume.cells[place].left if row.holder is not None else {}
+        trusted = row.trust.get(row.token)
         found = {
             int(device): content
             for device, ledger, known in self._members(volume, place[0])
             if trusted is None or trusted.get(device) == ledger.boot
-            if (content := known.newest(place)) is not None
+            if (content := known.newest(place)) is not None and left.get(content) != row.token
         }
         if len(set(found.values())) > 1:
             self._say(volume, f"{when}, and {place} is not equal: {found}")
