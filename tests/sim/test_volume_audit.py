@@ -13,7 +13,7 @@ from pinfold.model.ids import DeviceId, VolumeId
 from pinfold.model.limits import BLOCK_BYTES
 from pinfold.sim.audit.extents import ExtentLedger
 from pinfold.sim.audit.volumes import VolumeAudit
-from pinfold.volumes.io import FLUSH, READ, TRIM, WRITE, Io
+from pinfold.volumes.io import FLUSH, READ, TRIM, WRITE, ZERO, Io
 from pinfold.volumes.row import Holder, VolumeRow, encode, key_of
 
 VOLUME = VolumeId(b"v" * 16)
@@ -132,6 +132,18 @@ def test_a_member_out_of_sync_need_not_have_it(scene: Scene) -> None:
     scene.flush()
     assert "flush" in scene.said[0], "but those that are have to flush"
     assert len(scene.said) == 2
+
+
+def test_zeroes_that_are_there_already_need_no_members(scene: Scene) -> None:
+    scene.row(out={2: 2, 3: 2}, epoch=2, trust={1: {1: 1}})
+    before = len(scene.said)
+    scene.clock[0] += 1
+    scene.end(scene.begin(ZERO))
+    assert len(scene.said) == before, "nothing had to be written"
+    scene.write(NEW, 1, flushed=True)
+    assert "without 2 members" in scene.said[before]
+    scene.end(scene.begin(ZERO))
+    assert "(0, 0)" in scene.said[-1], "it is not zeroes yet"
 
 
 def test_a_member_at_another_boot_does_not_answer_until_the_row_trusts_it(scene: Scene) -> None:

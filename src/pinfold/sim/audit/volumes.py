@@ -154,8 +154,9 @@ class VolumeAudit:
                         self._say(volume, f"{place} was answered, device {device} has {newest!r}")
                 elif again and newest == content != NOTHING and known.durable(place) != content:
                     self._say(volume, f"{place} was answered by device {device}, not trusted")
+            there = content == NOTHING and self._is_zero(volume, place)
             if len(self._in_sync(volume, place[0])) < row.min_in_sync and (
-                volume.out_at < asked.began
+                volume.out_at < asked.began and not there
             ):
                 self._say(volume, f"{place} was answered without {row.min_in_sync} members")
             cell.answered.append(Answered(content, asked.began, self._now(), row.token, keepers))
@@ -292,6 +293,11 @@ class VolumeAudit:
             if all_flushed or any(one.token < volume.row.token for one in cell.answered):
                 self._judge_settled(volume, place, cell, when, all_flushed=all_flushed)
             self._judge_equal(volume, place, when)
+
+    def _is_zero(self, volume: _Volume, place: Place) -> bool:
+        """Whether all members in sync have durable zeroes, so that none need be written."""
+        members = self._members(volume, place[0])
+        return all(known.durable(place) == NOTHING for _device, _ledger, known in members)
 
     def _judge_settled(
         self, volume: _Volume, place: Place, cell: Cell, when: str, *, all_flushed: bool
