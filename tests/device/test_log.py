@@ -1,5 +1,6 @@
 import asyncio
-import time
+from collections.abc import Iterator
+from typing import Any
 
 import msgpack
 import pytest
@@ -357,23 +358,36 @@ def test_trimmed_entries_leave_nothing_in_memory() -> None:
     lives(life)
 
 
-def test_redo_of_one_groups_records_takes_time_in_proportion_to_their_number() -> None:
-    """Time of this thread alone: eight times the records must not take fifty times as long."""
+class Visited(dict[int, tuple[Entry, int]]):
+    """A dictionary that counts how many of its keys are looked at."""
 
-    def seconds(count: int) -> float:
-        records = []
-        for op in range(1, count + 1):
-            buffers, _ = encode_entries(G, entries(op, 1))
-            records.append(record_of(kinds.LOG_APPEND, op, buffers))
-        begun = time.thread_time()
-        redo = LogRedo({})
-        for record in records:
-            redo.redo(record)
-        assert redo.finish()[G].last_op == count
-        return time.thread_time() - begun
+    looked_at = 0
 
-    few = min(seconds(2_000) for _ in range(3))
-    assert min(seconds(16_000) for _ in range(3)) < 25 * few
+    def __iter__(self) -> Iterator[int]:
+        for key in super().__iter__():
+            self.looked_at += 1
+            yield key
+
+    def pop(self, *arguments: Any) -> Any:
+        """See `dict.pop`."""
+        self.looked_at += 1
+        return super().pop(*arguments)
+
+
+def test_redo_of_an_append_looks_at_what_it_replaces_and_at_nothing_else() -> None:
+    redo, count = LogRedo({}), 500
+    buffers, _ = encode_entries(G, entries(1, 1))
+    redo.redo(record_of(kinds.LOG_APPEND, 1, buffers))
+    found = redo._found[G]
+    found.entries = visited = Visited(found.entries)
+    for op in range(2, count + 1):
+        buffers, _ = encode_entries(G, entries(op, 1))
+        redo.redo(record_of(kinds.LOG_APPEND, op, buffers))
+    assert visited.looked_at == 0
+    buffers, _ = encode_entries(G, entries(count - 2, 1, view=2))
+    redo.redo(record_of(kinds.LOG_APPEND, count + 1, buffers))
+    assert visited.looked_at == 3
+    assert redo.finish()[G].last_op == count - 2
 
 
 def test_redo_takes_what_the_last_append_left() -> None:
