@@ -18,7 +18,7 @@ from typing import Final, Generic, Protocol, TypeVar
 S = TypeVar("S", bound=Hashable)
 A = TypeVar("A")
 
-WORK_MAX: Final = 4_000_000
+WORK_MAX: Final = 20_000_000
 """Transitions tried for one key before giving up: some tens of seconds, which hardly any takes."""
 
 DOMINANCE_FROM: Final = 4
