@@ -328,6 +328,14 @@ def test_members_are_put_out_only_while_enough_remain(scene: Scene) -> None:
     assert "too few" in scene.said[0]
 
 
+def test_what_a_device_that_was_not_vouched_for_has_lost_is_not_known(scene: Scene) -> None:
+    scene.write(OLD)
+    before = len(scene.said)
+    scene.row(uuids={1: b"\x01", 3: b"\x03"}, out={3: 2}, epoch=2)
+    scene.row(out={2: 3, 3: 2}, epoch=3)
+    assert len(scene.said) == before
+
+
 def test_zeroes_are_contents_too(scene: Scene) -> None:
     scene.write(OLD, flushed=True)
     scene.flush()

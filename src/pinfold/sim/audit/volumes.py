@@ -260,6 +260,8 @@ class VolumeAudit:
         for cell in volume.cells.values():
             for write in cell.answered:
                 write.keepers.pop(device, None)
+        if device not in volume.row.uuids:
+            return  # not vouched for before: the row cannot say whose losses those are
         ledger = self._of(volume, device)
         if ledger.rotten or ledger.volume(VolumeId(volume.row.id)).lost:
             return
