@@ -244,23 +244,24 @@ def test_a_group_whose_first_rows_cannot_be_proved_waits_for_a_copy_as_the_one_b
         assert lived(path, partial(look, read=read)) == CLOSED
 
 
+async def fill_with_a_long_key(device: Device) -> None:
+    await fill(device)
+    await device.log.append(G, [Entry(2, 1, b"entry")])
+    device.log.apply(G, 2, [(LONG, b"value")])
+    assert device.rows.get(G, LONG) == b"value"
+
+
 def test_a_damaged_way_to_long_keys_is_damage_of_the_index_and_mended_as_such(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "d"
     formatted(path)
 
-    async def long(device: Device) -> None:
-        await fill(device)
-        await device.log.append(G, [Entry(2, 1, b"entry")])
-        device.log.apply(G, 2, [(LONG, b"value")])
-        assert device.rows.get(G, LONG) == b"value"
-
     async def look(device: Device) -> None:
         with pytest.raises(Corrupt):
             device.rows.get(G, LONG)
 
-    assert lived(path, long) == CLOSED
+    assert lived(path, fill_with_a_long_key) == CLOSED
     (marker,) = [key for key in rows(path) if len(key) == 511]
     rot(path, marker)
     assert "rebuild its index" in lived(path, look)
@@ -277,12 +278,7 @@ def test_a_damaged_number_of_the_next_long_key_is_found_when_the_index_is_opened
     path = tmp_path / "d"
     formatted(path)
 
-    async def long(device: Device) -> None:
-        await fill(device)
-        await device.log.append(G, [Entry(2, 1, b"entry")])
-        device.log.apply(G, 2, [(LONG, b"value")])
-
-    assert lived(path, long) == CLOSED
+    assert lived(path, fill_with_a_long_key) == CLOSED
     env = lmdb.open(f"{path}/index", max_dbs=2)
     with env.begin(write=True, db=env.open_db(b"nodes")) as txn:
         txn.put(b"\x00", bytes(16))

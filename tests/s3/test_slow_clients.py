@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pinfold.model.settings import S3Settings
+from pinfold.model.settings import ObjectSettings, S3Settings
 from pinfold.s3 import connections
 from pinfold.s3.slow import Heads, Uploads
 from tests.s3.test_http import Reader, Wire, Writer, on_the_wire
@@ -17,6 +17,21 @@ from tests.s3.world import TINY
 CROWDED = msgspec.structs.replace(
     TINY, requests_in_flight_max=3, stall_patience_s=0.2, upload_bytes_per_s_min=1000
 )
+
+LARGE = 16 << 20
+"""Bytes of an answer: more than the sockets' buffers take."""
+
+
+def in_one_piece(size: int, **changed: Any) -> ObjectSettings:
+    """Memory for two objects of a size, which are written and read in one piece each."""
+    return msgspec.structs.replace(
+        TINY.objects,
+        segment_bytes=size,
+        write_memory_bytes=2 * size,
+        read_chunk_bytes=size,
+        read_memory_bytes=2 * size,
+        **changed,
+    )
 
 
 async def connect(wire: Wire) -> tuple[Reader, Writer]:
@@ -129,14 +144,7 @@ def test_downloads_that_nobody_takes_do_not_keep_the_memory_others_wait_for() ->
     settings = msgspec.structs.replace(
         TINY,
         stall_patience_s=0.3,
-        objects=msgspec.structs.replace(
-            TINY.objects,
-            segment_bytes=chunk,
-            write_memory_bytes=2 * chunk,
-            read_chunk_bytes=chunk,
-            read_memory_bytes=2 * chunk,
-            memory_timeout_s=4.0,
-        ),
+        objects=in_one_piece(chunk, memory_timeout_s=4.0),
     )
 
     async def test(wire: Wire) -> None:
@@ -157,21 +165,10 @@ def test_downloads_that_nobody_takes_do_not_keep_the_memory_others_wait_for() ->
 
 
 def test_a_download_that_is_given_up_keeps_neither_connection_nor_bytes() -> None:
-    chunk = 16 << 20  # more than the sockets' buffers take
-    settings = msgspec.structs.replace(
-        TINY,
-        body_timeout_s=0.3,
-        objects=msgspec.structs.replace(
-            TINY.objects,
-            segment_bytes=chunk,
-            write_memory_bytes=2 * chunk,
-            read_chunk_bytes=chunk,
-            read_memory_bytes=2 * chunk,
-        ),
-    )
+    settings = msgspec.structs.replace(TINY, body_timeout_s=0.3, objects=in_one_piece(LARGE))
 
     async def test(wire: Wire) -> None:
-        wire.writer.write(wire.put("/bucket/large", bytes(chunk)))
+        wire.writer.write(wire.put("/bucket/large", bytes(LARGE)))
         assert (await wire.response())[0] == 200
         greedy, writer = await connect(wire)
         greedy._transport.pause_reading()  # type: ignore[attr-defined]
@@ -217,17 +214,8 @@ def test_heads_that_do_not_end_are_bounded_together_and_cost_who_sends_most(
 
 
 def test_room_for_a_connection_is_made_by_an_idle_one_not_by_one_that_is_answered() -> None:
-    size = 16 << 20  # more than the sockets' buffers take
-    objects = msgspec.structs.replace(
-        TINY.objects,
-        segment_bytes=size,
-        write_memory_bytes=2 * size,
-        read_chunk_bytes=size,
-        read_memory_bytes=2 * size,
-    )
-
     async def test(wire: Wire) -> None:
-        wire.writer.write(wire.put("/bucket/k", bytes(size)))
+        wire.writer.write(wire.put("/bucket/k", bytes(LARGE)))
         assert (await wire.response())[0] == 200
         wire.writer.write(wire.head("GET", "/bucket/k"))
         await wire.reader.readexactly(100)  # the answer is on its way
@@ -238,11 +226,12 @@ def test_room_for_a_connection_is_made_by_an_idle_one_not_by_one_that_is_answere
         with contextlib.suppress(ConnectionResetError):
             assert await idle.read() == b""
         head = await wire.reader.readuntil(b"\r\n\r\n")
-        assert b"Content-Length: %d" % size in head
-        assert await wire.reader.readexactly(size) == bytes(size)
+        assert b"Content-Length: %d" % LARGE in head
+        assert await wire.reader.readexactly(LARGE) == bytes(LARGE)
         for one in (writer, new):
             one.transport.abort()
 
+    objects = in_one_piece(LARGE)
     on_the_wire(test, msgspec.structs.replace(TINY, connections_max=2, objects=objects))
 
 
